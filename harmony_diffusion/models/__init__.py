@@ -1,0 +1,89 @@
+"""The registry: one line a model. Everything that lists models (tests, CLI, trainer, evaluator) reads it."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.modeling_utils import ModelMixin
+
+from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models.classical import Identity
+
+MODELS: dict[str, Callable[..., ModelMixin]] = {
+    "identity": Identity,
+}
+
+DEFAULT_MODEL = "identity"
+
+
+def model_class(name: str) -> type[ModelMixin]:
+    """Return the class behind a registry name.
+
+    Raises:
+        CheckpointError: The name is not in the registry.
+    """
+    if name not in MODELS:
+        raise CheckpointError(f"No model is called {name!r}. Known: {', '.join(MODELS)}.")
+    entry = MODELS[name]
+    return entry.func if isinstance(entry, partial) else entry  # type: ignore[return-value]
+
+
+def create_model(name: str, **config: Any) -> ModelMixin:
+    """Build a model by its registry name, with fresh (random) weights if it has any.
+
+    Args:
+        name: Key of `MODELS`.
+        config: Constructor arguments of the model.
+
+    Returns:
+        The model, in training mode as every new `torch.nn.Module`.
+
+    Raises:
+        CheckpointError: The name is not in the registry.
+
+    Example:
+        >>> create_model("identity").num_parameters()
+        0
+    """
+    model_class(name)
+    return MODELS[name](**config)
+
+
+def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> ModelMixin:
+    """Load a model that is ready to harmonize: a method without weights by name, or a saved folder.
+
+    Args:
+        name_or_path: Registry name of a method that needs no training, or a folder written by
+            `save_pretrained`; its `config.json` names the class, which must be in the registry.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: Unknown name, a network without weights, or a folder of an unknown class.
+
+    Example:
+        >>> load_model("identity").training
+        False
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"{path}: has no config.json, so it is no folder written by `save_pretrained`."
+            )
+        class_name = json.loads((path / "config.json").read_text())["_class_name"]
+        known = {model_class(name).__name__: model_class(name) for name in MODELS}
+        if class_name not in known:
+            raise CheckpointError(f"{path}: holds a {class_name!r}, which is not one of {', '.join(known)}.")
+        return known[class_name].from_pretrained(path).eval()
+    model = create_model(str(name_or_path))
+    if model.num_parameters() > 0:
+        raise CheckpointError(
+            f"{name_or_path} is a network and no weights come with it. Give a folder written by "
+            "`save_pretrained`, or choose a method without weights (see `harmony models`)."
+        )
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Pipelines: `pipe(composite, mask, prompt)` for every method."""
