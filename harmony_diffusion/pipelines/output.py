@@ -12,8 +12,8 @@ class HarmonizationOutput(BaseOutput):
 
     Attributes:
         images: Harmonized images, one per composite: a list of PIL images (`output_type="pil"`), of HWC
-            arrays in the composite's own dtype (`"np"`), of `Picture` (`"picture"`), or one `(B, 3, H, W)` tensor
-            in [0, 1] (`"pt"`; a list of `(3, H, W)` when sizes differ).
+            arrays in the dtype of the composite (`"np"`), of `Picture` (`"picture"`), or one tensor
+            `(B, 3, H, W)` in [0, 1] (`"pt"`; a list of `(3, H, W)` when sizes differ).
         filters: White-box filter arguments, `(B, F)`, or None for models that have none.
     """
 
