@@ -1,6 +1,9 @@
 """Blocks used by three or more models."""
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -36,3 +39,105 @@ class ImageNetNormalize(nn.Module):
     def inverse(self, image: Tensor) -> Tensor:
         """Undo the normalisation, `(B, 3, H, W)`; the result is not clamped."""
         return image * self.std + self.mean
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad height and width with zeros, half on either side, the odd pixel last.
+
+    Args:
+        image: `(B, C, H, W)`.
+        multiple: Height and width of the result are multiples of it.
+
+    Returns:
+        `(B, C, H', W')`; `crop_padding` undoes it.
+    """
+    height, width = -image.shape[-2] % multiple, -image.shape[-1] % multiple
+    return F.pad(image, (width // 2, width - width // 2, height // 2, height - height // 2))
+
+
+def crop_padding(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut the picture of `(height, width)` out of the middle of a padded `(B, C, H', W')`."""
+    top, left = (image.shape[-2] - size[0]) // 2, (image.shape[-1] - size[1]) // 2
+    return image[..., top : top + size[0], left : left + size[1]]
+
+
+class CheckpointedModule(nn.Module):
+    """A network whose blocks are recomputed in the backward pass after `model.enable_gradient_checkpointing()`.
+
+    A plain checkpoint would run each batch norm twice a step, and count every batch twice in its running
+    statistics; here the second run leaves them alone.
+    """
+
+    gradient_checkpointing = False  # both attributes are set by `ModelMixin.enable_gradient_checkpointing`
+    _gradient_checkpointing_func: Callable[..., Tensor] | None = None
+
+    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """Apply one block to its inputs."""
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return block(*inputs)
+        assert self._gradient_checkpointing_func is not None
+        return self._gradient_checkpointing_func(_RunOnceThenFrozen(block), *inputs)
+
+
+class _RunOnceThenFrozen:
+    """Call a block; from the second call on, without changing the running statistics of its batch norms."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block, self.ran = block, False
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
+        self.ran = True
+        momenta = [norm.momentum for norm in norms]
+        try:
+            for norm in norms:
+                norm.momentum = 0.0
+            return self.block(*inputs)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+
+
+def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
+    """Draw convolutions and linear layers from N(0, magnitude / mean(fan_in, fan_out)); their biases are 0.
+
+    The initialisation of the SAIC networks and their descendants (iDIH, iS2AM, DCCF, PCT-Net).
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            # Xavier's variance is gain^2 * 2 / (fan_in + fan_out).
+            nn.init.xavier_normal_(layer.weight, gain=magnitude**0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Shrink or enlarge both to `size x size`: bilinear, half-pixel centres, no antialiasing (as cv2.resize)."""
+    if composite.shape[-2:] == (size, size):
+        return composite, mask
+    return (
+        F.interpolate(composite, (size, size), mode="bilinear", align_corners=False),
+        F.interpolate(mask, (size, size), mode="bilinear", align_corners=False),
+    )
+
+
+def resize_maps(filters: Tensor, image: Tensor, mode: str) -> Tensor:
+    """Bring parameter maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`; equal sizes pass unchanged."""
+    if filters.shape[-2:] == image.shape[-2:]:
+        return filters
+    return F.interpolate(filters, image.shape[-2:], mode=mode, align_corners=False)
+
+
+def affine_color(image: Tensor, parameters: Tensor) -> Tensor:
+    """Apply one affine colour transform a pixel.
+
+    Args:
+        image: `(B, 3, H, W)`.
+        parameters: `(B, 12, H, W)`: a 3x3 matrix row by row, then the offset.
+
+    Returns:
+        `M x + b`, `(B, 3, H, W)`.
+    """
+    red, green, blue = image.split(1, 1)
+    by_red, by_green, by_blue = (parameters[:, column:9:3] for column in range(3))
+    return by_red * red + by_green * green + by_blue * blue + parameters[:, 9:]
