@@ -19,8 +19,8 @@ def paste_foreground(
 ) -> tuple[Picture, np.ndarray]:
     """Paste `foreground` on `background` and return the composite with its mask.
 
-    The foreground is scaled with premultiplied alpha, so that the colour of hidden pixels never bleeds into the
-    edge; what stands out over the background's border is cut off.
+    The foreground is scaled with premultiplied alpha, so that the colour of hidden pixels never bleeds into
+    the edge; what stands out over the background's border is cut off.
 
     Args:
         foreground: The cut-out, with an alpha channel unless `mask` is given.
@@ -77,10 +77,11 @@ def paste_foreground(
 
 
 def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarray:
+    height, width = foreground.size
     if mask is not None and mask.shape != foreground.size:
         raise SizeMismatchError(
             "mask",
-            f"is {mask.shape[1]}x{mask.shape[0]} and the foreground {foreground.size[1]}x{foreground.size[0]}",
+            f"is {mask.shape[1]}x{mask.shape[0]} and the foreground {width}x{height}",
         )
     visible = foreground.visible
     if visible is None and mask is None:

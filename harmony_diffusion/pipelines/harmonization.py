@@ -62,15 +62,15 @@ class HarmonizationPipeline(DiffusionPipeline):
         gives exactly what a loop over it gives.
 
         Args:
-            composite: A path, PIL image, `Picture`, array `(H, W, 3)` of uint8, uint16 or float in [0, 1], tensor
-                `(3, H, W)` or `(B, 3, H, W)` in [0, 1], or a list of these.
-            mask: The foreground of each composite, of the same height and width: 1 (white) is foreground, soft
-                values are kept. Same kinds as `composite`, with one channel.
+            composite: A path, PIL image, `Picture`, array `(H, W, 3)` of uint8, uint16 or float in [0, 1],
+                tensor `(3, H, W)` or `(B, 3, H, W)` in [0, 1], or a list of these.
+            mask: The foreground of each composite, of the same height and width: 1 (white) is foreground,
+                soft values are kept. Same kinds as `composite`, with one channel.
             prompt: Accepted so that pipelines can be swapped; these models read no text.
             strength: 0 returns the input, 1 the model's result, values between blend the two.
             reference_mask: Which part of the background to harmonize to, as `mask`; all of it by default.
-            output_type: `"pil"` (8 bits), `"np"` (arrays in the composite's own dtype), `"pt"` (float tensors in
-                [0, 1]) or `"picture"` (bit depth, profile and EXIF kept; write with `save`).
+            output_type: `"pil"` (8 bits), `"np"` (arrays in the composite's own dtype), `"pt"` (float tensors
+                in [0, 1]) or `"picture"` (bit depth, profile and EXIF kept; write with `save`).
             return_dict: Return a `HarmonizationOutput`, else the tuple `(images, filters)`.
 
         Returns:
