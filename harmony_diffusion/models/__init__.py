@@ -10,10 +10,17 @@ from typing import Any
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
-from harmony_diffusion.models.classical import Identity
+from harmony_diffusion.models.classical import MKL, Identity, Reinhard
+from harmony_diffusion.models.classical_poisson import Poisson
+from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
+    "reinhard": Reinhard,
+    "mkl": MKL,
+    "idt": IDT,
+    "histogram_matching": HistogramMatching,
+    "poisson": Poisson,
 }
 
 DEFAULT_MODEL = "identity"
