@@ -11,9 +11,12 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models.classical import Identity
+from harmony_diffusion.models.harmonizer import Harmonizer
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
+    "harmonizer": Harmonizer,
+    "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
 }
 
 DEFAULT_MODEL = "identity"
