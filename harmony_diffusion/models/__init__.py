@@ -82,7 +82,11 @@ def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> ModelMix
         known = {model_class(name).__name__: model_class(name) for name in MODELS}
         if class_name not in known:
             raise CheckpointError(f"{path}: holds a {class_name!r}, which is not one of {', '.join(known)}.")
-        return known[class_name].from_pretrained(path).eval()
+        model = known[class_name].from_pretrained(path)
+        # Tensors mapped to the file are unaligned: matrix products with them are slower and round differently.
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.data.clone()
+        return model.eval()
     model = create_model(str(name_or_path))
     if model.num_parameters() > 0:
         raise CheckpointError(
