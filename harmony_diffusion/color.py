@@ -62,11 +62,11 @@ def lab_to_srgb(image: Tensor) -> Tensor:
     return linear_to_srgb(rgb.clamp(0, 1))
 
 
-# The white-box filters of Harmonizer (Ke et al., ECCV 2022, https://arxiv.org/abs/2207.01322, section 3.1).
-# All take a raw argument of shape `(B,)`, clamp it to [-1, 1] and return an image clamped to [0, 1]; 0 changes
-# nothing. The small constants are those of the official weights' filters.
-_FILTER_EPS = 1e-6
-_POWER_EPS = 1e-9
+# The white-box filters of Harmonizer (Ke et al., ECCV 2022, https://arxiv.org/abs/2207.01322). All take a raw
+# argument of shape `(B,)`, clamp it to [-1, 1] and return an image clamped to [0, 1]; at 0 they change
+# nothing (but for the small constants, which are the official ones).
+FILTER_EPS = 1e-6
+POWER_EPS = 1e-9
 
 
 def _per_image(value: Tensor) -> Tensor:
@@ -85,13 +85,13 @@ def temperature_gain(argument: Tensor, mean: Tensor) -> Tensor:
     shift = torch.stack((torch.relu(-argument), argument.abs() / 2, torch.relu(argument)), 1)
     shifted = mean + shift
     grey, shifted_grey = mean.mean(1, keepdim=True), shifted.mean(1, keepdim=True)
-    return shifted_grey / (shifted + _FILTER_EPS) + 1 - grey / (mean + _FILTER_EPS)
+    return shifted_grey / (shifted + FILTER_EPS) + 1 - grey / (mean + FILTER_EPS)
 
 
 def brightness_gain(argument: Tensor) -> Tensor:
     """Return the factor, `(B,)` like `argument`, by which `brightness` multiplies an image."""
     argument = argument.clamp(-1, 1)
-    return torch.where(argument >= 0, 1 / (1 - argument + _FILTER_EPS), 1 + argument)
+    return torch.where(argument >= 0, 1 / (1 - argument + FILTER_EPS), 1 + argument)
 
 
 def contrast_slope(argument: Tensor, smooth: bool = False) -> Tensor:
@@ -163,9 +163,9 @@ def saturation(image: Tensor, argument: Tensor) -> Tensor:
     argument = _per_image(argument.clamp(-1, 1))
     high, low = image.amax(1, keepdim=True), image.amin(1, keepdim=True)
     total = high + low
-    own = (high - low) / (torch.minimum(total, 2 - total) + _FILTER_EPS)  # HSL saturation
+    own = (high - low) / (torch.minimum(total, 2 - total) + FILTER_EPS)  # HSL saturation
     # The stronger of the two limits keeps a pixel from being pushed out of the gamut.
-    gain = torch.where(argument >= 0, 1 / (torch.maximum(own, 1 - argument) + _FILTER_EPS), 1 + argument)
+    gain = torch.where(argument >= 0, 1 / (torch.maximum(own, 1 - argument) + FILTER_EPS), 1 + argument)
     grey = total / 2
     return (grey + (image - grey) * gain).clamp(0, 1)
 
@@ -180,7 +180,7 @@ def highlight(image: Tensor, argument: Tensor) -> Tensor:
     Returns:
         `(B, 3, H, W)` in [0, 1].
     """
-    return 1 - ((1 - image + _POWER_EPS) ** _per_image(1 + argument.clamp(-1, 1))).clamp(0, 1)
+    return 1 - ((1 - image + POWER_EPS) ** _per_image(1 + argument.clamp(-1, 1))).clamp(0, 1)
 
 
 def shadow(image: Tensor, argument: Tensor) -> Tensor:
@@ -193,4 +193,4 @@ def shadow(image: Tensor, argument: Tensor) -> Tensor:
     Returns:
         `(B, 3, H, W)` in [0, 1].
     """
-    return ((image + _POWER_EPS) ** _per_image(1 - argument.clamp(-1, 1))).clamp(0, 1)
+    return ((image + POWER_EPS) ** _per_image(1 - argument.clamp(-1, 1))).clamp(0, 1)

@@ -83,7 +83,7 @@ def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> ModelMix
         if class_name not in known:
             raise CheckpointError(f"{path}: holds a {class_name!r}, which is not one of {', '.join(known)}.")
         model = known[class_name].from_pretrained(path)
-        # Tensors mapped to the file are unaligned: matrix products with them are slower and round differently.
+        # Tensors mapped to the file are unaligned, and matrix products with them round differently.
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone()
         return model.eval()

