@@ -5,7 +5,7 @@ each position the 3x4 matrix that turns the colours of the composite into the ha
 smooth, so it can be enlarged, and it is applied to the full-size pixels, so their detail stays.
 
 The fit is the local least squares of the guided filter with a colour guide (He et al., "Guided Image
-Filtering", PAMI 2013), weighted by the foreground so that no background colour enters, and done from coarse to
+Filtering", PAMI 2013), weighted by the foreground so that no background colour enters. It goes from coarse to
 fine: a neighbourhood with too little texture to tell a matrix keeps that of the larger one around it.
 """
 

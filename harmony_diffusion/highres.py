@@ -41,7 +41,7 @@ def harmonize_picture(
 
     Returns:
         The harmonized picture, equal to `picture` to the bit where the mask or alpha is 0, and the filters
-        `(1, F)` or `(1, F, h, w)`. They are None for models that predict none and for an empty mask.
+        `(1, F)` or `(1, F, h, w)`, None for models that predict none.
 
     Raises:
         SizeMismatchError: `mask` or `reference` has another size than the picture.
@@ -51,14 +51,16 @@ def harmonize_picture(
     if not 0 <= strength <= 1:
         raise InputError("strength", f"is {strength}, expected a number from 0 to 1")
     mask, allowed = shown_mask(picture, mask), allowed_background(picture, reference)
-    if not mask.any():
+    if not mask.any() and not hasattr(model, "predict_filters"):
         return picture, None
     thumbnail = make_thumbnail(model, picture, mask, allowed)
-    if hasattr(model, "predict_filters"):
-        filters = predict_filters(model, thumbnail)
-        return render_filters(model, picture, mask, filters, allowed=allowed, strength=strength), filters
-    harmonized = harmonize_thumbnail(model, thumbnail)
-    return render_thumbnail(picture, mask, thumbnail, harmonized, strength=strength), None
+    if not hasattr(model, "predict_filters"):
+        harmonized = harmonize_thumbnail(model, thumbnail)
+        return render_thumbnail(picture, mask, thumbnail, harmonized, strength=strength), None
+    filters = predict_filters(model, thumbnail)
+    # Where a part of the frame must not be looked at, the frame is what the model saw in its place.
+    frame = None if allowed is None else thumbnail.composite.float()
+    return render_filters(model, picture, mask, filters, frame=frame, strength=strength), filters
 
 
 def shown_mask(picture: Picture, mask: np.ndarray) -> np.ndarray:
@@ -114,7 +116,7 @@ def render_filters(
     mask: np.ndarray,
     filters: Tensor,
     *,
-    allowed: np.ndarray | None = None,
+    frame: Tensor | None = None,
     strength: float = 1.0,
 ) -> Picture:
     """Apply predicted filters to the foreground of a picture at its own resolution.
@@ -124,35 +126,20 @@ def render_filters(
         picture: Composite, `(H, W)`.
         mask: As `shown_mask` returns it.
         filters: `(1, F)` or `(1, F, h, w)`.
-        allowed: As `allowed_background` returns it; only read by models with `uses_frame_statistics`.
+        frame: What models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = all of `picture`.
         strength: As in `harmonize_picture`.
     """
-    device = filters.device
     if filters.ndim == 4:
-
-        def change_window(image: Tensor, maps: Tensor, share: Tensor) -> Tensor:
-            return model.apply_filters(image, maps, share)
-
-        return _render_maps(picture, mask, filters, model.filter_upsampling, change_window, strength)
-    if not getattr(model, "uses_frame_statistics", False):
-        return _render_pixels(
-            picture,
-            mask,
-            lambda pixels, share: model.apply_filters(pixels, filters, share),
-            device,
-            strength,
-            BAND_PIXELS,
-        )
-    sums, count = _outside(picture, mask, allowed)
-    outside = (sums.to(device), count)
-    return _render_pixels(
-        picture,
-        mask,
-        lambda pixels, share: model.apply_filters(pixels, filters, share, outside=outside),
-        device,
-        strength,
-        mask.size,
-    )
+        return _render_maps(picture, mask, filters, model.filter_upsampling, model.apply_filters, strength)
+    settings: tuple[Tensor, ...] = ()
+    if hasattr(model, "frame_statistics"):
+        if frame is None:
+            # Foreground and background in one row: means do not care where a pixel stands.
+            row = replace(picture, pixels=picture.pixels.reshape(1, -1, 3), alpha=None)
+            frame = _read_row(row, 0, row.size[1]).to(filters.device)
+        settings = (model.frame_statistics(frame, filters),)
+        del frame
+    return _render_pixels(picture, mask, filters, model.apply_filters, settings, strength)
 
 
 @torch.no_grad()
@@ -265,56 +252,32 @@ def _windows(mask: np.ndarray) -> Iterator[Window]:
 def _render_pixels(
     picture: Picture,
     mask: np.ndarray,
-    change: Callable[[Tensor, Tensor], Tensor],
-    device: torch.device,
+    filters: Tensor,
+    change: Callable[..., Tensor],
+    settings: tuple[Tensor, ...],
     strength: float,
-    at_once: int,
 ) -> Picture:
-    """Change the foreground pixels in one row, `at_once` at a time: `change(pixels, mask)`."""
+    """Change the foreground pixels, packed in a row: `change(pixels, filters, mask, *settings)`."""
     inside = mask > 0
     packed = replace(picture, pixels=picture.pixels[inside][None], alpha=None)
     shares = torch.from_numpy(mask[inside])[None, None, None]
     harmonized = np.empty_like(packed.pixels)
-    for start in range(0, packed.size[1], at_once):
-        pixels = _read_row(packed, start, min(start + at_once, packed.size[1]))
-        stop = start + pixels.shape[3]
-        changed = change(pixels.to(device), shares[..., start:stop].to(device)).cpu()
-        _write_row(packed, harmonized, pixels.lerp_(changed, strength), start)
+    for start in range(0, packed.size[1], BAND_PIXELS):
+        columns = slice(start, min(start + BAND_PIXELS, packed.size[1]))
+        pixels = _read_row(packed, columns.start, columns.stop).to(filters.device)
+        changed = change(pixels, filters, shares[..., columns].to(filters.device), *settings)
+        values = torch.lerp(pixels, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
+        harmonized[:, columns] = packed.write_srgb(values, slice(0, 1), columns)
     result = picture.pixels.copy()
     result[inside] = harmonized[0]
     return picture.with_pixels(result)
 
 
-def _read_row(packed: Picture, start: int, stop: int) -> Tensor:
+def _read_row(row: Picture, start: int, stop: int) -> Tensor:
+    """Read pixels of a picture of one row, `(1, 3, 1, stop - start)`, with no second copy in floats."""
     pixels = torch.empty(1, 3, 1, stop - start)
     for left in range(start, stop, BAND_PIXELS):
         right = min(left + BAND_PIXELS, stop)
-        values = packed.read_srgb(slice(0, 1), slice(left, right))
+        values = row.read_srgb(slice(0, 1), slice(left, right))
         pixels[..., left - start : right - start] = torch.from_numpy(values).permute(2, 0, 1)
     return pixels
-
-
-def _write_row(packed: Picture, target: np.ndarray, pixels: Tensor, start: int) -> None:
-    for left in range(0, pixels.shape[3], BAND_PIXELS):
-        values = pixels[0, :, :, left : left + BAND_PIXELS].permute(1, 2, 0).clamp(0, 1).numpy()
-        columns = slice(start + left, start + left + values.shape[1])
-        target[:, columns] = packed.write_srgb(values, slice(0, 1), columns)
-
-
-def _outside(picture: Picture, mask: np.ndarray, allowed: np.ndarray | None) -> tuple[Tensor, int]:
-    """Sum the colours of the pixels that are not foreground, `(1, 3)`, and count them.
-
-    Pixels that may not be looked at count as if they had the mean colour of those that may: that is what the
-    model sees in their place.
-    """
-    sums, weight = np.zeros(3), 0.0
-    for rows in row_bands(picture.size):
-        weights = (mask[rows] == 0).astype(np.float32)
-        if allowed is not None:
-            weights *= allowed[rows]
-        sums += weights.reshape(-1) @ picture.read_srgb(rows).reshape(-1, 3)
-        weight += weights.sum(dtype=np.float64)
-    count = int(np.count_nonzero(mask == 0))
-    if weight > 0:
-        sums *= count / weight
-    return torch.from_numpy(sums).float()[None], count if weight > 0 else 0

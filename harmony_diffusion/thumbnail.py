@@ -56,7 +56,7 @@ def make_thumbnail(
             The rest is filled smoothly from what is allowed.
 
     Raises:
-        MaskError: No background is allowed.
+        MaskError: There is a foreground, and no background is allowed.
     """
     height, width = thumbnail_size(model, picture.size)
     reference: Tensor | None = None
@@ -130,7 +130,7 @@ def _restricted(
 
     size = (height, width)
     front, front_share, back, back_share, reference = _shrink(picture, size, layers)
-    if not (back_share > 0).any():
+    if mask.any() and not (back_share > 0).any():
         raise MaskError(picture.name, "no background is left to harmonize to", "Allow some in `reference`.")
     confidence = (back_share / (1 - front_share).clamp_min(1e-6)).clamp(0, 1)
     back = fill_smoothly(back / back_share.clamp_min(1e-6), confidence)
