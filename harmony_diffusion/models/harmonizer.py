@@ -283,8 +283,8 @@ def _saturate(work: Tensor, least: float, fade: float, grey: Tensor, low: Tensor
 
 def _our_key(key: str) -> str:
     match key.split("."):
-        case ["backbone", *rest]:
-            return f"backbone.{encoder_key('.'.join(rest))}"
+        case ["backbone", *rest] if ours := encoder_key(".".join(rest)):
+            return f"backbone.{ours}"
         case ["regressor", "f", name]:
             return f"regressor.image.{name}"
         case ["regressor", "g", name]:
