@@ -20,7 +20,7 @@ from harmony_diffusion.models.origin import Origin
 FILTER_NAMES = ("temperature", "brightness", "contrast", "saturation", "highlight", "shadow")
 ENCODERS = ("efficientnet_b0", "efficientnet_lite0")
 # Pixels rendered at a time. They fit the cache of a core, and their three channels stay below the 32768
-# elements from which torch shares an operation out to threads: waiting for each other costs more than it saves.
+# elements from which torch shares an operation out to threads: that waiting costs more than it saves.
 _CHUNK = 10240
 
 
