@@ -184,15 +184,26 @@ def test_background_and_input_are_untouched_by_inference(model, frame):
     assert torch.equal(rendered[background], composite[background])
 
 
-def test_training_gives_positive_contrast_a_gradient(frame):
+def test_smooth_stages_give_positive_contrast_a_gradient(model, frame):
     composite, mask, filters = frame
-    filters = filters.abs().requires_grad_()
+    for smooth in (False, True):
+        arguments = filters.abs().requires_grad_()
+        model.filter_stages(composite, arguments, mask, smooth=smooth)[-1].sum().backward()
+        assert ((arguments.grad != 0).all(0) == torch.tensor([True, True, smooth, True, True, True])).all()
+
+
+def test_training_mode_leaves_out_the_floor_of_contrast(frame):
+    composite, mask, _ = frame
     model = Harmonizer()
-    model.filter_stages(composite, filters, mask)[-1].sum().backward()
-    assert (filters.grad[:, 2] == 0).all()
-    filters.grad = None
-    model.filter_stages(composite, filters, mask, smooth=True)[-1].sum().backward()
-    assert (filters.grad != 0).all()
+    head = model.regressor.heads[2]
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.constant_(head.bias, 0.3)
+    gradients = []
+    for training in (False, True):
+        model.zero_grad()
+        model.train(training)(composite, mask).sum().backward()
+        gradients.append(head.bias.grad.item())
+    assert gradients[0] == 0 and gradients[1] != 0
 
 
 def test_forward_pastes_the_prediction_on_the_background(model, frame):
