@@ -13,7 +13,11 @@ from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
+from harmony_diffusion.models.dovenet import DoveNet
 from harmony_diffusion.models.harmonizer import Harmonizer
+from harmony_diffusion.models.hdnet import HDNet
+from harmony_diffusion.models.rain_net import RainNet
+from harmony_diffusion.models.s2am import S2AM
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
@@ -24,6 +28,11 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "poisson": Poisson,
     "harmonizer": Harmonizer,
     "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
+    "hdnet": HDNet,
+    "hdnet_lite": partial(HDNet, base_channels=8),
+    "rain_net": RainNet,
+    "dovenet": DoveNet,
+    "s2am": S2AM,
 }
 
 DEFAULT_MODEL = "reinhard"
