@@ -15,14 +15,14 @@ from torch import Tensor
 
 from harmony_diffusion.models.layers import blend
 
-# Ridge of the affine map of the whole foreground, towards the identity matrix.
+# Variance of colour below which the map of the whole foreground keeps the identity matrix.
 _GLOBAL_EPS = 1e-5
 # Foreground pixels a neighbourhood must hold before it is believed over the whole foreground.
 _SCARCE = 0.05
 
 
 def fit_color_map(
-    composite: Tensor, harmonized: Tensor, mask: Tensor, radius: int = 4, eps: float = 3e-5
+    composite: Tensor, harmonized: Tensor, mask: Tensor, radius: int = 4, eps: float = 1e-5
 ) -> Tensor:
     """Fit the map that turns the foreground of `composite` into that of `harmonized`, position by position.
 
@@ -49,16 +49,10 @@ def fit_color_map(
     # squared error counts as often as it shows.
     target = composite + (harmonized - composite) / mask.clamp_min(1e-6)
     weight = mask.square()
-    matrix, offset = (
-        t.expand(*t.shape[:-2], *mask.shape[-2:]) for t in _fit_whole(composite, target, weight)
-    )
-    for wider in reversed(
-        [radius * 2**k for k in range(8) if k == 0 or radius * 2**k <= max(mask.shape) / 7]
-    ):
-        rest = target - _affine(composite, matrix, offset)
-        local_matrix, local_offset = _fit_local(composite, rest, weight, wider, eps)
-        matrix, offset = matrix + local_matrix, offset + local_offset
-    return torch.cat((matrix.flatten(1, 2), offset), 1)
+    # Differences of large means would lose digits: measure colours from the middle of the foreground.
+    centre = (weight * composite).sum((2, 3), True) / weight.sum((2, 3), True).clamp_min(1e-12)
+    matrix, offset = _fit(composite - centre, target, weight, radius, eps).split((9, 3), 1)
+    return torch.cat((matrix, offset - _multiply(matrix, centre)), 1)
 
 
 def apply_color_map(image: Tensor, color_map: Tensor, mask: Tensor) -> Tensor:
@@ -75,53 +69,59 @@ def apply_color_map(image: Tensor, color_map: Tensor, mask: Tensor) -> Tensor:
     """
     if color_map.shape[-2:] != image.shape[-2:]:
         color_map = F.interpolate(color_map, image.shape[-2:], mode="bilinear", align_corners=False)
-    mapped = _affine(image, color_map[:, :9].unflatten(1, (3, 3)), color_map[:, 9:])
-    return blend(mapped.clamp_(0, 1), image, mask)
+    mapped = _multiply(color_map[:, :9], image).add_(color_map[:, 9:]).clamp_(0, 1)
+    return blend(mapped, image, mask)
 
 
-def _affine(image: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Multiply colours `(B, 3, H, W)` by matrices `(B, 3, 3, H, W)` and add offsets `(B, 3, H, W)`."""
-    rows = [offset[:, c : c + 1] + (matrix[:, c] * image).sum(1, keepdim=True) for c in range(3)]
+def _fit(source: Tensor, target: Tensor, weight: Tensor, radius: int, eps: float) -> Tensor:
+    """Fit a colour map `(B, 12, h, w)`: that of the picture of half the size, then what it leaves over."""
+    size = weight.shape[-2:]
+    if max(size) <= 2 * radius + 1:
+        whole = _moments(source, target - source, weight).mean((2, 3), keepdim=True)
+        identity = torch.cat((torch.eye(3).flatten(), torch.zeros(3))).to(source)
+        return identity.view(1, 12, 1, 1) + _regress(whole, _GLOBAL_EPS)
+    half = F.avg_pool2d(torch.cat((weight, weight * source, weight * target), 1), 2, ceil_mode=True)
+    half_weight, *colors = half.split((1, 3, 3), 1)
+    half_source, half_target = (color / half_weight.clamp_min(1e-12) for color in colors)
+    coarse = _fit(half_source, half_target, half_weight, radius, eps)
+    coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+    rest = target - _multiply(coarse[:, :9], source) - coarse[:, 9:]
+    gathered = _box_mean(_moments(source, rest, weight), radius)
+    fitted = _regress(gathered, eps)
+    # Each position averages the fits of all neighbourhoods it lies in, the fuller ones counting more. Where
+    # all of them are nearly empty, the coarser map remains.
+    amount, scarce = gathered[:, :1], _SCARCE / (2 * radius + 1) ** 2
+    return coarse + _box_mean(amount * fitted, radius) / (_box_mean(amount, radius) + scarce)
+
+
+def _moments(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weight, and weighted source, target, source source^T and target source^T, `(B, 25, h, w)`."""
+    products = _outer(source, source), _outer(target, source)
+    return torch.cat((weight, *(weight * t for t in (source, target, *products))), 1)
+
+
+def _regress(moments: Tensor, eps: float) -> Tensor:
+    """Ridge regression of target on source at each position, `(B, 12, h, w)`."""
+    weight, *means = moments.split((1, 3, 3, 9, 9), 1)
+    source, target, squares, products = (mean / weight.clamp_min(1e-12) for mean in means)
+    covariance = (squares - _outer(source, source)).movedim(1, -1).unflatten(-1, (3, 3))
+    crossed = (products - _outer(target, source)).movedim(1, -1).unflatten(-1, (3, 3))
+    # Both sides transposed: (covariance + ridge) matrix^T = crossed^T.
+    ridge = eps * torch.eye(3).to(moments)
+    matrix = torch.linalg.solve(covariance + ridge, crossed.transpose(-1, -2))
+    matrix = matrix.transpose(-1, -2).flatten(-2).movedim(-1, 1)
+    return torch.cat((matrix, target - _multiply(matrix, source)), 1)
+
+
+def _multiply(matrix: Tensor, color: Tensor) -> Tensor:
+    """Multiply 3x3 matrices, `(B, 9, h, w)` row by row, by colours `(B, 3, h, w)`."""
+    rows = [(row * color).sum(1, keepdim=True) for row in matrix.split(3, 1)]
     return torch.cat(rows, 1)
 
 
-def _fit_whole(source: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit one affine map to all weighted pixels: `(B, 3, 3, 1, 1)` and `(B, 3, 1, 1)`."""
-    share = weight / weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
-    mean_source = (share * source).sum((2, 3), keepdim=True)
-    mean_target = (share * target).sum((2, 3), keepdim=True)
-    centred = (source - mean_source).flatten(2)
-    weighted = centred * share.flatten(2)
-    covariance = weighted @ centred.transpose(1, 2)
-    crossed = weighted @ (target - mean_target).flatten(2).transpose(1, 2)
-    ridge = _GLOBAL_EPS * torch.eye(3).to(source)
-    # Solved for the transposed matrix: covariance @ matrix^T = source-target covariance.
-    matrix = torch.linalg.solve(covariance + ridge, crossed + ridge).transpose(1, 2)
-    offset = mean_target.flatten(1) - (matrix @ mean_source.flatten(2)).flatten(1)
-    return matrix[..., None, None], offset[..., None, None]
-
-
-def _fit_local(
-    source: Tensor, rest: Tensor, weight: Tensor, radius: int, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Fit what one map leaves over in each neighbourhood: `(B, 3, 3, h, w)` and `(B, 3, h, w)`."""
-    # Differences of large means would lose digits: measure colours from the middle of the foreground.
-    centre = (weight * source).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp_min(1e-12)
-    source = source - centre
-    amount = _box_mean(weight, radius)
-    share = amount.clamp_min(1e-12)
-    mean_source = _box_mean(weight * source, radius) / share
-    mean_rest = _box_mean(weight * rest, radius) / share
-    covariance = _box_mean(weight * _outer(source, source), radius) / share - _outer(mean_source, mean_source)
-    crossed = _box_mean(weight * _outer(source, rest), radius) / share - _outer(mean_source, mean_rest)
-    matrix = _solve(covariance, crossed, eps)
-    offset = mean_rest - _affine(mean_source + centre, matrix, torch.zeros_like(mean_rest))
-    # Each position averages the fits of all neighbourhoods it lies in, the fuller ones counting more. Where
-    # all of them are nearly empty, the fit fades out and the map of the whole foreground remains.
-    coefficients = torch.cat((matrix.flatten(1, 2), offset), 1)
-    area = (2 * radius + 1) ** 2
-    averaged = _box_mean(amount * coefficients, radius) / (_box_mean(amount, radius) + _SCARCE / area)
-    return averaged[:, :9].unflatten(1, (3, 3)), averaged[:, 9:]
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """All products of the channels of two images, `(B, 9, h, w)`, left times right transposed."""
+    return (left[:, :, None] * right[:, None]).flatten(1, 2)
 
 
 def _box_mean(values: Tensor, radius: int) -> Tensor:
@@ -129,16 +129,3 @@ def _box_mean(values: Tensor, radius: int) -> Tensor:
     side = 2 * radius + 1
     across = F.avg_pool2d(values, (1, side), stride=1, padding=(0, radius))
     return F.avg_pool2d(across, (side, 1), stride=1, padding=(radius, 0))
-
-
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """All products of the channels of two images, `(B, 9, h, w)`."""
-    return (left[:, :, None] * right[:, None]).flatten(1, 2)
-
-
-def _solve(covariance: Tensor, crossed: Tensor, eps: float) -> Tensor:
-    """Ridge regression at each position: `(B, 3, 3, h, w)` matrices that take source to target."""
-    ridge = eps * torch.eye(3).to(covariance)
-    left = covariance.movedim(1, -1).unflatten(-1, (3, 3)) + ridge
-    right = crossed.movedim(1, -1).unflatten(-1, (3, 3))
-    return torch.linalg.solve(left, right).permute(0, 4, 3, 1, 2)
