@@ -21,8 +21,9 @@ _SRGB_TO_XYZ = np.array(
 )
 _SAMPLES = 65536
 _GRID = np.linspace(0, 1, _SAMPLES)
-# A profile that moves no colour by more than half an 8-bit step is sRGB under another name.
-_SAME = 0.5 / 255
+# A profile that moves no grey by more than half an 8-bit step is sRGB under another name. Colours may move by
+# three times as much: the usual sRGB profiles give their primaries with 4 or 5 digits, which shows near black.
+_SAME_GREY, _SAME_COLOR = 0.5 / 255, 1.5 / 255
 
 
 class RgbProfile(Protocol):
@@ -51,7 +52,7 @@ def rgb_profile(profile: bytes) -> RgbProfile | None:
         profile: The ICC profile.
 
     Returns:
-        Its conversions; None when it is sRGB, up to half an 8-bit step.
+        Its conversions; None when it is sRGB, but for rounding.
 
     Raises:
         ValueError: The profile is damaged, or describes another kind of colour than RGB.
@@ -64,11 +65,17 @@ def rgb_profile(profile: bytes) -> RgbProfile | None:
         found = _MatrixProfile(tags)
     except _NoMatrix:
         found = _TableProfile(profile)
+    return None if _is_srgb(found) else found
+
+
+def _is_srgb(profile: RgbProfile) -> bool:
     steps = np.linspace(0, 1, 9, dtype=np.float32)
     colors = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
     greys = np.repeat(np.linspace(0, 1, 256, dtype=np.float32)[None, :, None], 3, axis=2)
-    probe = np.concatenate((colors, greys), axis=1)
-    return None if np.abs(found.to_srgb(probe) - probe).max() <= _SAME else found
+    return all(
+        np.abs(profile.to_srgb(probe) - probe).max() <= limit
+        for probe, limit in ((greys, _SAME_GREY), (colors, _SAME_COLOR))
+    )
 
 
 @lru_cache(maxsize=8)
@@ -89,7 +96,7 @@ def grey_curve(profile: bytes) -> np.ndarray | None:
     if tags.space != b"GRAY":
         raise ValueError(f"it describes {tags.space.decode('latin-1').strip()} colours, not grey")
     curve = _encode(_curve(tags[b"kTRC"]))
-    return None if np.abs(curve - _GRID).max() <= _SAME else curve
+    return None if np.abs(curve - _GRID).max() <= _SAME_GREY else curve
 
 
 def apply_curve(curve: np.ndarray, values: np.ndarray) -> np.ndarray:

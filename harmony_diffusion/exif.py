@@ -6,13 +6,15 @@ Specification: CIPA DC-008 (Exif 2.32), section 4.6: an EXIF block is a small TI
 
 import contextlib
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+ByteOrder = Literal["<", ">"]
+
 _PREFIX = b"Exif\x00\x00"
-_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_ORDERS: dict[bytes, ByteOrder] = {b"II*\0": "<", b"MM\0*": ">"}
 _ITEM_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _ORIENTATION = 0x0112
 _INTEROPERABILITY = 0xA005
@@ -100,7 +102,7 @@ def exif_of_tiff(found: Image.Exif) -> bytes | None:
     return kept.tobytes() if len(kept) else None
 
 
-def directory_entries(block: bytes) -> tuple[str, dict[int, dict[int, Entry]]]:
+def directory_entries(block: bytes) -> tuple[ByteOrder, dict[int, dict[int, Entry]]]:
     """Take an EXIF block apart without interpreting its values.
 
     Args:

@@ -13,6 +13,7 @@ from PIL import Image
 from harmony_diffusion.errors import OutputError
 from harmony_diffusion.exif import (
     DESCRIPTIVE_TAGS,
+    ByteOrder,
     Entry,
     directory_bytes,
     directory_entries,
@@ -168,7 +169,10 @@ def _interleaved(raster: Raster, rows: slice, dtype: type[np.generic]) -> np.nda
 
 
 def _write_tiff(file: BinaryIO, raster: Raster) -> None:
-    order, directories = directory_entries(raster.exif) if raster.exif else ("<", {0: {}})
+    order: ByteOrder = "<"
+    directories: dict[int, dict[int, Entry]] = {0: {}}
+    if raster.exif:
+        order, directories = directory_entries(raster.exif)
     main = directories.pop(0)
     tags: list[tuple[int, int, int, object, bool]] = [
         (tag, _ASCII, main[tag].items, main[tag].value, True)

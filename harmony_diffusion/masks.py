@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
-from harmony_diffusion.image_arrays import Raster, array_of, clamp_float, note, white_of
+from harmony_diffusion.image_arrays import Raster, array_of, check_size, clamp_float, note, white_of
 from harmony_diffusion.image_files import read_file, read_pil
 
 MaskSource = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
@@ -119,12 +119,7 @@ def _raster_of_array(
         raise InputError(
             name, f"an array of shape {array.shape} is no mask", "Give `(H, W)`, `(H, W, 1)` or `(1, H, W)`."
         )
-    if array.size == 0:
-        raise InputError(name, f"is empty, of shape {array.shape}", "Give a mask of the composite's size.")
-    if array.shape[0] * array.shape[1] > max_pixels:
-        raise InputError(
-            name, f"is of shape {array.shape}, more than {max_pixels} pixels", "Raise `max_pixels`."
-        )
+    check_size(name, array.shape[0], array.shape[1], max_pixels, min_side=1)
     if isinstance(label, int) and array.shape[2] == 1 and np.issubdtype(array.dtype, np.integer):
         # Labels of any size and sign, which need not fit the values of a picture.
         return Raster(np.zeros(array.shape, np.uint8), indices=array[..., 0])
