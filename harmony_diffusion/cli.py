@@ -178,9 +178,15 @@ def _harmonize_and_write(
 
     pipe = HarmonizationPipeline(load_model(args.model or DEFAULT_MODEL))  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
-    result = pipe(
-        composite, mask, strength=args.strength, reference_mask=reference, output_type="picture"
-    ).images[0]
+    images, _ = pipe(
+        composite,
+        mask,
+        strength=args.strength,
+        reference_mask=reference,
+        output_type="picture",
+        return_dict=False,
+    )
+    result = images[0]
     result.save(outputs[""], overwrite=args.overwrite)
     print(outputs[""])
     if args.side_by_side:

@@ -199,6 +199,7 @@ def _taps(small: int, large: int, wanted: slice, mode: str, device: torch.device
     source = (torch.arange(wanted.start, wanted.stop) + 0.5) * scale - 0.5
     base = source.floor()
     t = source - base
+    steps: tuple[int, ...]
     if mode == "bilinear":
         steps, weights = (0, 1), torch.stack((1 - t, t))
     elif mode == "bicubic":
