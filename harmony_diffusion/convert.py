@@ -1,4 +1,4 @@
-"""Turn an official checkpoint into a `save_pretrained` folder: pickles read safely, keys compared strictly."""
+"""Turn an official checkpoint into a `save_pretrained` folder: pickles read safely, keys compared."""
 
 import hashlib
 import os
@@ -107,10 +107,10 @@ def read_tensors(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: is not a plain file of tensors, and what else lies in it is not run "
-            f"({str(error).splitlines()[0]})"
+            f"({_first_line(error)})"
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen types on a damaged file
-        raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 
 def unwrap(content: Any) -> dict[str, Tensor]:
@@ -155,6 +155,10 @@ def load_strictly(model: ModelMixin, state_dict: dict[str, Tensor], source: obje
         parts = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in found.items() if keys]
         raise CheckpointError(f"{source}: does not fit {type(model).__name__}. {'; '.join(parts)}")
     model.load_state_dict({**own, **state_dict})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _listed(names: Any) -> str:
