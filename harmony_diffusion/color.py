@@ -60,3 +60,34 @@ def lab_to_srgb(image: Tensor) -> Tensor:
     xyz = xyz * image.new_tensor(_WHITE).view(1, 3, 1, 1)
     rgb = _mix(xyz, torch.linalg.inv(torch.tensor(_RGB_TO_XYZ, dtype=torch.float64)))
     return linear_to_srgb(rgb.clamp(0, 1))
+
+
+def rgb_to_hsv(image: Tensor) -> Tensor:
+    """Convert RGB to HSV (the hexagonal model), all in [0, 1]; grey has hue 0, black also saturation 0.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+
+    Returns:
+        Hue in [0, 1), saturation and value in [0, 1], `(B, 3, H, W)`. Finite gradients everywhere.
+    """
+    eps = 1e-7
+    red, green, blue = image.unbind(1)
+    value = image.amax(1)
+    chroma = value - image.amin(1)
+    sector = torch.where(
+        red == value,
+        (green - blue) / (chroma + eps),
+        torch.where(green == value, (blue - red) / (chroma + eps) + 2, (red - green) / (chroma + eps) + 4),
+    )
+    return torch.stack(((sector / 6) % 1, chroma / (value + eps), value), 1)
+
+
+def hsv_to_rgb(image: Tensor) -> Tensor:
+    """Convert HSV as `rgb_to_hsv` returns it to RGB in [0, 1], `(B, 3, H, W)`."""
+    hue, saturation, value = image.unbind(1)
+    channels = []
+    for offset in (5, 3, 1):  # red, green, blue
+        distance = (offset + 6 * hue) % 6
+        channels.append(value - value * saturation * torch.minimum(distance, 4 - distance).clamp(0, 1))
+    return torch.stack(channels, 1)

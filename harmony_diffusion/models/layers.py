@@ -62,7 +62,7 @@ def crop_padding(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class CheckpointedModule(nn.Module):
-    """A network whose blocks are recomputed in the backward pass after `model.enable_gradient_checkpointing()`.
+    """A network that recomputes its blocks in the backward pass after `enable_gradient_checkpointing()`.
 
     A plain checkpoint would run each batch norm twice a step, and count every batch twice in its running
     statistics; here the second run leaves them alone.
@@ -112,7 +112,7 @@ def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
 
 
 def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Shrink or enlarge both to `size x size`: bilinear, half-pixel centres, no antialiasing (as cv2.resize)."""
+    """Resize both to `size x size` as cv2.resize does: bilinear, half-pixel centres, no antialiasing."""
     if composite.shape[-2:] == (size, size):
         return composite, mask
     return (
@@ -122,7 +122,7 @@ def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tenso
 
 
 def resize_maps(filters: Tensor, image: Tensor, mode: str) -> Tensor:
-    """Bring parameter maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`; equal sizes pass unchanged."""
+    """Bring maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`; equal sizes pass unchanged."""
     if filters.shape[-2:] == image.shape[-2:]:
         return filters
     return F.interpolate(filters, image.shape[-2:], mode=mode, align_corners=False)

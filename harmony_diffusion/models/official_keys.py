@@ -43,5 +43,7 @@ def rename_keys(
             renamed[ours] = tensor
     if unknown:
         listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        raise CheckpointError(f"{len(unknown)} keys do not belong to an official {model} checkpoint: {listed}.")
+        raise CheckpointError(
+            f"{len(unknown)} keys do not belong to an official {model} checkpoint: {listed}."
+        )
     return renamed

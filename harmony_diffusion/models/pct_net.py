@@ -1,13 +1,13 @@
 """PCT-Net: one affine colour transform a pixel, predicted small and applied at any resolution.
 
-Paper: Guerreiro et al., "PCT-Net: Full Resolution Image Harmonization Using Pixel-Wise Color Transformations",
-CVPR 2023, https://openaccess.thecvf.com/content/CVPR2023/papers/Guerreiro_PCT-Net_Full_Resolution_Image_Harmonization_Using_Pixel-Wise_Color_Transformations_CVPR_2023_paper.pdf.
+Paper: Guerreiro et al., "PCT-Net: Full Resolution Image Harmonization Using Pixel-Wise Color
+Transformations", CVPR 2023,
+https://openaccess.thecvf.com/content/CVPR2023/papers/Guerreiro_PCT-Net_Full_Resolution_Image_Harmonization_Using_Pixel-Wise_Color_Transformations_CVPR_2023_paper.pdf.
 Official code: https://github.com/rakutentech/PCT-Net-Image-Harmonization (MPL-2.0), `CNN_pct` and `ViT_pct`.
 
-Changed here: the foreground is pasted on the untouched background (`forward`), and the normalisation of the CNN
-variant is folded into its maps, so that every map acts on RGB in [0, 1]. Where paper and code differ the code is
-followed: in the CNN variant the attention weighs the *transformed* picture (the opposite of iDIH), and the maps
-are upsampled bicubically.
+Changed here: the foreground is pasted on the untouched background (`forward`), and the normalisation of the
+CNN is folded into its maps, so that every map acts on RGB in [0, 1].  Where paper and code differ the code is
+followed: the CNN's attention is the share of the *transformed* picture (the opposite of iDIH).
 """
 
 import torch
@@ -84,7 +84,7 @@ class PatchTransformer(CheckpointedModule):
         self.decode = nn.ConvTranspose2d(channels, out_channels, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map image and mask, `(B, 4, H, W)`, to features in [-1, 1], `(B, out_channels, H, W)`; 4 divides H and W."""
+        """Map image and mask, `(B, 4, H, W)`, to `(B, out_channels, H, W)` in [-1, 1]; 4 divides H and W."""
         patches = self.embed(x)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, 256)
         for layer in self.layers:
@@ -95,9 +95,9 @@ class PatchTransformer(CheckpointedModule):
 class PCTNet(ModelMixin, ConfigMixin):
     """Pixel-wise colour transform: an affine 3x4 map a pixel, at any resolution.
 
-    Filters are maps `(B, F, thumbnail_size, thumbnail_size)`: a 3x3 matrix row by row and an offset (12), which
-    act on RGB in [0, 1] and whose result is clamped; the CNN adds the attention, the share of the transformed
-    picture (F = 13), for which the ViT uses the mask itself (F = 12).
+    Filters are maps `(B, F, thumbnail_size, thumbnail_size)`: a 3x3 matrix row by row and an offset (12),
+    which act on RGB in [0, 1] and whose result is clamped.  The CNN adds the attention, the share of the transformed
+    picture (F = 13); the ViT uses the mask for it (F = 12).
 
     Args:
         base: "cnn" (the U-Net of iS2AM on the normalised image) or "vit".
@@ -164,8 +164,8 @@ class PCTNet(ModelMixin, ConfigMixin):
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Return the official result, `(B, 3, H, W)`, about [0, 1] and not clamped.
 
-        The CNN's learned attention may change the background. The ViT's result is blended with the mask already,
-        and `forward` does not blend it twice: a soft mask counts once.
+        The CNN's learned attention may change the background. The ViT's result is blended with the mask
+        already, and `forward` does not blend it twice: a soft mask counts once.
         """
         output = self._render(composite, self.predict_filters(composite, mask))
         return blend(output, composite, mask) if self.base == "vit" else output
