@@ -91,3 +91,18 @@ def hsv_to_rgb(image: Tensor) -> Tensor:
         distance = (offset + 6 * hue) % 6
         channels.append(value - value * saturation * torch.minimum(distance, 4 - distance).clamp(0, 1))
     return torch.stack(channels, 1)
+
+
+def affine_color(image: Tensor, parameters: Tensor) -> Tensor:
+    """Apply one affine colour transform a pixel.
+
+    Args:
+        image: `(B, 3, H, W)`.
+        parameters: `(B, 12, H, W)`: a 3x3 matrix row by row, then the offset.
+
+    Returns:
+        `M x + b`, `(B, 3, H, W)`.
+    """
+    red, green, blue = image.split(1, 1)
+    by_red, by_green, by_blue = (parameters[:, column:9:3] for column in range(3))
+    return by_red * red + by_green * green + by_blue * blue + parameters[:, 9:]

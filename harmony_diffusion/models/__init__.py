@@ -11,9 +11,21 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models.classical import Identity
+from harmony_diffusion.models.dccf import DCCF
+from harmony_diffusion.models.dih import DIH
+from harmony_diffusion.models.idih import IDIH
+from harmony_diffusion.models.is2am import IS2AM
+from harmony_diffusion.models.pct_net import PCTNet
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
+    "dih": DIH,
+    "idih": IDIH,
+    "is2am": IS2AM,
+    "dccf": DCCF,
+    "dccf_is2am": partial(DCCF, base="is2am"),
+    "pct_net": PCTNet,
+    "pct_net_vit": partial(PCTNet, base="vit"),
 }
 
 DEFAULT_MODEL = "identity"

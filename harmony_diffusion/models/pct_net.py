@@ -16,17 +16,15 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from harmony_diffusion.color import affine_color
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.idih import HEAD_KEYS
 from harmony_diffusion.models.is2am import UNET_KEYS, AttentionUNet
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
-    affine_color,
     blend,
     init_gaussian_xavier_,
-    resize_maps,
-    thumbnail,
 )
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
@@ -41,6 +39,23 @@ _VIT_KEYS = (
     (r"encoder\.dec\.0\.(.+)", r"backbone.decode.\1"),
     (r"get_params\.(.+)", r"to_filters.\1"),
 )
+
+
+def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Resize both to `size x size` as cv2.resize does: bilinear, half-pixel centres, no antialiasing."""
+    if composite.shape[-2:] == (size, size):
+        return composite, mask
+    return (
+        F.interpolate(composite, (size, size), mode="bilinear", align_corners=False),
+        F.interpolate(mask, (size, size), mode="bilinear", align_corners=False),
+    )
+
+
+def resize_maps(filters: Tensor, image: Tensor, mode: str) -> Tensor:
+    """Bring maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`; equal sizes pass unchanged."""
+    if filters.shape[-2:] == image.shape[-2:]:
+        return filters
+    return F.interpolate(filters, image.shape[-2:], mode=mode, align_corners=False)
 
 
 class TransformerLayer(nn.Module):
@@ -96,8 +111,8 @@ class PCTNet(ModelMixin, ConfigMixin):
     """Pixel-wise colour transform: an affine 3x4 map a pixel, at any resolution.
 
     Filters are maps `(B, F, thumbnail_size, thumbnail_size)`: a 3x3 matrix row by row and an offset (12),
-    which act on RGB in [0, 1] and whose result is clamped.  The CNN adds the attention, the share of the transformed
-    picture (F = 13); the ViT uses the mask for it (F = 12).
+    which act on RGB in [0, 1] and whose result is clamped.  The CNN adds the attention, the share of the
+    transformed picture (F = 13); the ViT uses the mask for it (F = 12).
 
     Args:
         base: "cnn" (the U-Net of iS2AM on the normalised image) or "vit".
