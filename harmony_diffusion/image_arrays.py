@@ -1,0 +1,156 @@
+"""NumPy arrays and torch tensors that callers hand over, checked and laid out as `(H, W, C)`."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from harmony_diffusion.errors import InputError, InputNote, InputTypeError, TooLargeError
+
+MIN_SIDE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Pixels as a file or an array holds them.
+
+    Attributes:
+        channels: `(H, W, 1)` grey or `(H, W, 3)` RGB; uint8, uint16 or float32 in [0, 1]; upright.
+        alpha: `(H, W)` of the same dtype, None without transparency.
+        profile: ICC profile of the pixels.
+        exif: EXIF block, orientation 1.
+        indices: `(H, W)` palette indices of a picture that has a palette; a label map keeps its labels there.
+        lossy: Whether the file format may have added noise to the values.
+    """
+
+    channels: np.ndarray
+    alpha: np.ndarray | None = None
+    profile: bytes | None = None
+    exif: bytes | None = None
+    indices: np.ndarray | None = None
+    lossy: bool = False
+
+
+def note(subject: object, text: str) -> None:
+    """Warn with an `InputNote` about the picture or mask called `subject`."""
+    warnings.warn(f"{subject}: {text}", InputNote, stacklevel=3)
+
+
+def check_size(name: object, height: int, width: int, max_pixels: int) -> None:
+    """Reject pictures that are too large to be meant or too small to hold anything.
+
+    Raises:
+        TooLargeError: More than `max_pixels` pixels.
+        InputError: A side shorter than `MIN_SIDE`.
+    """
+    if height * width > max_pixels:
+        raise TooLargeError(
+            name,
+            f"has {width}x{height} = {height * width / 1e6:.1f} million pixels, "
+            f"more than the limit of {max_pixels / 1e6:g} million",
+            "Raise the limit with `max_pixels` (`--max-pixels`) if the picture is meant.",
+        )
+    if min(height, width) < MIN_SIDE:
+        raise InputError(
+            name, f"is {width}x{height} pixels, a side is shorter than {MIN_SIDE}", "Give a larger picture."
+        )
+
+
+def array_of(source: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
+    """Return a picture or mask as an array with channels last, without copying where possible.
+
+    Args:
+        source: Array `(H, W)`, `(H, W, C)` or `(1, H, W, C)`; tensor `(H, W)`, `(C, H, W)` or `(1, C, H, W)`.
+        name: For messages.
+
+    Returns:
+        `(H, W)` or `(H, W, C)`.
+    """
+    if isinstance(source, torch.Tensor):
+        tensor = source.detach().cpu()
+        if tensor.dtype == torch.bfloat16:
+            tensor = tensor.float()
+        array = tensor.numpy()
+        array = array[0] if array.ndim == 4 and len(array) == 1 else array
+        _check_axes(array, name, "`(C, H, W)` or `(1, C, H, W)`")
+        if array.ndim == 3:
+            if array.shape[0] not in (1, 2, 3, 4):
+                hint = "Permute it to `(C, H, W)`." if array.shape[2] in (1, 3, 4) else ""
+                raise InputError(name, f"a tensor of shape {tuple(source.shape)} is not `(C, H, W)`", hint)
+            array = np.moveaxis(array, 0, 2)
+        return array
+    array = source[0] if source.ndim == 4 and len(source) == 1 else source
+    _check_axes(array, name, "`(H, W)` or `(H, W, C)`")
+    return array
+
+
+def _check_axes(array: np.ndarray, name: str, expected: str) -> None:
+    if array.ndim == 4 and len(array) > 1:
+        raise InputError(
+            name, f"is a batch of {len(array)}, one picture is expected", "Use `load_pairs` for batches."
+        )
+    if array.ndim not in (2, 3):
+        raise InputError(name, f"has shape {array.shape}", f"Give an array of shape {expected}.")
+
+
+def picture_of_array(source: np.ndarray | torch.Tensor, name: str, max_pixels: int) -> Raster:
+    """Check an array or tensor that is to be a picture.
+
+    Args:
+        source: Array `(H, W)` or `(H, W, C)`, or tensor `(C, H, W)` or `(1, C, H, W)`, with 1 to 4 channels
+            (grey, grey and alpha, RGB, RGB and alpha); uint8, uint16 or floating point in [0, 1].
+        name: For messages.
+        max_pixels: Limit of height times width.
+
+    Raises:
+        InputError: Wrong shape, dtype or range.
+    """
+    array = array_of(source, name)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.shape[2] not in (1, 2, 3, 4):
+        hint = "Give `(H, W, C)`."
+        if array.shape[0] in (1, 3, 4):
+            hint = "It looks like `(C, H, W)`: move the channels last, or give a torch tensor."
+        raise InputError(name, f"an array of shape {array.shape} is not `(H, W, C)`", hint)
+    check_size(name, array.shape[0], array.shape[1], max_pixels)
+    array = _picture_values(array, name)
+    color = 3 if array.shape[2] >= 3 else 1
+    alpha = array[..., color] if array.shape[2] > color else None
+    return Raster(array[..., :color], alpha)
+
+
+def _picture_values(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype in (np.uint8, np.uint16):
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputTypeError(
+            name,
+            f"values of type {array.dtype} are not accepted",
+            "Give uint8, uint16, or floating point in [0, 1].",
+        )
+    return clamp_float(array, name, largest=2.0)
+
+
+def clamp_float(array: np.ndarray, name: object, largest: float) -> np.ndarray:
+    """Return floating-point values as float32 in [0, 1], clamped with a note.
+
+    Args:
+        array: Any shape.
+        name: For messages.
+        largest: Values above it (or below `1 - largest`) mean that the range is not [0, 1] at all.
+
+    Raises:
+        InputError: NaN, or another range.
+    """
+    low, high = float(array.min()), float(array.max())
+    if np.isnan(low) or np.isnan(high):
+        raise InputError(name, "holds NaN", "Replace the undefined pixels first.")
+    if high > largest or low < 1 - largest:
+        hint = "Divide by 255." if 2 < high <= 255 and low >= 0 else "Scale the values to [0, 1]."
+        raise InputError(name, f"floating-point values reach from {low:g} to {high:g}, not 0 to 1", hint)
+    values = array.astype(np.float32, copy=False)
+    if low < 0 or high > 1:
+        note(name, f"values from {low:g} to {high:g} are clamped to 0 to 1")
+        values = values.clip(0, 1)
+    return values
