@@ -17,9 +17,9 @@ ATTENTION_GROUPS = 8  # ★ n of eq. 2
 
 
 def _recomputed_in_training(module: nn.Module, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """Call `function`; when `module` trains, call it again in the backward pass instead of keeping its insides.
+    """Call `function`; when `module` trains, the backward pass calls it again instead of keeping its insides.
 
-    What is treated so costs some percent of a training step and holds half of its memory.
+    What is treated so is cheap to compute and would hold half of the memory of a training step.
     """
     if module.training and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -35,11 +35,11 @@ def _tap(features: Tensor, reference: Tensor, weight: Tensor, bias: Tensor, row:
 class HarmonyKernel(nn.Conv2d):
     """Harmony kernel modulation: every pixel and channel is filtered with a predicted kernel (eq. 5 and 6).
 
-    The module is the post-convolution `K = Conv(F_KPB)` of `C * N * N` outputs, but the kernels are never held:
-    each of their `N * N` entries is computed, multiplied with the features shifted to that neighbour, and added
-    up. Output `c * N * N + i * N + j` weighs row i, column j of the neighbourhood in channel c. (The paper
-    writes the index as p - q; for a predicted kernel the order is a mere name.) The paper puts no softmax or
-    other norm on the kernels.
+    The module is the post-convolution `K = Conv(F_KPB)` of `C * N * N` outputs, but the kernels are never
+    held: each of their `N * N` entries is computed, multiplied with the features shifted to that neighbour,
+    and added up. Output `c * N * N + i * N + j` weighs row i, column j of the neighbourhood in channel c.
+    (The paper writes the index as p - q; for a predicted kernel the order is a mere name.) As in the paper,
+    no softmax or other norm is put on the kernels.
 
     Args:
         channels: Channels of the reference and of the features.
@@ -121,7 +121,7 @@ class LongDistanceReference(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the long-distance reference `F_LR` of the deepest features, both `(B, C, H, W)`."""
         size = features.shape[-2:]
-        position = self.position
+        position: Tensor = self.position
         if position.shape[-2:] != size:
             position = functional.interpolate(position, size, mode="bicubic", align_corners=False)
         tokens = (features + position).flatten(2).transpose(1, 2)  # (B, H * W, C)

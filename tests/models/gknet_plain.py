@@ -1,4 +1,4 @@
-"""GKNet with kernel modulation as the equation reads, holding every kernel and neighbour: a reference for tests.
+"""GKNet as its equations read, holding every kernel and every neighbour: a reference for tests.
 
 Run as a script, it prints the peak memory of training steps with it and with the library's modulation:
 
