@@ -21,6 +21,16 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, torch.lerp(composite, harmonized, mask), composite)
 
 
+def clamp_unit(image: Tensor) -> Tensor:
+    """Clamp to [0, 1] and let the gradient through as if there were no clamp.
+
+    A plain clamp has no gradient outside the range, so that pixels which start or stray there never come back.
+    """
+    if not image.requires_grad:
+        return image.clamp(0, 1)
+    return image.detach().clamp(0, 1) + (image - image.detach())
+
+
 class ImageNetNormalize(nn.Module):
     """Map RGB in [0, 1] to zero mean and unit variance over ImageNet, and back."""
 
