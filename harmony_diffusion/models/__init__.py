@@ -42,7 +42,7 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "imrsf_dam_gct": IMRSFDAMGCT,
 }
 
-DEFAULT_MODEL = "identity"
+DEFAULT_MODEL = "reinhard"
 
 
 def model_class(name: str) -> type[ModelMixin]:
