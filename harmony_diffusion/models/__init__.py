@@ -15,8 +15,10 @@ from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
 from harmony_diffusion.models.dccf import DCCF
 from harmony_diffusion.models.dih import DIH
+from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.idih import IDIH
+from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.is2am import IS2AM
 from harmony_diffusion.models.pct_net import PCTNet
 
@@ -36,6 +38,8 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "dccf_is2am": partial(DCCF, base="is2am"),
     "pct_net": PCTNet,
     "pct_net_vit": partial(PCTNet, base="vit"),
+    "gknet": GKNet,
+    "imrsf_dam_gct": IMRSFDAMGCT,
 }
 
 DEFAULT_MODEL = "poisson"
