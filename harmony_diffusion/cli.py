@@ -69,6 +69,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_shared_options(compose)
     compose.set_defaults(run=run_compose)
 
+    convert = commands.add_parser(
+        "convert",
+        help="convert official weights",
+        description="Convert official weights to a folder for --model.",
+    )
+    convert.add_argument("checkpoint", metavar="CHECKPOINT", help="official .pth, .pt, .ckpt or .safetensors")
+    convert.add_argument("output", metavar="OUT_DIR", help="folder to make")
+    convert.add_argument("--model", required=True, help="a name of `harmony models`")
+    convert.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    convert.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    convert.set_defaults(run=run_convert)
+
     models = commands.add_parser("models", help="list the methods", description="List the methods.")
     models.add_argument("--json", action="store_true", help="print JSON")
     models.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
@@ -132,6 +144,13 @@ def run_compose(args: argparse.Namespace) -> None:
     _harmonize_and_write(args, composite, mask, None, outputs)
 
 
+def run_convert(args: argparse.Namespace) -> None:
+    """Convert official weights to a folder that `--model` takes."""
+    from harmony_diffusion.convert import convert_checkpoint
+
+    print(convert_checkpoint(args.model, args.checkpoint, args.output, overwrite=args.overwrite))
+
+
 def run_models(args: argparse.Namespace) -> None:
     """Print one line a registry model: name, kind, parameters, licence, weights."""
     import torch
@@ -178,9 +197,15 @@ def _harmonize_and_write(
 
     pipe = HarmonizationPipeline(load_model(args.model or DEFAULT_MODEL))  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
-    result = pipe(
-        composite, mask, strength=args.strength, reference_mask=reference, output_type="picture"
-    ).images[0]
+    images, _ = pipe(
+        composite,
+        mask,
+        strength=args.strength,
+        reference_mask=reference,
+        output_type="picture",
+        return_dict=False,
+    )
+    result = images[0]
     result.save(outputs[""], overwrite=args.overwrite)
     print(outputs[""])
     if args.side_by_side:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.image_arrays import white_of
 from harmony_diffusion.image_processor import Picture
 from harmony_diffusion.output_files import write_atomically
 
@@ -82,7 +83,7 @@ def paste_foreground(
 
 def side_by_side(before: Picture, after: Picture, gap: int = 4) -> Picture:
     """Put two pictures of the same size, depth and profile beside each other, with a white gap between."""
-    bar = np.full((before.size[0], gap, 3), before.largest, before.pixels.dtype)
+    bar = np.full((before.size[0], gap, 3), white_of(before.pixels.dtype), before.pixels.dtype)
     return replace(before, pixels=np.hstack((before.pixels, bar, after.pixels)), alpha=None)
 
 

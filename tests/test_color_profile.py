@@ -2,7 +2,6 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
 from picture_files import (
     ADOBE_RGB,
     DISPLAY_P3,
@@ -18,6 +17,7 @@ from picture_files import (
     swapped_table_profile,
     table_curve,
 )
+from PIL import Image, ImageCms
 
 from harmony_diffusion.color_profile import apply_curve, cmyk_to_rgb, grey_curve, rgb_profile
 

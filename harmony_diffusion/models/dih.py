@@ -18,6 +18,7 @@ from harmony_diffusion.models.idih import ENCODER_DECODER_KEYS, EncoderDecoder
 from harmony_diffusion.models.layers import (
     ImageNetNormalize,
     blend,
+    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
     pad_to_multiple,
@@ -67,7 +68,7 @@ class DIH(ModelMixin, ConfigMixin):
         Returns:
             `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
         """
-        return blend(self.predict(composite, mask).clamp(0, 1), composite, mask)
+        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
 
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""

@@ -1,12 +1,12 @@
 """iDIH: foreground-aware encoder-decoder that decides pixel by pixel how much of the input to keep.
 
 Paper: Sofiiuk et al., "Foreground-aware Semantic Representations for Image Harmonization", WACV 2021,
-https://arxiv.org/abs/2006.00809.  Official code: https://github.com/SamsungLabs/image_harmonization (MPL-2.0),
-config `improved_dih256`.  Changed here: the result is pasted on the untouched background (`forward`); the
-official evaluation scores the whole frame (`predict`).
+https://arxiv.org/abs/2006.00809.  Official code: https://github.com/SamsungLabs/image_harmonization
+(MPL-2.0), config `improved_dih256`.  Changed here: the result is pasted on the untouched background
+(`forward`); the official evaluation scores the whole frame (`predict`).
 
-Where paper and code differ the code is followed: the network starts from the DIH of CVPR 2017 in the SAIC
-form (4x4 kernels, depth 7, additive skips), and `sigmoid(3 a)` weighs the *input*, not the prediction.
+As in the code, `sigmoid(3 a)` is the share of the *input* in the result.  The variant with semantic features
+of an HRNet is another network.
 """
 
 import torch
@@ -18,6 +18,7 @@ from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
     blend,
+    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
     pad_to_multiple,
@@ -25,7 +26,7 @@ from harmony_diffusion.models.layers import (
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 
-# Official -> ours: the encoder-decoder (also of DIH and DCCF), and the heads (also of iS2AM, DCCF and PCT-Net).
+# Official -> ours: the encoder-decoder (DIH and DCCF have it too) and the heads (iS2AM, DCCF, PCT-Net).
 ENCODER_DECODER_KEYS = (
     (r"encoder\.(?:blocks_connected\.)?block(\d+)\.block\.([01]\..+)", r"backbone.encoder.\1.\2"),
     (r"decoder\.deconv_blocks\.(\d+)\.block\.([01]\..+)", r"backbone.decoder.\1.\2"),
@@ -62,11 +63,11 @@ class EncoderDecoder(CheckpointedModule):
             self.encoder.append(nn.Sequential(conv, *norm, nn.ELU()))
         upward = [*widths[::-1], self.out_channels]
         for i, (before, after) in enumerate(zip(upward, upward[1:], strict=False)):
-            conv = nn.ConvTranspose2d(before, after, 4, stride=2, padding=int(i > 0))
-            self.decoder.append(nn.Sequential(conv, nn.BatchNorm2d(after), nn.ELU()))
+            up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=int(i > 0))
+            self.decoder.append(nn.Sequential(up, nn.BatchNorm2d(after), nn.ELU()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, in_channels, H, W)` to features `(B, out_channels, H, W)`; `2 ** depth` divides H and W."""
+        """Map `(B, in_channels, H, W)` to `(B, out_channels, H, W)`; `2 ** depth` divides H and W."""
         skips = []
         for block in self.encoder:
             x = self.run(block, x)
@@ -124,7 +125,7 @@ class IDIH(ModelMixin, ConfigMixin):
         Returns:
             `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
         """
-        return blend(self.predict(composite, mask).clamp(0, 1), composite, mask)
+        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
 
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""

@@ -21,6 +21,16 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, torch.lerp(composite, harmonized, mask), composite)
 
 
+def clamp_unit(image: Tensor) -> Tensor:
+    """Clamp to [0, 1] and let the gradient through as if there were no clamp.
+
+    A plain clamp has no gradient outside the range, so pixels which start or stray there never come back.
+    """
+    if not image.requires_grad:
+        return image.clamp(0, 1)
+    return image.detach().clamp(0, 1) + (image - image.detach())
+
+
 class ImageNetNormalize(nn.Module):
     """Map RGB in [0, 1] to zero mean and unit variance over ImageNet, and back."""
 
@@ -96,7 +106,7 @@ def init_pix2pix_(module: nn.Module) -> None:
 
 
 class CheckpointedModule(nn.Module):
-    """A network whose blocks are recomputed in the backward pass after `model.enable_gradient_checkpointing()`.
+    """A network that recomputes its blocks in the backward pass after `enable_gradient_checkpointing()`.
 
     A plain checkpoint would run each batch norm twice a step, and count every batch twice in its running
     statistics; here the second run leaves them alone.
@@ -122,14 +132,15 @@ class _RunOnceThenFrozen:
     def __call__(self, *inputs: Tensor) -> Tensor:
         norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
         self.ran = True
-        momenta = [norm.momentum for norm in norms]
+        tracking = [norm.track_running_stats for norm in norms]
         try:
             for norm in norms:
-                norm.momentum = 0.0
+                # In training mode only the statistics of the batch are used; an evaluated norm needs its own.
+                norm.track_running_stats = not norm.training and norm.track_running_stats
             return self.block(*inputs)
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+            for norm, tracks in zip(norms, tracking, strict=True):
+                norm.track_running_stats = tracks
 
 
 def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
@@ -143,35 +154,3 @@ def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
             nn.init.xavier_normal_(layer.weight, gain=magnitude**0.5)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Shrink or enlarge both to `size x size`: bilinear, half-pixel centres, no antialiasing (as cv2.resize)."""
-    if composite.shape[-2:] == (size, size):
-        return composite, mask
-    return (
-        F.interpolate(composite, (size, size), mode="bilinear", align_corners=False),
-        F.interpolate(mask, (size, size), mode="bilinear", align_corners=False),
-    )
-
-
-def resize_maps(filters: Tensor, image: Tensor, mode: str) -> Tensor:
-    """Bring parameter maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`; equal sizes pass unchanged."""
-    if filters.shape[-2:] == image.shape[-2:]:
-        return filters
-    return F.interpolate(filters, image.shape[-2:], mode=mode, align_corners=False)
-
-
-def affine_color(image: Tensor, parameters: Tensor) -> Tensor:
-    """Apply one affine colour transform a pixel.
-
-    Args:
-        image: `(B, 3, H, W)`.
-        parameters: `(B, 12, H, W)`: a 3x3 matrix row by row, then the offset.
-
-    Returns:
-        `M x + b`, `(B, 3, H, W)`.
-    """
-    red, green, blue = image.split(1, 1)
-    by_red, by_green, by_blue = (parameters[:, column:9:3] for column in range(3))
-    return by_red * red + by_green * green + by_blue * blue + parameters[:, 9:]

@@ -43,5 +43,33 @@ def rename_keys(
             renamed[ours] = tensor
     if unknown:
         listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        raise CheckpointError(f"{len(unknown)} keys do not belong to an official {model} checkpoint: {listed}.")
+        raise CheckpointError(
+            f"{len(unknown)} keys do not belong to an official {model} checkpoint: {listed}."
+        )
     return renamed
+
+
+def own_keys(state_dict: dict[str, Tensor], known: Iterable[str], model: str) -> dict[str, Tensor]:
+    """Take off what `DataParallel`, `torch.compile` and trainers put before the keys of a model of ours.
+
+    Args:
+        state_dict: Name -> tensor, with any of the prefixes `module.`, `_orig_mod.`, `model.`, `net.`.
+        known: Keys of the model in full; their numbers (layers, blocks) may differ from the checkpoint's.
+        model: Name of the model, for the error.
+
+    Returns:
+        Our name -> tensor.
+
+    Raises:
+        CheckpointError: A key is not one of the model's, or two keys get the same name.
+
+    Example:
+        >>> import torch
+        >>> list(own_keys({"module.blocks.7.bias": torch.ones(1)}, ["blocks.0.bias"], "demo"))
+        ['blocks.7.bias']
+    """
+    prefix = r"(?:(?:module|_orig_mod|model|net)\.)*"
+    names = sorted({re.sub(r"\d+", "0", key) for key in known})
+    return rename_keys(
+        state_dict, [(f"{prefix}({re.escape(name).replace('0', r'[0-9]+')})", r"\1") for name in names], model
+    )

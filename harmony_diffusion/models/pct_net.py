@@ -1,13 +1,13 @@
 """PCT-Net: one affine colour transform a pixel, predicted small and applied at any resolution.
 
-Paper: Guerreiro et al., "PCT-Net: Full Resolution Image Harmonization Using Pixel-Wise Color Transformations",
-CVPR 2023, https://openaccess.thecvf.com/content/CVPR2023/papers/Guerreiro_PCT-Net_Full_Resolution_Image_Harmonization_Using_Pixel-Wise_Color_Transformations_CVPR_2023_paper.pdf.
+Paper: Guerreiro et al., "PCT-Net: Full Resolution Image Harmonization Using Pixel-Wise Color
+Transformations", CVPR 2023,
+https://openaccess.thecvf.com/content/CVPR2023/papers/Guerreiro_PCT-Net_Full_Resolution_Image_Harmonization_Using_Pixel-Wise_Color_Transformations_CVPR_2023_paper.pdf.
 Official code: https://github.com/rakutentech/PCT-Net-Image-Harmonization (MPL-2.0), `CNN_pct` and `ViT_pct`.
 
-Changed here: the foreground is pasted on the untouched background (`forward`), and the normalisation of the CNN
-variant is folded into its maps, so that every map acts on RGB in [0, 1]. Where paper and code differ the code is
-followed: in the CNN variant the attention weighs the *transformed* picture (the opposite of iDIH), and the maps
-are upsampled bicubically.
+Changed here: the foreground is pasted on the untouched background (`forward`), and the normalisation of the
+CNN is folded into its maps, so that every map acts on RGB in [0, 1].  Where paper and code differ the code is
+followed: the CNN's attention is the share of the *transformed* picture (the opposite of iDIH).
 """
 
 import torch
@@ -16,17 +16,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from harmony_diffusion.color import affine_color
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.idih import HEAD_KEYS
 from harmony_diffusion.models.is2am import UNET_KEYS, AttentionUNet
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
-    affine_color,
     blend,
+    clamp_unit,
     init_gaussian_xavier_,
-    resize_maps,
-    thumbnail,
 )
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
@@ -41,6 +40,23 @@ _VIT_KEYS = (
     (r"encoder\.dec\.0\.(.+)", r"backbone.decode.\1"),
     (r"get_params\.(.+)", r"to_filters.\1"),
 )
+
+
+def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Resize both to `size x size` as cv2.resize does: bilinear, half-pixel centres, no antialiasing."""
+    if composite.shape[-2:] == (size, size):
+        return composite, mask
+    return (
+        F.interpolate(composite, (size, size), mode="bilinear", align_corners=False),
+        F.interpolate(mask, (size, size), mode="bilinear", align_corners=False),
+    )
+
+
+def resize_maps(filters: Tensor, image: Tensor, mode: str) -> Tensor:
+    """Bring maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`; equal sizes pass unchanged."""
+    if filters.shape[-2:] == image.shape[-2:]:
+        return filters
+    return F.interpolate(filters, image.shape[-2:], mode=mode, align_corners=False)
 
 
 class TransformerLayer(nn.Module):
@@ -84,7 +100,7 @@ class PatchTransformer(CheckpointedModule):
         self.decode = nn.ConvTranspose2d(channels, out_channels, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map image and mask, `(B, 4, H, W)`, to features in [-1, 1], `(B, out_channels, H, W)`; 4 divides H and W."""
+        """Map image and mask, `(B, 4, H, W)`, to `(B, out_channels, H, W)` in [-1, 1]; 4 divides H and W."""
         patches = self.embed(x)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, 256)
         for layer in self.layers:
@@ -95,9 +111,9 @@ class PatchTransformer(CheckpointedModule):
 class PCTNet(ModelMixin, ConfigMixin):
     """Pixel-wise colour transform: an affine 3x4 map a pixel, at any resolution.
 
-    Filters are maps `(B, F, thumbnail_size, thumbnail_size)`: a 3x3 matrix row by row and an offset (12), which
-    act on RGB in [0, 1] and whose result is clamped; the CNN adds the attention, the share of the transformed
-    picture (F = 13), for which the ViT uses the mask itself (F = 12).
+    Filters are maps `(B, F, thumbnail_size, thumbnail_size)`: a 3x3 matrix row by row and an offset (12),
+    which act on RGB in [0, 1] and whose result is clamped.  The CNN adds the attention, the share of the
+    transformed picture (F = 13); the ViT uses the mask for it (F = 12).
 
     Args:
         base: "cnn" (the U-Net of iS2AM on the normalised image) or "vit".
@@ -164,8 +180,8 @@ class PCTNet(ModelMixin, ConfigMixin):
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Return the official result, `(B, 3, H, W)`, about [0, 1] and not clamped.
 
-        The CNN's learned attention may change the background. The ViT's result is blended with the mask already,
-        and `forward` does not blend it twice: a soft mask counts once.
+        The CNN's learned attention may change the background. The ViT's result is blended with the mask
+        already, and `forward` does not blend it twice: a soft mask counts once.
         """
         output = self._render(composite, self.predict_filters(composite, mask))
         return blend(output, composite, mask) if self.base == "vit" else output
@@ -208,11 +224,11 @@ class PCTNet(ModelMixin, ConfigMixin):
         Returns:
             `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
         """
-        return blend(self._render(image, filters).clamp(0, 1), image, mask)
+        return blend(clamp_unit(self._render(image, filters)), image, mask)
 
     def _render(self, image: Tensor, filters: Tensor) -> Tensor:
         filters = resize_maps(filters, image, self.filter_upsampling)
-        transformed = affine_color(image, filters[:, :12]).clamp(0, 1)
+        transformed = clamp_unit(affine_color(image, filters[:, :12]))
         if filters.shape[1] > 12:
             transformed = torch.lerp(image.to(filters.dtype), transformed, filters[:, 12:])
         return transformed.to(image.dtype)

@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -222,46 +221,3 @@ def test_exported_program_computes_the_same(model, frame):
         torch.testing.assert_close(
             program.module()(composite, mask), model(composite, mask), rtol=0, atol=1e-5
         )
-
-
-@pytest.mark.slow
-def test_a_large_photograph_is_rendered_in_time(model):
-    torch.manual_seed(0)
-    coarse = torch.rand(1, 3, 54, 96)
-    composite = torch.nn.functional.interpolate(coarse, (2160, 3840), mode="bilinear")
-    filters = torch.tensor([[0.1, -0.2, 0.2, 0.3, 0.1, -0.1]])
-    mask = torch.zeros(1, 1, 2160, 3840)
-    mask[..., 400:1688, 1000:2288] = 1  # 20 %
-    inside = mask.flatten().nonzero().squeeze(1)
-
-    def packed():
-        pixels = composite.flatten(2).index_select(2, inside)[:, :, None]
-        statistics = model.frame_statistics(composite, filters)
-        weights = mask.flatten().index_select(0, inside).view(1, 1, 1, -1)
-        rendered = model.apply_filters(pixels, filters, weights, statistics)
-        harmonized = composite.clone()
-        harmonized.view(3, -1).index_copy_(1, inside, rendered.view(3, -1))
-        return harmonized
-
-    def plain():
-        image = composite
-        for name, argument in zip(FILTER_NAMES, filters.unbind(1), strict=True):
-            image = getattr(color, name)(image, argument)
-        return torch.lerp(composite, image, mask)
-
-    def seconds(render):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            render()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        torch.testing.assert_close(packed(), plain(), rtol=0, atol=2e-6)
-        ours, reference = seconds(packed), seconds(plain)
-    finally:
-        torch.set_num_threads(threads)
-    assert ours < 0.5 and reference > 3 * ours, (ours, reference)
