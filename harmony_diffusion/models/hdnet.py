@@ -130,18 +130,6 @@ def _pick(tokens: Tensor, index: Tensor) -> Tensor:
     return _take(tokens, index + first[:, None])
 
 
-def _apply(kernels: Tensor, tokens: Tensor) -> Tensor:
-    """Multiply every token of a sample, `(B, N, C)`, by the matrix of the sample, `(B, C, C)`."""
-    if tokens.device.type != "cpu" or torch.compiler.is_compiling():
-        return tokens @ kernels.mT
-    # oneDNN's convolutions are up to three times as fast as MKL's products, on AMD processors.
-    samples = [
-        F.conv2d(sample.mT[None, :, None], kernel[..., None, None])[0, :, 0].mT
-        for sample, kernel in zip(tokens, kernels, strict=True)
-    ]
-    return samples[0][None] if len(samples) == 1 else torch.stack(samples)
-
-
 class MaskAwareDynamics(nn.Module):
     """MGD: one 1x1 convolution for the foreground and one for the background, both made from the features.
 
@@ -162,8 +150,8 @@ class MaskAwareDynamics(nn.Module):
         foreground_kernel, background_kernel = self.expand(code).view(-1, 2, channels, channels).unbind(1)
         tokens, weight = x.flatten(2).mT, _mask_tokens(mask, x)
         foreground = _rows(weight[..., 0] > 0)
-        change = _apply(foreground_kernel - background_kernel, _take(tokens, foreground))
-        result = _add(_apply(background_kernel, tokens), foreground, change * _take(weight, foreground))
+        change = _take(tokens, foreground) @ (foreground_kernel - background_kernel).mT
+        result = _add(tokens @ background_kernel.mT, foreground, change * _take(weight, foreground))
         return result.mT.unflatten(2, x.shape[-2:])
 
 

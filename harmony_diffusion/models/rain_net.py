@@ -35,14 +35,20 @@ def _weighted_sums(weights: Tensor, x: Tensor) -> Tensor:
         return (weights.transpose(1, 2) @ x.permute(0, 2, 3, 1)).sum(1)
 
 
+def _squared_distance(x: Tensor, centre: Tensor) -> Tensor:
+    """`(x - centre) ** 2` in one pass; `(B, C, H, W)` and `(B, C, 1, 1)`."""
+    return F.mse_loss(x, centre.expand_as(x), reduction="none")
+
+
 def instance_norm(x: Tensor) -> Tensor:
     """Instance normalization without parameters, eps 1e-5, `(B, C, H, W)`; keeps the memory format.
 
     On a CPU `torch.nn.functional.instance_norm` copies channels-last features to the other format.
     """
     wide = x.float()
-    centred = wide - wide.mean((2, 3), keepdim=True)
-    return (centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + 1e-5)).to(x.dtype)
+    mean = wide.mean((2, 3), keepdim=True)
+    scale = torch.rsqrt(_squared_distance(wide, mean).mean((2, 3), keepdim=True) + 1e-5)
+    return torch.addcmul(-mean * scale, wide, scale).to(x.dtype)
 
 
 class RAIN(nn.Module):
@@ -101,9 +107,8 @@ class RAIN(nn.Module):
         sums = _weighted_sums(regions, x)
         mean = sums / (area + self.eps)
         # Squares around the mean of the frame; around 0 they would cancel where the mean is far from 0.
-        frame_mean = x.mean((2, 3), keepdim=True)
-        squares = _weighted_sums(regions, (x - frame_mean).square())
-        centre = frame_mean.flatten(2).mT
+        centre = sums.sum(1, keepdim=True) / area.sum(1, keepdim=True)
+        squares = _weighted_sums(regions, _squared_distance(x, centre.mT[..., None]))
         offset = mean - centre
         squares = squares - 2 * offset * (sums - area * centre) + area * offset.square()
         return mean, (squares / (area + self.eps)).clamp_min(0).add(self.eps).sqrt()
