@@ -60,3 +60,137 @@ def lab_to_srgb(image: Tensor) -> Tensor:
     xyz = xyz * image.new_tensor(_WHITE).view(1, 3, 1, 1)
     rgb = _mix(xyz, torch.linalg.inv(torch.tensor(_RGB_TO_XYZ, dtype=torch.float64)))
     return linear_to_srgb(rgb.clamp(0, 1))
+
+
+# The white-box filters of Harmonizer (Ke et al., ECCV 2022, https://arxiv.org/abs/2207.01322). All take a raw
+# argument of shape `(B,)`, clamp it to [-1, 1] and return an image clamped to [0, 1]; at 0 they change
+# nothing (but for the small constants, which are the official ones).
+FILTER_EPS = 1e-6
+POWER_EPS = 1e-9
+
+
+def _per_image(value: Tensor) -> Tensor:
+    """Shape `(B,)` as `(B, 1, 1, 1)`, to act on `(B, C, H, W)`."""
+    return value.view(-1, 1, 1, 1)
+
+
+def temperature_gain(argument: Tensor, mean: Tensor) -> Tensor:
+    """Return the factor of each channel, `(B, 3)`, by which `temperature` multiplies an image.
+
+    Args:
+        argument: `(B,)`, clamped to [-1, 1]; positive is warmer.
+        mean: Channel means of the whole frame, `(B, 3)` in [0, 1].
+    """
+    argument = argument.clamp(-1, 1)
+    shift = torch.stack((torch.relu(-argument), argument.abs() / 2, torch.relu(argument)), 1)
+    shifted = mean + shift
+    grey, shifted_grey = mean.mean(1, keepdim=True), shifted.mean(1, keepdim=True)
+    return shifted_grey / (shifted + FILTER_EPS) + 1 - grey / (mean + FILTER_EPS)
+
+
+def brightness_gain(argument: Tensor) -> Tensor:
+    """Return the factor, `(B,)` like `argument`, by which `brightness` multiplies an image."""
+    argument = argument.clamp(-1, 1)
+    return torch.where(argument >= 0, 1 / (1 - argument + FILTER_EPS), 1 + argument)
+
+
+def contrast_slope(argument: Tensor, smooth: bool = False) -> Tensor:
+    """Return the slope, `(B,)` like `argument`, that `contrast` adds around the mean.
+
+    Args:
+        argument: `(B,)`, clamped to [-1, 1].
+        smooth: Leave out the floor, which quantises positive arguments to 1/255 and has no gradient.
+    """
+    argument = argument.clamp(-1, 1)
+    levels = 255 * argument if smooth else torch.floor(255 * argument)
+    return torch.where(argument > 0, 255 / (256 - levels) - 1, argument)
+
+
+def temperature(image: Tensor, argument: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Make an image warmer (positive argument) or colder (negative).
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        argument: `(B,)`, clamped to [-1, 1].
+        mean: Channel means of the whole frame, `(B, 3)`; those of `image` by default.
+
+    Returns:
+        `(B, 3, H, W)` in [0, 1].
+    """
+    mean = image.mean((2, 3)) if mean is None else mean
+    return (image * temperature_gain(argument, mean)[:, :, None, None]).clamp(0, 1)
+
+
+def brightness(image: Tensor, argument: Tensor) -> Tensor:
+    """Scale the value (of hue, saturation, value) of an image.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        argument: `(B,)`, clamped to [-1, 1]: -1 is black, 1 is white.
+
+    Returns:
+        `(B, 3, H, W)` in [0, 1].
+    """
+    return (image * _per_image(brightness_gain(argument))).clamp(0, 1)
+
+
+def contrast(image: Tensor, argument: Tensor, mean: Tensor | None = None, smooth: bool = False) -> Tensor:
+    """Spread an image around its mean, or pull it together.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        argument: `(B,)`, clamped to [-1, 1]: -1 is flat, 1 is two-level.
+        mean: Mean of the whole frame over pixels and channels, `(B,)`; that of `image` by default.
+        smooth: Leave out the official floor, so that positive arguments have a gradient too.
+
+    Returns:
+        `(B, 3, H, W)` in [0, 1].
+    """
+    mean = image.mean((1, 2, 3)) if mean is None else mean
+    return (image + (image - _per_image(mean)) * _per_image(contrast_slope(argument, smooth))).clamp(0, 1)
+
+
+def saturation(image: Tensor, argument: Tensor) -> Tensor:
+    """Move every pixel away from its grey, or towards it.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        argument: `(B,)`, clamped to [-1, 1]: -1 is grey.
+
+    Returns:
+        `(B, 3, H, W)` in [0, 1].
+    """
+    argument = _per_image(argument.clamp(-1, 1))
+    high, low = image.amax(1, keepdim=True), image.amin(1, keepdim=True)
+    total = high + low
+    own = (high - low) / (torch.minimum(total, 2 - total) + FILTER_EPS)  # HSL saturation
+    # The stronger of the two limits keeps a pixel from being pushed out of the gamut.
+    gain = torch.where(argument >= 0, 1 / (torch.maximum(own, 1 - argument) + FILTER_EPS), 1 + argument)
+    grey = total / 2
+    return (grey + (image - grey) * gain).clamp(0, 1)
+
+
+def highlight(image: Tensor, argument: Tensor) -> Tensor:
+    """Lift (positive argument) or lower the bright tones: a power law on the negative.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        argument: `(B,)`, clamped to [-1, 1].
+
+    Returns:
+        `(B, 3, H, W)` in [0, 1].
+    """
+    return 1 - ((1 - image + POWER_EPS) ** _per_image(1 + argument.clamp(-1, 1))).clamp(0, 1)
+
+
+def shadow(image: Tensor, argument: Tensor) -> Tensor:
+    """Lift (positive argument) or lower the dark tones: a power law.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        argument: `(B,)`, clamped to [-1, 1].
+
+    Returns:
+        `(B, 3, H, W)` in [0, 1].
+    """
+    return ((image + POWER_EPS) ** _per_image(1 - argument.clamp(-1, 1))).clamp(0, 1)

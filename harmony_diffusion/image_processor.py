@@ -66,8 +66,11 @@ class Picture:
 
     @property
     def visible(self) -> np.ndarray | None:
-        """Alpha as float32 `(H, W)` in [0, 1], to keep hidden colours out of statistics; None when opaque."""
-        return None if self.alpha is None else with_depth(self.alpha, np.float32)
+        """Alpha as float32 `(H, W)` in [0, 1], to keep hidden colours out of statistics; None when opaque.
+
+        The array has its own memory.
+        """
+        return None if self.alpha is None else with_depth(self.alpha, np.float32).copy()
 
     def read_srgb(self, rows: slice = _ALL, columns: slice = _ALL) -> np.ndarray:
         """Read a window as sRGB values; colours that sRGB does not have are clipped.

@@ -10,13 +10,23 @@ from typing import Any
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
-from harmony_diffusion.models.classical import Identity
+from harmony_diffusion.models.classical import MKL, Identity, Reinhard
+from harmony_diffusion.models.classical_poisson import Poisson
+from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
+from harmony_diffusion.models.harmonizer import Harmonizer
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
+    "reinhard": Reinhard,
+    "mkl": MKL,
+    "idt": IDT,
+    "histogram_matching": HistogramMatching,
+    "poisson": Poisson,
+    "harmonizer": Harmonizer,
+    "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
 }
 
-DEFAULT_MODEL = "identity"
+DEFAULT_MODEL = "poisson"
 
 
 def model_class(name: str) -> type[ModelMixin]:
@@ -79,7 +89,11 @@ def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> ModelMix
         known = {model_class(name).__name__: model_class(name) for name in MODELS}
         if class_name not in known:
             raise CheckpointError(f"{path}: holds a {class_name!r}, which is not one of {', '.join(known)}.")
-        return known[class_name].from_pretrained(path).eval()
+        model = known[class_name].from_pretrained(path)
+        # Tensors mapped to the file are unaligned, and matrix products with them round differently.
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.data.clone()
+        return model.eval()
     model = create_model(str(name_or_path))
     if model.num_parameters() > 0:
         raise CheckpointError(

@@ -1,0 +1,1 @@
+"""Datasets: each yields `HarmonySample`, and knows no model."""

@@ -1,0 +1,1 @@
+"""Metrics of image harmonization, one value per image; averaging is the tables' business."""

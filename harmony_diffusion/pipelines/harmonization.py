@@ -1,0 +1,148 @@
+"""Harmonize pictures with any model of the registry, at the resolution they come in."""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from harmony_diffusion.errors import InputError, InputTypeError
+from harmony_diffusion.highres import harmonize_picture
+from harmony_diffusion.image_processor import Picture, check_background, load_mask, load_pairs
+from harmony_diffusion.pipelines.output import HarmonizationOutput
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_TYPES = ("pil", "np", "pt", "picture")
+
+
+class HarmonizationPipeline(DiffusionPipeline):
+    """Make the foreground of a composite agree with its background.
+
+    Args:
+        model: Any model of `harmony_diffusion.MODELS`.
+
+    Example:
+        >>> import numpy as np
+        >>> from harmony_diffusion import HarmonizationPipeline, load_model
+        >>> pipe = HarmonizationPipeline(load_model("reinhard"))
+        >>> composite = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        >>> mask = np.zeros((64, 64), np.uint8)
+        >>> mask[20:40, 20:40] = 255
+        >>> pipe(composite, mask, output_type="np").images[0].shape
+        (64, 64, 3)
+    """
+
+    model_cpu_offload_seq = "model"  # type: ignore[assignment]
+    model: ModelMixin
+
+    def __init__(self, model: ModelMixin) -> None:
+        super().__init__()
+        self.register_modules(model=model)
+        self.model.eval()
+        self._warned_of_prompt = False
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        composite: Any,
+        mask: Any,
+        prompt: str | list[str] | None = None,
+        *,
+        strength: float = 1.0,
+        reference_mask: Any = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> HarmonizationOutput | tuple[Any, Any]:
+        """Harmonize one composite or a list of them.
+
+        Where the mask is 0 the result is the input to the bit. Each picture is worked on by itself, so a list
+        gives exactly what a loop over it gives.
+
+        Args:
+            composite: A path, PIL image, `Picture`, array `(H, W, 3)` of uint8, uint16 or float in [0, 1],
+                tensor `(3, H, W)` or `(B, 3, H, W)` in [0, 1], or a list of these.
+            mask: The foreground of each composite, of the same height and width: 1 (white) is foreground,
+                soft values are kept. Same kinds as `composite`, with one channel.
+            prompt: Accepted so that pipelines can be swapped; these models read no text.
+            strength: 0 returns the input, 1 the model's result, values between blend the two.
+            reference_mask: Which part of the background to harmonize to, as `mask`; all of it by default.
+            output_type: `"pil"` (8 bits), `"np"` (arrays in the composite's own dtype), `"pt"` (float tensors
+                in [0, 1]) or `"picture"` (bit depth, profile and EXIF kept; write with `save`).
+            return_dict: Return a `HarmonizationOutput`, else the tuple `(images, filters)`.
+
+        Returns:
+            The harmonized images, and the filter arguments `(B, F)` of white-box models.
+
+        Raises:
+            InputError: A picture, mask or argument that cannot be used; nothing was computed.
+        """
+        self.check_inputs(prompt, strength, output_type)
+        pairs = load_pairs(composite, mask)
+        references = self.load_references(reference_mask, [picture for picture, _ in pairs])
+        for (_, foreground), reference in zip(pairs, references, strict=True):
+            check_background(foreground, reference)
+
+        results = []
+        with self.progress_bar(total=len(pairs)) as progress:
+            for (picture, foreground), reference in zip(pairs, references, strict=True):
+                results.append(
+                    harmonize_picture(self.model, picture, foreground, reference=reference, strength=strength)
+                )
+                progress.update()
+
+        images = export_pictures([picture for picture, _ in results], output_type)
+        filters = stack_filters([filters for _, filters in results])
+        self.maybe_free_model_hooks()
+        return HarmonizationOutput(images, filters) if return_dict else (images, filters)
+
+    def check_inputs(self, prompt: str | list[str] | None, strength: float, output_type: str) -> None:
+        """Check what can be checked before any picture is read.
+
+        Raises:
+            InputError: A value out of its range.
+        """
+        if not isinstance(strength, int | float) or not math.isfinite(strength) or not 0 <= strength <= 1:
+            raise InputError("strength", f"must be a number from 0 to 1, got {strength!r}")
+        if output_type not in OUTPUT_TYPES:
+            raise InputError("output_type", f"must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+        if prompt is not None and not self._warned_of_prompt:
+            logger.warning("`prompt` is ignored: %s reads no text.", type(self.model).__name__)
+            self._warned_of_prompt = True
+
+    @staticmethod
+    def load_references(reference_mask: Any, pictures: list[Picture]) -> list[Any]:
+        """Load one reference mask a picture, `(H, W)` in [0, 1], or None where the whole background counts.
+
+        Raises:
+            InputError: Not one mask for every picture, or of another size.
+        """
+        if reference_mask is None:
+            return [None] * len(pictures)
+        masks = reference_mask if isinstance(reference_mask, list | tuple) else [reference_mask]
+        if len(masks) != len(pictures):
+            raise InputTypeError("reference_mask", f"has {len(masks)} masks for {len(pictures)} composites")
+        return [
+            load_mask(mask, size=picture.size, name="reference_mask")
+            for mask, picture in zip(masks, pictures, strict=True)
+        ]
+
+
+def export_pictures(pictures: list[Picture], output_type: str) -> Any:
+    """Turn pictures into what the caller asked for; see `HarmonizationPipeline.__call__`."""
+    if output_type == "picture":
+        return pictures
+    if output_type == "pil":
+        return [picture.to_pil() for picture in pictures]
+    if output_type == "np":
+        return [picture.to_numpy() for picture in pictures]
+    tensors = [picture.to_tensor() for picture in pictures]
+    return torch.stack(tensors) if len({t.shape for t in tensors}) == 1 else tensors
+
+
+def stack_filters(filters: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Concatenate the filter arguments of several pictures to `(B, F)`; None for models without."""
+    known = [f for f in filters if f is not None]
+    return torch.cat(known) if known else None
