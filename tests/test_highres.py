@@ -163,6 +163,17 @@ def test_small_picture_gets_the_pixels_of_the_dense_network():
     torch.testing.assert_close(as_tensor(result.pixels), expected, rtol=0, atol=1e-6)
 
 
+def test_background_is_kept_even_if_the_model_changes_it():
+    class Careless(Dense):
+        def forward(self, composite, mask):
+            return 1 - composite
+
+    picture, mask = make_picture(np.uint8, (50, 60)), make_mask((50, 60))
+    result, _ = harmonize_picture(Careless(), picture, mask)
+    assert np.array_equal(result.pixels[mask == 0], picture.pixels[mask == 0])
+    assert not np.array_equal(result.pixels, picture.pixels)
+
+
 def test_large_picture_gets_the_change_of_the_dense_network():
     picture, mask = make_picture(np.float32, (500, 700)), make_mask((500, 700))
     model = build("dense")
