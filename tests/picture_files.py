@@ -1,11 +1,18 @@
-"""Colour profiles and odd files, made on the spot."""
+"""Colour profiles and odd files, made on the spot, and what must be true when they are refused."""
 
+import contextlib
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
 from skimage.color import xyz2lab
+
+from harmony_diffusion.errors import InputError
+from harmony_diffusion.image_processor import load_picture
 
 # Columns: XYZ (D50) of red, green and blue, as these spaces' published profiles hold them.
 DISPLAY_P3 = np.array(((0.51512, 0.29198, 0.1571), (0.2412, 0.69225, 0.06657), (-0.00105, 0.04189, 0.78407)))
@@ -135,3 +142,43 @@ def smooth_picture(height: int = 40, width: int = 56, dtype: type = np.uint8, se
         if dtype is np.float32
         else np.rint(values * np.iinfo(dtype).max).astype(dtype)
     )
+
+
+def refusal(kind: type[InputError], source: object, load=load_picture, **options: object) -> str:
+    """The message with which a source is refused; a path is named in it, on one line, and is not changed."""
+    before = files_in(Path(source).parent) if isinstance(source, Path) and source.parent.is_dir() else None
+    with pytest.raises(kind) as caught:
+        load(source, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{caught.value.subject}: {caught.value.reason}")
+    assert caught.value.fix and "\n" not in message
+    if isinstance(source, Path):
+        assert str(source) in message
+    if before is not None:
+        assert files_in(source.parent) == before
+    return message
+
+
+@contextlib.contextmanager
+def silence():
+    """Fail when something is noted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def saved(path: Path, image: Image.Image | np.ndarray, **options: object) -> Path:
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+def info_of(path: Path) -> dict:
+    with Image.open(path) as image:
+        image.load()
+        return {**image.info, "mode": image.mode, "exif_tags": dict(image.getexif())}
+
+
+def disk(height: int = 64, width: int = 64) -> np.ndarray:
+    """A hard mask with values 0 and 255."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.where((y - height / 2) ** 2 + (x - width / 2) ** 2 < (height / 4) ** 2, 255, 0).astype(np.uint8)
