@@ -4,7 +4,9 @@ import contextlib
 import struct
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -55,10 +57,12 @@ def profile_of_tags(
     return header.ljust(128, b"\0") + table + data
 
 
-def matrix_profile(primaries: np.ndarray, *curves: bytes) -> bytes:
-    """An RGB profile of primaries (3, 3) and one tone curve, or three."""
+def matrix_profile(
+    primaries: np.ndarray, *curves: bytes, tags: Mapping[bytes, bytes] = MappingProxyType({})
+) -> bytes:
+    """An RGB profile of primaries (3, 3) and one tone curve, or three, and other tags."""
     red, green, blue = curves if len(curves) == 3 else curves * 3
-    tags = {b"rTRC": red, b"gTRC": green, b"bTRC": blue}
+    tags = {**tags, b"rTRC": red, b"gTRC": green, b"bTRC": blue}
     for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ")):
         tags[name] = b"XYZ \0\0\0\0" + _s15(*primaries[:, i])
     return profile_of_tags(tags)
@@ -68,7 +72,7 @@ def grey_profile(curve: bytes) -> bytes:
     return profile_of_tags({b"kTRC": curve}, space=b"GRAY")
 
 
-def _lut16(function, inputs: int, grid: int) -> bytes:
+def lut16(function, inputs: int, grid: int) -> bytes:
     """A `lut16Type` that samples `function` from (N, inputs) to (N, 3), all in [0, 1]."""
     steps = np.linspace(0, 1, grid)
     nodes = np.stack(np.meshgrid(*[steps] * inputs, indexing="ij"), -1).reshape(-1, inputs)
@@ -97,15 +101,15 @@ def _rgb_of_lab(encoded: np.ndarray) -> np.ndarray:
 
 def swapped_table_profile(*, writable: bool = True) -> bytes:
     """A table profile of an RGB space that is sRGB with red and blue exchanged."""
-    tags = {b"A2B0": _lut16(lambda rgb: _lab_of(rgb[:, ::-1]), 3, 17)}
+    tags = {b"A2B0": lut16(lambda rgb: _lab_of(rgb[:, ::-1]), 3, 17)}
     if writable:
-        tags[b"B2A0"] = _lut16(lambda lab: _rgb_of_lab(lab)[:, ::-1], 3, 33)
+        tags[b"B2A0"] = lut16(lambda lab: _rgb_of_lab(lab)[:, ::-1], 3, 33)
     return profile_of_tags(tags, connection=b"Lab ", kind=b"mntr" if writable else b"scnr")
 
 
 def cmyk_profile() -> bytes:
     """A CMYK profile in which inks take light away independently of each other."""
-    tags = {b"A2B0": _lut16(lambda cmyk: _lab_of((1 - cmyk[:, :3]) * (1 - cmyk[:, 3:])), 4, 9)}
+    tags = {b"A2B0": lut16(lambda cmyk: _lab_of((1 - cmyk[:, :3]) * (1 - cmyk[:, 3:])), 4, 9)}
     return profile_of_tags(tags, space=b"CMYK", connection=b"Lab ", kind=b"prtr")
 
 

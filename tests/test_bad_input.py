@@ -185,6 +185,23 @@ def test_row_09_orientation_is_applied_once_and_written_as_1(tmp_path, suffix, o
     assert load_picture(target).size == picture.size
 
 
+def test_row_09_alpha_and_labels_are_turned_too(tmp_path):
+    pixels = np.dstack((smooth_picture(40, 56), smooth_picture(40, 56, seed=1)[..., 0]))
+    path = saved(tmp_path / "eight.png", pixels, exif=exif_with(6))
+    deep = tmp_path / "deep.png"
+    deep.write_bytes(png16(pixels.astype(np.uint16) * 257, (b"eXIf", exif_with(6)[6:])))
+    flat = tmp_path / "deep.tif"
+    tifffile.imwrite(
+        flat, pixels.astype(np.uint16) * 257, photometric="rgb", extratags=[(274, 3, 1, 6, True)]
+    )
+    for source, step in ((path, 1), (deep, 257), (flat, 257)):
+        assert np.array_equal(load_picture(source).to_numpy(), np.rot90(pixels, -1).astype(int) * step)
+    labels = Image.fromarray(disk(40, 56) // 85, "P")
+    labels.putpalette(bytes(range(30)))
+    source = saved(tmp_path / "labels.png", labels, exif=exif_with(8))
+    assert np.array_equal(load_mask(source, label=3), np.rot90(disk(40, 56) > 0))
+
+
 def test_row_09_masks_are_turned_too(tmp_path):
     mask = disk(40, 56)
     mask[:10, :10] = 255
@@ -226,8 +243,9 @@ def test_row_11_cmyk_uses_its_profile_or_says_that_it_has_none(tmp_path):
         naive = load_picture(plain)
     assert naive.pixels.shape == (40, 56, 3) and np.abs(naive.pixels - expected).max() < 12
     managed = saved(tmp_path / "managed.jpg", image, quality=98, icc_profile=cmyk_profile())
-    with pytest.warns(InputNote, match="CMYK.*with its colour profile"):
+    with pytest.warns(InputNote, match="CMYK.*with its colour profile") as notes:
         picture = load_picture(managed)
+    assert len(notes) == 1
     assert np.abs(picture.pixels - expected).max() < 12 and picture.profile is None
     picture.save(tmp_path / "rgb.jpg")
     assert info_of(tmp_path / "rgb.jpg")["mode"] == "RGB"

@@ -269,6 +269,8 @@ def test_row_33_the_callers_arrays_are_never_changed():
     for values in (smooth_picture(dtype=np.float32), torch.rand(3, 40, 56)):
         picture = load_picture(values)
         before = picture.to_numpy()
+        with pytest.raises(ValueError):
+            picture.pixels[:] = 0
         picture.read_srgb()[:] = 0
         picture.write_srgb(np.zeros((40, 56, 3), np.float32))[:] = 7
         assert np.array_equal(picture.pixels, before)
