@@ -21,14 +21,25 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, torch.lerp(composite, harmonized, mask), composite)
 
 
-def clamp_unit(image: Tensor) -> Tensor:
-    """Clamp to [0, 1] and let the gradient through as if there were no clamp.
+class _InwardClamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
 
-    A plain clamp has no gradient outside the range, so pixels which start or stray there never come back.
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        outward = ((x > 1) & (gradient < 0)) | ((x < 0) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0)
+
+
+def clamp_unit(x: Tensor) -> Tensor:
+    """Clamp to [0, 1], any shape; beyond the range, the gradient passes if its step leads back into it.
+
+    The gradient of a plain clamp is 0 there, so that pixels which start or stray outside never come back.
     """
-    if not image.requires_grad:
-        return image.clamp(0, 1)
-    return image.detach().clamp(0, 1) + (image - image.detach())
+    return _InwardClamp.apply(x) if x.requires_grad else x.clamp(0, 1)
 
 
 class ImageNetNormalize(nn.Module):
@@ -71,40 +82,6 @@ def crop_padding(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image[..., top : top + size[0], left : left + size[1]]
 
 
-def reflect_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Mirror an image at its bottom and right edges until height and width are multiples of a stride.
-
-    Unlike `torch.nn.functional.pad(mode="reflect")` it mirrors as often as needed, so that small pictures fit
-    networks of a large stride. Undo it with `[..., :height, :width]`.
-
-    Args:
-        image: `(B, C, H, W)`.
-        multiple: Height and width of the result are multiples of it.
-
-    Returns:
-        `(B, C, H', W')`; `image` itself when its size fits.
-    """
-    for axis in (-2, -1):
-        size = image.shape[axis]
-        if size % multiple:
-            period = max(2 * size - 2, 1)
-            index = torch.arange(size + -size % multiple, device=image.device) % period
-            image = image.index_select(axis, torch.minimum(index, (period - index) % period))
-    return image
-
-
-def init_pix2pix_(module: nn.Module) -> None:
-    """Draw convolutions and linear layers from N(0, 0.02); biases are 0, batch norm scales from N(1, 0.02).
-
-    The initialisation of the pix2pix family (RainNet, HDNet, DoveNet).
-    """
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)):
-            nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), 0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 class CheckpointedModule(nn.Module):
     """A network that recomputes its blocks in the backward pass after `enable_gradient_checkpointing()`.
 
@@ -132,15 +109,14 @@ class _RunOnceThenFrozen:
     def __call__(self, *inputs: Tensor) -> Tensor:
         norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
         self.ran = True
-        tracking = [norm.track_running_stats for norm in norms]
+        momenta = [norm.momentum for norm in norms]
         try:
             for norm in norms:
-                # In training mode only the statistics of the batch are used; an evaluated norm needs its own.
-                norm.track_running_stats = not norm.training and norm.track_running_stats
+                norm.momentum = 0.0
             return self.block(*inputs)
         finally:
-            for norm, tracks in zip(norms, tracking, strict=True):
-                norm.track_running_stats = tracks
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
