@@ -143,15 +143,16 @@ class _RunOnceThenFrozen:
     def __call__(self, *inputs: Tensor) -> Tensor:
         norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
         self.ran = True
-        tracking = [norm.track_running_stats for norm in norms]
+        momenta = [norm.momentum for norm in norms]
+        counts = [norm.get_buffer("num_batches_tracked").clone() for norm in norms]
         try:
             for norm in norms:
-                # In training mode only the statistics of the batch are used; an evaluated norm needs its own.
-                norm.track_running_stats = not norm.training and norm.track_running_stats
+                norm.momentum = 0.0
             return self.block(*inputs)
         finally:
-            for norm, tracks in zip(norms, tracking, strict=True):
-                norm.track_running_stats = tracks
+            for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+                norm.momentum = momentum
+                norm.get_buffer("num_batches_tracked").copy_(count)
 
 
 def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
