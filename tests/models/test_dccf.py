@@ -3,8 +3,8 @@ import colorsys
 import network_checks as checks
 import pytest
 import torch
-from overfit import overfit
 from official_cases import assert_close, assert_matches_official, load_case, load_official
+from overfit import overfit
 
 from harmony_diffusion.color import hsv_to_rgb, rgb_to_hsv
 from harmony_diffusion.errors import InputError

@@ -1,7 +1,7 @@
 import network_checks as checks
 import pytest
-from overfit import overfit
 from official_cases import assert_matches_official, load_case
+from overfit import overfit
 
 from harmony_diffusion.models.dih import DIH
 

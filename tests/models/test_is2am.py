@@ -1,8 +1,8 @@
 import network_checks as checks
 import pytest
 import torch
-from overfit import overfit
 from official_cases import assert_matches_official, load_case
+from overfit import overfit
 
 from harmony_diffusion.models.is2am import IS2AM, SpatialSeparatedAttention
 

@@ -1,8 +1,8 @@
 import network_checks as checks
 import pytest
 import torch
-from overfit import overfit
 from official_cases import assert_close, assert_matches_official, load_case, load_official
+from overfit import overfit
 
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.pct_net import PCTNet, resize_maps
