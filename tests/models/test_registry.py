@@ -2,12 +2,10 @@
 
 import pytest
 import torch
+from small_configs import SMALL
 
 from harmony_diffusion.models import MODELS, create_model, load_model, model_class
 from harmony_diffusion.models.origin import Origin
-
-# At its own size this network attends over 4096 tokens; its test file covers that.
-SMALL = {"pct_net_vit": {"thumbnail_size": 64}}
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
