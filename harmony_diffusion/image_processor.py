@@ -11,7 +11,15 @@ from PIL import Image
 
 from harmony_diffusion.color_profile import apply_curve, grey_curve, rgb_profile
 from harmony_diffusion.errors import InputError, InputTypeError
-from harmony_diffusion.image_arrays import Raster, note, picture_of_array, row_chunks, white_of, with_depth
+from harmony_diffusion.image_arrays import (
+    MAX_PIXELS,
+    Raster,
+    note,
+    picture_of_array,
+    row_chunks,
+    white_of,
+    with_depth,
+)
 from harmony_diffusion.image_encoders import format_of, pil_of, write_picture
 from harmony_diffusion.image_files import read_file, read_pil
 from harmony_diffusion.masks import MaskSource, check_background, load_mask
@@ -19,8 +27,9 @@ from harmony_diffusion.output_files import write_atomically
 
 __all__ = ["MAX_PIXELS", "Picture", "check_background", "load_mask", "load_pairs", "load_picture"]
 
-MAX_PIXELS = 100_000_000
 _ALL = slice(None)
+# Two computations of the same sRGB value, in windows of different size, differ by less than this.
+_ROUNDING = 1e-6
 
 PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, torch.Tensor, "Picture"]
 
@@ -108,7 +117,7 @@ class Picture:
         if profile is None:
             return with_depth(values, own.dtype.type).copy()
         written = with_depth(profile.from_srgb(values), own.dtype.type)
-        unchanged = (values == profile.to_srgb(own)).all(axis=2, keepdims=True)
+        unchanged = (np.abs(values - profile.to_srgb(own)) <= _ROUNDING).all(axis=2, keepdims=True)
         return np.where(unchanged, own, written)
 
     def thumbnail_srgb(self, height: int, width: int, *, antialias: bool = False) -> np.ndarray:

@@ -10,6 +10,7 @@ from picture_files import (
     cmyk_profile,
     gamma_curve,
     grey_profile,
+    lut16,
     matrix_profile,
     parametric_curve,
     profile_of_tags,
@@ -132,6 +133,15 @@ def test_table_profiles_convert_both_ways():
     assert np.abs(profile.from_srgb(srgb) * 255 - pixels).max() < 8
 
 
+def test_tables_have_precedence_over_a_matrix():
+    """A profile of which the matrix is that of sRGB, and the table exchanges red and blue."""
+    tables = {b"A2B0": lut16(lambda rgb: srgb_to_linear(rgb[:, ::-1]) @ SRGB.T * 32768 / 65535, 3, 33)}
+    profile = rgb_profile(matrix_profile(SRGB, SRGB_CURVE, tags=tables))
+    pixels = smooth_picture()
+    assert not profile.exact
+    assert np.abs(profile.to_srgb(pixels)[..., ::-1] * 255 - pixels).mean() < 5
+
+
 def test_scanner_profile_has_no_way_back():
     assert not rgb_profile(swapped_table_profile(writable=False)).writable
 
@@ -165,6 +175,11 @@ def test_grey_profile_is_a_curve():
         white = 1 if values.dtype == np.float32 else np.iinfo(values.dtype).max
         assert abs(apply_curve(curve, values)[0] / white - half) <= 0.5 / 255
     assert grey_curve(grey_profile(SRGB_CURVE)) is None
+    assert np.array_equal(
+        grey_curve(grey_profile(b"curv\0\0\0\0\0\0\0\0")), curve
+    )  # no table: a straight line
+    with pytest.raises(ValueError, match="RGB colours, not grey"):
+        grey_curve(P3)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +194,9 @@ def test_grey_profile_is_a_curve():
         (matrix_profile(SRGB, b"what\0\0\0\0\0\0\0\0"), "unknown kind"),
         (matrix_profile(SRGB, parametric_curve(9)), "unknown kind"),
         (matrix_profile(SRGB[:, [0, 0, 0]], SRGB_CURVE), "on a line"),
+        (matrix_profile(SRGB, b"curv"), "cut off"),
+        (matrix_profile(SRGB, b"curv\0\0\0\0\0\0\1\0" + b"\0" * 20), "cut off"),
+        (matrix_profile(SRGB, parametric_curve(4, 2.2)), "cut off"),
     ],
 )
 def test_damaged_profiles_are_named(profile, reason):

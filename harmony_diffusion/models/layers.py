@@ -21,14 +21,25 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, torch.lerp(composite, harmonized, mask), composite)
 
 
-def clamp_unit(image: Tensor) -> Tensor:
-    """Clamp to [0, 1] and let the gradient through as if there were no clamp.
+class _InwardClamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
 
-    A plain clamp has no gradient outside the range, so pixels which start or stray there never come back.
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        outward = ((x > 1) & (gradient < 0)) | ((x < 0) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0)
+
+
+def clamp_unit(x: Tensor) -> Tensor:
+    """Clamp to [0, 1], any shape; beyond the range, the gradient passes if its step leads back into it.
+
+    The gradient of a plain clamp is 0 there, so that pixels which start or stray outside never come back.
     """
-    if not image.requires_grad:
-        return image.clamp(0, 1)
-    return image.detach().clamp(0, 1) + (image - image.detach())
+    return _InwardClamp.apply(x) if x.requires_grad else x.clamp(0, 1)
 
 
 class ImageNetNormalize(nn.Module):
