@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from overfit import overfit
 from parity import (
     ORACLES,
     assert_bfloat16_is_close,
@@ -113,3 +114,12 @@ def test_foreign_checkpoints_are_refused():
 def test_compiles_without_graph_breaks():
     torch.manual_seed(0)
     assert_compiles_without_graph_breaks(RainNet(base_channels=4, dropout=0.0), *picture_and_mask())
+
+
+@pytest.mark.slow
+def test_learns_one_real_picture(shared):
+    torch.manual_seed(0)
+    before, after, _ = overfit(
+        RainNet(base_channels=16, dropout=0.0), size=32, steps=400, shared=shared, lr=5e-3
+    )
+    assert before < 20 and after > 40

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from overfit import overfit
 from parity import (
     assert_bfloat16_is_close,
     assert_checkpointing_changes_memory_only,
@@ -44,3 +45,10 @@ def test_foreign_checkpoints_are_refused():
 def test_compiles_without_graph_breaks():
     torch.manual_seed(0)
     assert_compiles_without_graph_breaks(S2AM(base_channels=4), *picture_and_mask())
+
+
+@pytest.mark.slow
+def test_learns_one_real_picture(shared):
+    torch.manual_seed(0)
+    before, after, _ = overfit(S2AM(base_channels=16), size=32, steps=500, shared=shared, lr=6e-4)
+    assert before < 20 and after > 40
