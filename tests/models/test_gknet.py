@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from gknet_plain import make_plain, peak_in_own_process
+from overfit import overfit
 from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -328,8 +329,6 @@ def test_compiles_as_one_graph(training, tiny_sample):
 
 @pytest.mark.slow
 def test_overfits_one_picture(shared):
-    from overfit import overfit
-
     torch.manual_seed(0)
     before, reached, steps = overfit(GKNet(), size=64, steps=600, shared=shared)
     assert before < 30 and reached > 40, (before, reached, steps)

@@ -1,11 +1,12 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from official_cases import ORACLES, assert_close, load_case
 from oracles.oracle_weights import fill_state_dict
+from overfit import overfit
 from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,6 @@ from harmony_diffusion.models.imrsf_blocks import (
 )
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT, FusedDecoding
 
-ORACLES = Path(__file__).parents[1] / "oracles"
 PLAIN = {"dam": False, "gct": False, "i_structure": False}
 ROWS = [PLAIN, {**PLAIN, "dam": True}, {"i_structure": False}, {}]
 
@@ -289,22 +289,12 @@ def test_plain_network_with_weights_of_idih_gives_its_output():
 
 
 @pytest.mark.parametrize("size", ["256x256", "256x512"])
-def test_plain_network_with_official_weights_equals_the_official_output(size, shared):
-    from oracles.oracle_weights import make_inputs
-
-    arrays = np.load(shared / "oracles" / "dev" / f"idih256_s11_{size}.npz", allow_pickle=False)
-    shapes = {
-        str(key): tuple(int(n) for n in shape if n >= 0)
-        for key, shape in zip(arrays["keys"], arrays["shapes"], strict=True)
-    }
-    model = IMRSFDAMGCT(**PLAIN)
-    seed = int(arrays["seed"])
-    assert not model.start_from_idih(fill_state_dict(shapes, seed, json.loads(str(arrays["gain"]))))
-    composite, mask = make_inputs(*(int(arrays[key]) for key in ("seed", "height", "width", "batch")))
+def test_plain_network_with_official_weights_of_idih_gives_the_official_output(size, shared):
+    case, model = load_case(f"idih256_s11_{size}", shared / "oracles" / "dev"), IMRSFDAMGCT(**PLAIN)
+    assert model.start_from_idih(case.official) == []
     with torch.no_grad():
-        output = as_idih(model).predict(composite, mask)
-    stride = int(arrays["stride"])
-    np.testing.assert_allclose(output[..., ::stride, ::stride], arrays["output"], rtol=0, atol=1e-4)
+        output = as_idih(model).predict(case.composite, case.mask)
+    assert_close(output, case.stored["output"], int(case.stored["stride"]))
 
 
 def test_start_from_idih_keeps_only_added_modules_fresh():
@@ -414,8 +404,6 @@ def test_compiles_as_one_graph(training):
 
 @pytest.mark.slow
 def test_overfits_one_picture(shared):
-    from overfit import overfit
-
     torch.manual_seed(0)
     before, reached, steps = overfit(IMRSFDAMGCT(), size=256, steps=300, shared=shared)
     assert before < 30 and reached > 40, (before, reached, steps)
