@@ -25,6 +25,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# As the command `harmony` does: threads that spin while they wait take the cores from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import cv2
 import diffusers
 import numpy as np
@@ -184,6 +187,7 @@ def describe_machine(threads: int) -> dict[str, object]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": threads,
+        "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
