@@ -33,8 +33,8 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, 
 MASK_KINDS = {"exact": 0.5, "soft": 0.2, "hardened": 0.06, "eroded": 0.06, "dilated": 0.1, "shifted": 0.08}
 
 
-def degrade(image: Tensor, draws: KeyedDraws, share: float = 0.1) -> Tensor:
-    """Compress a share of the images as JPEG, add noise to another and soften a third.
+def degrade_(image: Tensor, draws: KeyedDraws, share: float = 0.1) -> Tensor:
+    """Compress a share of the images as JPEG, add noise to another and soften a third, in place.
 
     Args:
         image: `(B, 3, H, W)` in [0, 1].
@@ -42,23 +42,22 @@ def degrade(image: Tensor, draws: KeyedDraws, share: float = 0.1) -> Tensor:
         share: Probability of each.
 
     Returns:
-        `(B, 3, H, W)` in [0, 1].
+        `image`.
     """
-    degraded = image.clone()
     if len(rows := draws.chance("degrade/soft", share).nonzero()[:, 0]):
         where = rows.to(image.device)
         sigma = draws[rows].uniform("degrade/sigma", low=0.4, high=1.2)
-        degraded[where] = _blur(degraded[where], sigma)
+        image[where] = _blur(image[where], sigma)
     if len(rows := draws.chance("degrade/noise", share).nonzero()[:, 0]):
         where = rows.to(image.device)
         std = draws[rows].uniform("degrade/std", low=0.004, high=0.03).float().to(image.device)
         noise = pixel_noise(draws.keys[rows], "degrade/pixels", image.shape[1:], image.device)
-        degraded[where] += std.view(-1, 1, 1, 1) * noise
+        image[where] += std.view(-1, 1, 1, 1) * noise
     if len(rows := draws.chance("degrade/jpeg", share).nonzero()[:, 0]):
         where = rows.to(image.device)
         quality = draws[rows].uniform("degrade/quality", low=30, high=90).to(image.device)
-        degraded[where] = jpeg(degraded[where], quality)
-    return degraded.clamp(0, 1)
+        image[where] = jpeg(image[where], quality)
+    return image.clamp_(0, 1)
 
 
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ def relight(colors: Tensor, gain: Tensor, shoulder: Tensor) -> Tensor:
     With a shoulder of 1 white stays white and light tones are compressed, with 0 they clip. A gain of display
     values is a gain of light, raised to 1 / 2.2.
     """
-    return colors * gain / (1 + shoulder * (gain - 1) * colors.clamp(0, 1)).clamp_min(0.1)
+    compression = colors.clamp(0, 1).mul_((gain - 1).mul_(shoulder)).add_(1).clamp_min_(0.1)
+    return (colors * gain).div_(compression)
 
 
 def hue_matrix(angle: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def _draw_profile(draws: KeyedDraws, candidates: int) -> Tensor:
 
 
 def _draw_luma_error(draws: KeyedDraws, candidates: int) -> Tensor:
-    """Draw mixing matrices of display values, most the identity: BT.601 video decoded as BT.709, or reverse."""
+    """Draw mixing matrices of display values, most the identity: BT.601 video read as BT.709, or reverse."""
     encode, decode = _luma_chroma(*_LUMA), torch.linalg.inv(_luma_chroma(0.2126, 0.7152, 0.0722))
     wrong = decode @ encode
     kinds = torch.stack((torch.eye(3, dtype=torch.float64), wrong, torch.linalg.inv(wrong)))

@@ -17,7 +17,7 @@ from torch import Tensor
 from harmony_diffusion import color
 from harmony_diffusion.data import color_transfer as transfer
 from harmony_diffusion.data.decoding import read_pair
-from harmony_diffusion.data.degradations import degrade, imperfect_masks
+from harmony_diffusion.data.degradations import degrade_, imperfect_masks
 from harmony_diffusion.data.keyed_random import KeyedDraws, generator_of, sample_key
 from harmony_diffusion.data.lighting import GRID, draw_light, light_gain
 from harmony_diffusion.data.photographs import Photograph
@@ -109,28 +109,28 @@ class SyntheticComposites:
             The batch, on the device of `real`.
         """
         draws = KeyedDraws(keys)
-        image, true_mask = real.float() / 255, mask.float() / 255
+        image, true_mask = real.float().div_(255), mask.float().div_(255)
         rows = draws.chance("jitter", self.jittered).nonzero()[:, 0]
         if len(rows):
             where = rows.to(image.device)
-            image[where] = round_to_8_bits(jitter(image[where], draws[rows]))
+            image[where] = round_to_8_bits_(jitter(image[where], draws[rows]))
         opacity, given = imperfect_masks(true_mask, draws) if self.imperfect else (true_mask, true_mask)
         kinds = draws.choice("kind", self.shares)
-        edited = image.clone()
+        composite = image.clone()
         for number, recolor in enumerate((self._transfer, _retouch, _light, _filters)):
             rows = (kinds == number).nonzero()[:, 0]
-            if len(rows):
-                where = rows.to(image.device)
-                edited[where] = recolor(image[where], true_mask[where], draws[rows])
-        rows = (kinds != KINDS.index("untouched")).nonzero()[:, 0]
-        if self.imperfect and len(rows):
+            if not len(rows):
+                continue
             where = rows.to(image.device)
-            edited[where] = degrade(edited[where].clamp(0, 1), draws[rows])
-        composite = round_to_8_bits(torch.lerp(image, edited.clamp(0, 1), opacity))
-        composite = torch.where(opacity > 0, composite, image)
-        return SyntheticBatch(composite, round_to_8_bits(given), image, kinds)
+            own = image[where]
+            edited = recolor(own, true_mask[where], opacity[where], draws[rows]).clamp_(0, 1)
+            if self.imperfect:
+                degrade_(edited, draws[rows])
+            # Where the opacity is 0 this leaves the image as it is: its values survive the rounding.
+            composite[where] = round_to_8_bits_(torch.lerp(own, edited, opacity[where], out=edited))
+        return SyntheticBatch(composite, round_to_8_bits_(given), image, kinds)
 
-    def _transfer(self, image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
+    def _transfer(self, image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) -> Tensor:
         assert self.references is not None
         method = draws.choice("transfer/method", (1.0,) * len(METHODS))
         drawn = draws.uniform("transfer/reference", CANDIDATES) * len(self.references)
@@ -144,7 +144,8 @@ class SyntheticComposites:
                 continue
             where = rows.to(image.device)
             args = own[where], picked[where], strength[where], draws[rows]
-            edited[where] = _look_up_colors(image[where], _choose_transfer(METHODS[number], *args))
+            color_map = _choose_transfer(METHODS[number], *args)
+            edited[where] = _look_up_colors(image[where], color_map, opacity[where])
         return edited
 
 
@@ -223,7 +224,7 @@ def jitter(image: Tensor, draws: KeyedDraws) -> Tensor:
     edit = _on(draw_retouch(KeyedDraws(draws.keys ^ 1), CANDIDATES, strength=0.5), image.device)
     tried = retouch(colors.repeat_interleave(CANDIDATES, 0), edit)
     best = choose(colors, tried, mse_range=(0.0, 2000.0), clipped=0.02)
-    return _look_up_colors(image, lambda nodes: retouch(nodes, _pick(edit, best))).clamp(0, 1)
+    return _look_up_colors(image, lambda nodes: retouch(nodes, _pick(edit, best))).clamp_(0, 1)
 
 
 def foreground_colors(image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
@@ -280,9 +281,9 @@ def choose(
     return (fault + 1e-6 * torch.arange(fault.shape[1], device=fault.device)).argmin(1)
 
 
-def round_to_8_bits(image: Tensor) -> Tensor:
-    """Round values in [0, 1] to multiples of 1/255."""
-    return (image * 255).round() / 255
+def round_to_8_bits_(image: Tensor) -> Tensor:
+    """Round values in [0, 1] to multiples of 1/255, in place."""
+    return image.mul_(255).round_().div_(255)
 
 
 def _choose_transfer(
@@ -305,14 +306,14 @@ def _choose_transfer(
     return lambda nodes: torch.lerp(nodes, color_map(nodes), strength)
 
 
-def _retouch(image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
+def _retouch(image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) -> Tensor:
     own = foreground_colors(image, mask, draws)
     edit = _on(draw_retouch(draws, CANDIDATES), image.device)
     best = choose(own, retouch(own.repeat_interleave(CANDIDATES, 0), edit))
-    return _look_up_colors(image, lambda nodes: retouch(nodes, _pick(edit, best)))
+    return _look_up_colors(image, lambda nodes: retouch(nodes, _pick(edit, best)), opacity)
 
 
-def _light(image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
+def _light(image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) -> Tensor:
     light = _on(draw_light(draws, CANDIDATES), image.device)
     small, weight = (F.interpolate(x, (GRID, GRID)) for x in (image, mask))
     repeated = small.repeat_interleave(CANDIDATES, 0)
@@ -324,7 +325,7 @@ def _light(image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
     return relight(image, gain, chosen["shoulder"])
 
 
-def _filters(image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
+def _filters(image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) -> Tensor:
     return reversed_filters(image, mask, draws.keys, CANDIDATES)[0]
 
 
@@ -336,14 +337,25 @@ def _run_filters(image: Tensor, mask: Tensor, arguments: Tensor) -> list[Tensor]
     return stages
 
 
-def _look_up_colors(image: Tensor, color_map: Callable[[Tensor], Tensor]) -> Tensor:
-    """Evaluate a map of colours on a lattice, and interpolate in it for every pixel of `(B, 3, H, W)`."""
+def _look_up_colors(
+    image: Tensor, color_map: Callable[[Tensor], Tensor], opacity: Tensor | None = None
+) -> Tensor:
+    """Evaluate a map of colours on a lattice, and interpolate in it for every pixel of `(B, 3, H, W)`.
+
+    With an opacity, `(B, 1, H, W)`, pixels where it is 0 may be left as they are.
+    """
     axis = torch.linspace(0, 1, LATTICE, device=image.device)
     blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
     nodes = torch.stack((red, green, blue)).flatten(1).expand(len(image), 3, -1)
-    table = color_map(nodes).unflatten(2, (LATTICE,) * 3)
-    place = (image * 2 - 1).permute(0, 2, 3, 1)[:, None].contiguous()
-    return F.grid_sample(table.contiguous(), place, align_corners=True)[:, :, 0]
+    table = color_map(nodes).unflatten(2, (LATTICE,) * 3).contiguous()
+    if opacity is None or image.is_cuda:
+        place = (image * 2 - 1).permute(0, 2, 3, 1)[:, None]
+        return F.grid_sample(table, place.contiguous(), align_corners=True)[:, :, 0]
+    result = image.clone()
+    for row, inside in enumerate(opacity[:, 0] > 0):
+        place = (image[row, :, inside] * 2 - 1).T.contiguous()[None, None, None]
+        result[row, :, inside] = F.grid_sample(table[row : row + 1], place, align_corners=True)[0, :, 0, 0]
+    return result
 
 
 def _pick(parameters: Parameters, best: Tensor) -> Parameters:
