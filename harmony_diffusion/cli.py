@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harmony_diffusion import __version__
-from harmony_diffusion.errors import HarmonyError, InputNote, OutputError
+from harmony_diffusion.errors import HarmonyError, InputNote
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -117,8 +117,8 @@ def run_compose(args: argparse.Namespace) -> None:
     outputs = _prepare_outputs(
         args, ["_composite", "_mask", *(["_before_after"] if args.side_by_side else [])]
     )
-    from harmony_diffusion.compose import paste_foreground
-    from harmony_diffusion.image_processor import Picture, load_mask, load_picture
+    from harmony_diffusion.compose import paste_foreground, save_mask
+    from harmony_diffusion.image_processor import load_mask, load_picture
 
     foreground = load_picture(args.foreground, **{**_reading(args), "name": "foreground"})
     background = load_picture(args.background, **{**_reading(args), "name": "background"})
@@ -127,7 +127,7 @@ def run_compose(args: argparse.Namespace) -> None:
     )
     composite, mask = paste_foreground(foreground, background, mask, at=args.at, scale=args.scale)
     composite.save(outputs["_composite"], overwrite=args.overwrite)
-    Picture.from_mask(mask).save(outputs["_mask"], overwrite=args.overwrite)
+    save_mask(mask, outputs["_mask"], overwrite=args.overwrite)
     print(f"{outputs['_composite']}\n{outputs['_mask']}")
     _harmonize_and_write(args, composite, mask, None, outputs)
 
@@ -172,24 +172,31 @@ def _is_white_box(model: Any) -> bool:
 def _harmonize_and_write(
     args: argparse.Namespace, composite: Any, mask: Any, reference: Any, outputs: dict[str, Path]
 ) -> None:
+    from harmony_diffusion.compose import side_by_side
     from harmony_diffusion.models import DEFAULT_MODEL, load_model
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
     pipe = HarmonizationPipeline(load_model(args.model or DEFAULT_MODEL))  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
-    result = pipe(
-        composite, mask, strength=args.strength, reference_mask=reference, output_type="picture"
-    ).images[0]
+    images, _ = pipe(
+        composite,
+        mask,
+        strength=args.strength,
+        reference_mask=reference,
+        output_type="picture",
+        return_dict=False,
+    )
+    result = images[0]
     result.save(outputs[""], overwrite=args.overwrite)
     print(outputs[""])
     if args.side_by_side:
-        composite.beside(result).save(outputs["_before_after"], overwrite=args.overwrite)
+        side_by_side(composite, result).save(outputs["_before_after"], overwrite=args.overwrite)
         print(f"before/after: {outputs['_before_after']}")
 
 
 def _prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Path]:
     """Name every file to be written, and refuse before any work what could not be written at the end."""
-    from harmony_diffusion.image_files import check_output
+    from harmony_diffusion.output_files import check_output
 
     target = Path(args.output)
     paths = {"": target}
@@ -197,16 +204,11 @@ def _prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, P
         # A mask must not be changed by a lossy format.
         suffix = ".png" if extra == "_mask" else target.suffix
         paths[extra] = target.with_name(f"{target.stem}{extra}{suffix}")
-    inputs = [getattr(args, key, None) for key in ("composite", "foreground", "background", "mask")]
+    keys = ("composite", "foreground", "background", "mask", "reference_mask")
+    inputs = [source for key in keys if (source := getattr(args, key, None))]
     for path in paths.values():
-        if any(source and _same_file(path, Path(source)) for source in inputs) and not args.overwrite:
-            raise OutputError(path, "is an input file", "Choose another name, or give --overwrite")
-        check_output(path, overwrite=args.overwrite)
+        check_output(path, overwrite=args.overwrite, inputs=inputs)
     return paths
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    return first.exists() and second.exists() and first.samefile(second)
 
 
 def _reading(args: argparse.Namespace) -> dict[str, Any]:

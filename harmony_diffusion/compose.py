@@ -1,12 +1,17 @@
 """Paste a cut-out foreground on a background: the composite and the mask that harmonization starts from."""
 
 import math
+import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.image_arrays import white_of
 from harmony_diffusion.image_processor import Picture
+from harmony_diffusion.output_files import write_atomically
 
 
 def paste_foreground(
@@ -74,6 +79,22 @@ def paste_foreground(
     frame_mask = np.zeros(background.size, np.float32)
     frame_mask[rows, columns] = coverage
     return background.with_pixels(pixels), frame_mask
+
+
+def side_by_side(before: Picture, after: Picture, gap: int = 4) -> Picture:
+    """Put two pictures of the same size, depth and profile beside each other, with a white gap between."""
+    bar = np.full((before.size[0], gap, 3), white_of(before.pixels.dtype), before.pixels.dtype)
+    return replace(before, pixels=np.hstack((before.pixels, bar, after.pixels)), alpha=None)
+
+
+def save_mask(mask: np.ndarray, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a mask, float `(H, W)` in [0, 1], as an 8-bit grey PNG.
+
+    Raises:
+        OutputError: The file exists and `overwrite` is false, or it cannot be written.
+    """
+    image = Image.fromarray(np.rint(mask * 255).astype(np.uint8))
+    write_atomically(path, lambda file: image.save(file, "PNG"), overwrite=overwrite)
 
 
 def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarray:

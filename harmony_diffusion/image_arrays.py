@@ -1,6 +1,7 @@
 """NumPy arrays and torch tensors that callers hand over, checked and laid out as `(H, W, C)`."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,12 +38,12 @@ def note(subject: object, text: str) -> None:
     warnings.warn(f"{subject}: {text}", InputNote, stacklevel=3)
 
 
-def check_size(name: object, height: int, width: int, max_pixels: int) -> None:
+def check_size(name: object, height: int, width: int, max_pixels: int, min_side: int = MIN_SIDE) -> None:
     """Reject pictures that are too large to be meant or too small to hold anything.
 
     Raises:
         TooLargeError: More than `max_pixels` pixels.
-        InputError: A side shorter than `MIN_SIDE`.
+        InputError: A side shorter than `min_side`.
     """
     if height * width > max_pixels:
         raise TooLargeError(
@@ -51,10 +52,51 @@ def check_size(name: object, height: int, width: int, max_pixels: int) -> None:
             f"more than the limit of {max_pixels / 1e6:g} million",
             "Raise the limit with `max_pixels` (`--max-pixels`) if the picture is meant.",
         )
-    if min(height, width) < MIN_SIDE:
+    if min(height, width) < min_side:
         raise InputError(
-            name, f"is {width}x{height} pixels, a side is shorter than {MIN_SIDE}", "Give a larger picture."
+            name,
+            f"is {width}x{height} pixels, and a side must have at least {min_side}",
+            "Give a larger picture.",
         )
+
+
+def choose_frame(shown: str, count: int, frame: int) -> None:
+    """Check that a file has the frame that is wanted, and note that it has others.
+
+    Raises:
+        InputError: There is no such frame.
+    """
+    if not 0 <= frame < count:
+        raise InputError(shown, f"has {count} frame(s), and no frame {frame}", "Frames are counted from 0.")
+    if count > 1 and frame == 0:
+        note(shown, f"has {count} frames, and the first is taken; choose with `frame` (`--frame`)")
+
+
+def row_chunks(height: int, rows: int = 64) -> Iterator[slice]:
+    """Yield slices of at most `rows` rows that cover a picture, for work that needs copies."""
+    for start in range(0, height, rows):
+        yield slice(start, min(start + rows, height))
+
+
+def white_of(dtype: np.dtype) -> int:
+    """Return the value of white: 255, 65535, or 1 for floating point."""
+    return 1 if np.issubdtype(dtype, np.floating) else int(np.iinfo(dtype).max)
+
+
+def with_depth(values: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+    """Convert between uint8, uint16 and float32 in [0, 1], rounding to nearest.
+
+    Returns:
+        An array of the same shape; `values` itself when it has the dtype already.
+    """
+    if values.dtype == dtype:
+        return values
+    converted = np.empty(values.shape, dtype)
+    scale = np.float64(white_of(converted.dtype)) / white_of(values.dtype)
+    for rows in row_chunks(len(values)):
+        scaled = values[rows] * scale
+        converted[rows] = scaled if converted.dtype == np.float32 else np.rint(scaled)
+    return converted
 
 
 def array_of(source: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
@@ -132,25 +174,26 @@ def _picture_values(array: np.ndarray, name: str) -> np.ndarray:
     return clamp_float(array, name, largest=2.0)
 
 
-def clamp_float(array: np.ndarray, name: object, largest: float) -> np.ndarray:
+def clamp_float(array: np.ndarray, name: object, largest: float | None = None) -> np.ndarray:
     """Return floating-point values as float32 in [0, 1], clamped with a note.
 
     Args:
         array: Any shape.
         name: For messages.
-        largest: Values above it (or below `1 - largest`) mean that the range is not [0, 1] at all.
+        largest: Values above it (or below `1 - largest`) mean that the range is not [0, 1] at all; None, for
+            files with highlights beyond white: that most values lie outside means it.
 
     Raises:
         InputError: NaN, or another range.
     """
     low, high = float(array.min()), float(array.max())
     if np.isnan(low) or np.isnan(high):
-        raise InputError(name, "holds NaN", "Replace the undefined pixels first.")
-    if high > largest or low < 1 - largest:
-        hint = "Divide by 255." if 2 < high <= 255 and low >= 0 else "Scale the values to [0, 1]."
-        raise InputError(name, f"floating-point values reach from {low:g} to {high:g}, not 0 to 1", hint)
-    values = array.astype(np.float32, copy=False)
-    if low < 0 or high > 1:
-        note(name, f"values from {low:g} to {high:g} are clamped to 0 to 1")
-        values = values.clip(0, 1)
-    return values
+        raise InputError(name, "holds NaN (undefined values)", "Replace them first.")
+    if low >= 0 and high <= 1:
+        return array.astype(np.float32, copy=False)
+    outside = float(((array < 0) | (array > 1)).mean())
+    if outside > 0.5 if largest is None else (high > largest or low < 1 - largest):
+        fix = "Divide by 255." if 2 < high <= 255 and low >= 0 else "Scale the values to 0 to 1."
+        raise InputError(name, f"floating-point values reach from {low:g} to {high:g}, not from 0 to 1", fix)
+    note(name, f"values from {low:g} to {high:g} are clamped to 0 to 1 ({100 * outside:.2g} % of them)")
+    return array.astype(np.float32).clip(0, 1)

@@ -3,22 +3,24 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, BinaryIO, Union
 
 import numpy as np
 import torch
 from PIL import Image
 
-from harmony_diffusion.errors import InputError, InputTypeError, OutputError
-from harmony_diffusion.image_arrays import Raster, note, picture_of_array
-from harmony_diffusion.image_files import encode_pil, raster_of_pil, read_file
+from harmony_diffusion.color_profile import apply_curve, grey_curve, rgb_profile
+from harmony_diffusion.errors import InputError, InputTypeError
+from harmony_diffusion.image_arrays import Raster, note, picture_of_array, row_chunks, white_of, with_depth
+from harmony_diffusion.image_encoders import format_of, pil_of, write_picture
+from harmony_diffusion.image_files import read_file, read_pil
 from harmony_diffusion.masks import MaskSource, check_background, load_mask
 from harmony_diffusion.output_files import write_atomically
 
 __all__ = ["MAX_PIXELS", "Picture", "check_background", "load_mask", "load_pairs", "load_picture"]
 
 MAX_PIXELS = 100_000_000
+_ALL = slice(None)
 
 PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, torch.Tensor, "Picture"]
 
@@ -33,6 +35,11 @@ class Picture:
         profile: ICC profile of `pixels`; None = sRGB.
         exif: EXIF block, orientation 1.
         name: Path or argument name, for messages.
+
+    Example:
+        >>> picture = Picture(np.full((32, 48, 3), 51, np.uint8))
+        >>> float(picture.read_srgb(slice(0, 2), slice(0, 2)).max())
+        0.20000000298023224
     """
 
     pixels: np.ndarray
@@ -41,102 +48,168 @@ class Picture:
     exif: bytes | None = None
     name: str = "composite"
 
+    def __post_init__(self) -> None:
+        """Replace the arrays, which may be the caller's, by views that cannot be written to."""
+        for field in ("pixels", "alpha"):
+            array = getattr(self, field)
+            if array is not None:
+                array = array.view()
+                array.flags.writeable = False
+                object.__setattr__(self, field, array)
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
-    def largest(self) -> int:
-        """The value of white: 255, 65535 or 1."""
-        return 1 if self.pixels.dtype == np.float32 else int(np.iinfo(self.pixels.dtype).max)
-
-    @property
     def visible(self) -> np.ndarray | None:
-        """Alpha as float32 `(H, W)` in [0, 1]; None when the picture is opaque."""
-        if self.alpha is None:
-            return None
-        return self.alpha.astype(np.float32) / np.float32(self.largest)
+        """Alpha as float32 `(H, W)` in [0, 1], to keep hidden colours out of statistics; None when opaque.
 
-    def read_srgb(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
-        """Return a window as sRGB values, `(h, w, 3)` float32 in [0, 1]."""
-        return self.pixels[rows, columns].astype(np.float32) / np.float32(self.largest)
+        The array has its own memory.
+        """
+        return None if self.alpha is None else with_depth(self.alpha, np.float32).copy()
 
-    def write_srgb(
-        self, values: np.ndarray, rows: slice = slice(None), columns: slice = slice(None)
-    ) -> np.ndarray:
-        """Turn sRGB values of a window, `(h, w, 3)` in [0, 1], into pixels of this picture's kind."""
-        if self.pixels.dtype == np.float32:
-            return values.astype(np.float32)
-        return np.rint(values.clip(0, 1) * np.float32(self.largest)).astype(self.pixels.dtype)
+    def read_srgb(self, rows: slice = _ALL, columns: slice = _ALL) -> np.ndarray:
+        """Read a window as sRGB values; colours that sRGB does not have are clipped.
 
-    def thumbnail_srgb(self, height: int, width: int) -> np.ndarray:
-        """Resize to `(height, width, 3)` float32 in [0, 1], bilinear, no full-size float copy."""
+        Args:
+            rows: Rows of the window.
+            columns: Its columns.
+
+        Returns:
+            `(h, w, 3)` float32 in [0, 1], with its own memory.
+        """
+        return self._srgb_of(self.pixels[rows, columns])
+
+    def _srgb_of(self, pixels: np.ndarray) -> np.ndarray:
+        profile = rgb_profile(self.profile) if self.profile else None
+        if profile is not None:
+            return profile.to_srgb(pixels)
+        if pixels.dtype == np.float32:
+            return pixels.copy()
+        return pixels.astype(np.float32) / np.float32(white_of(pixels.dtype))
+
+    def write_srgb(self, values: np.ndarray, rows: slice = _ALL, columns: slice = _ALL) -> np.ndarray:
+        """Turn sRGB values for a window into pixels of this picture's depth and colour space.
+
+        Args:
+            values: `(h, w, 3)` in [0, 1].
+            rows: Rows of the window.
+            columns: Its columns.
+
+        Returns:
+            `(h, w, 3)` in the dtype of `pixels`, rounded to nearest. Where `values` equal what `read_srgb`
+            returns, these are the picture's own pixels, to the bit.
+        """
+        own = self.pixels[rows, columns]
+        values = values.astype(np.float32, copy=False).clip(0, 1)
+        profile = rgb_profile(self.profile) if self.profile else None
+        if profile is None:
+            return with_depth(values, own.dtype.type).copy()
+        written = with_depth(profile.from_srgb(values), own.dtype.type)
+        unchanged = (values == profile.to_srgb(own)).all(axis=2, keepdims=True)
+        return np.where(unchanged, own, written)
+
+    def thumbnail_srgb(self, height: int, width: int, *, antialias: bool = False) -> np.ndarray:
+        """Resize to sRGB values, without a floating-point copy of the whole picture.
+
+        Args:
+            height: Rows of the result.
+            width: Columns of the result.
+            antialias: Average all pixels under each one of the result, as
+                `torch.nn.functional.adaptive_avg_pool2d` does. Otherwise interpolate between the four nearest
+                ones, as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` does: the
+                preprocessing that the published networks were trained with.
+
+        Returns:
+            `(height, width, 3)` float32 in [0, 1].
+        """
+        if antialias:
+            return self._averaged(height, width)
         top, bottom, down = _neighbours(self.size[0], height)
         left, right, across = _neighbours(self.size[1], width)
         down, across = down[:, None, None], across[None, :, None]
-        upper = self._gather(top, left) * (1 - across) + self._gather(top, right) * across
-        lower = self._gather(bottom, left) * (1 - across) + self._gather(bottom, right) * across
+        upper, lower = (
+            self._srgb_of(self.pixels[np.ix_(rows, left)]) * (1 - across)
+            + self._srgb_of(self.pixels[np.ix_(rows, right)]) * across
+            for rows in (top, bottom)
+        )
         return upper * (1 - down) + lower * down
 
-    def _gather(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return replace(self, pixels=self.pixels[np.ix_(rows, columns)]).read_srgb()
+    def _averaged(self, height: int, width: int) -> np.ndarray:
+        (top, bottom), (left, right) = _bins(self.size[0], height), _bins(self.size[1], width)
+        result = np.empty((height, width, 3), np.float32)
+        for i in range(height):
+            strip = self.read_srgb(slice(top[i], bottom[i])).mean(axis=0, dtype=np.float64)
+            sums = np.concatenate((np.zeros((1, 3)), np.cumsum(strip, axis=0)))
+            result[i] = (sums[right] - sums[left]) / (right - left)[:, None]
+        return result.clip(0, 1)
 
     def with_pixels(self, pixels: np.ndarray) -> "Picture":
-        """Return the same picture with other pixels, of the same shape and dtype."""
+        """Return the same picture with other pixels.
+
+        Raises:
+            InputError: They are not of the same shape and dtype.
+        """
         if pixels.shape != self.pixels.shape or pixels.dtype != self.pixels.dtype:
             raise InputError(
-                self.name,
-                f"new pixels are {pixels.shape} {pixels.dtype}, not {self.pixels.shape} {self.pixels.dtype}",
+                "pixels",
+                f"have shape {pixels.shape} and dtype {pixels.dtype}, "
+                f"not {self.pixels.shape} and {self.pixels.dtype}",
+                "Use `write_srgb` to make them.",
             )
         return replace(self, pixels=pixels)
 
     def to_numpy(self) -> np.ndarray:
-        """Return a copy of the pixels, `(H, W, 3)` (`(H, W, 4)` with alpha) in their own dtype."""
-        if self.alpha is None:
-            return self.pixels.copy()
-        return np.dstack((self.pixels, self.alpha))
+        """Return a copy of the pixels in their own depth and colour space, `(H, W, 3)`, RGBA `(H, W, 4)`."""
+        return self.pixels.copy() if self.alpha is None else np.dstack((self.pixels, self.alpha))
 
     def to_tensor(self) -> torch.Tensor:
-        """Return the sRGB values as `(3, H, W)` float32 in [0, 1]."""
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(self.read_srgb(), 2, 0)))
+        """Return the sRGB values without alpha, `(3, H, W)` float32 in [0, 1]."""
+        tensor = torch.empty(3, *self.size)
+        for rows in row_chunks(self.size[0]):
+            tensor[:, rows] = torch.from_numpy(self.read_srgb(rows)).permute(2, 0, 1)
+        return tensor
 
     def to_pil(self) -> Image.Image:
-        """Return an 8-bit PIL image, RGB or RGBA."""
-        if self.pixels.dtype != np.uint8:
-            note(self.name, f"{self.pixels.dtype} is reduced to 8 bits a channel")
-        image = Image.fromarray(_eight_bits(self.to_numpy()))
-        image.info.update({k: v for k, v in self._metadata().items() if v is not None})
+        """Return an RGB or RGBA image of 8 bits, with colour profile and EXIF data in its `info`."""
+        if self.pixels.dtype == np.uint16:
+            note(self.name, "has 16 bits a channel, and is reduced to the 8 bits of a PIL image")
+        image = pil_of(self.pixels, self.alpha)
+        if self.profile:
+            image.info["icc_profile"] = self.profile
+        if self.exif:
+            image.info["exif"] = self.exif
         return image
 
-    def _metadata(self) -> dict[str, bytes | None]:
-        return {"icc_profile": self.profile, "exif": self.exif}
-
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, quality: int = 95) -> None:
-        """Write the picture; the format is that of the suffix.
+        """Write the picture whole or not at all, in the format of the suffix.
+
+        PNG and TIFF keep 16 bits a channel; the other formats have 8, and an `InputNote` says so.
+
+        Args:
+            path: File to be written: .png, .jpg, .tif, .webp, .avif or .bmp.
+            overwrite: Whether a file that exists already may be replaced.
+            quality: 1 to 100, for JPEG, WebP (100 = lossless) and AVIF.
 
         Raises:
-            OutputError: The file exists and `overwrite` is false, or it cannot be written.
+            OutputError: The file exists and `overwrite` is false, it cannot be written there, or the format
+                cannot hold the picture.
         """
-        suffix = Path(path).suffix.lower()
-        if suffix not in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"):
-            raise OutputError(path, f"no picture format is called {suffix!r}", "Use .png, .jpg or .tif.")
-        info = {k: v for k, v in self._metadata().items() if v is not None}
+        if not 1 <= quality <= 100:
+            raise InputError("quality", f"is {quality}", "Give a number from 1 to 100.")
+        kind = format_of(path, alpha=self.alpha is not None, profile=self.profile is not None)
+        raster = Raster(self.pixels, self.alpha, self.profile, self.exif)
 
         def write(file: BinaryIO) -> None:
-            file.write(encode_pil(self.to_pil(), suffix, quality, **info))
+            write_picture(file, kind, raster, name=os.fsdecode(path), quality=quality)
 
         write_atomically(path, write, overwrite=overwrite, inputs=(self.name,))
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return values
-    scale = 255 if values.dtype == np.float32 else 255 / 65535
-    return np.rint(values * np.float32(scale)).astype(np.uint8)
-
-
 def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each new pixel the two old ones around it and the weight of the second."""
     # As torch computes it: a float32 scale, and one rounding after the multiplication and subtraction.
     scale = np.float64(np.float32(length) / np.float32(wanted))
     position = ((np.arange(wanted) + 0.5) * scale - 0.5).astype(np.float32)
@@ -144,6 +217,12 @@ def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.nd
     first = np.minimum(position.astype(np.int64), length - 1)
     weight = np.clip(position - first.astype(np.float32), 0, 1).astype(np.float32)
     return first, np.minimum(first + 1, length - 1), weight
+
+
+def _bins(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and end of the old pixels under each new one."""
+    steps = np.arange(wanted + 1) * length
+    return steps[:-1] // wanted, -(-steps[1:] // wanted)
 
 
 def load_picture(
@@ -154,30 +233,80 @@ def load_picture(
     frame: int = 0,
     allow_truncated: bool = False,
 ) -> Picture:
-    """Load a picture from a path, PIL image, array, tensor or `Picture` (returned as it is)."""
+    """Load a picture.
+
+    Args:
+        source: Path of a JPEG, PNG, WebP, TIFF, BMP, AVIF or GIF file; PIL image; array `(H, W)` or
+            `(H, W, C)`; tensor `(C, H, W)` or `(1, C, H, W)` (1 to 4 channels: grey or RGB, with or without
+            alpha; uint8, uint16, or floating point in [0, 1]; sRGB); or a `Picture`, returned as it is.
+        name: For messages, when `source` is no path.
+        max_pixels: Limit of height times width, checked before a file is decoded.
+        frame: Which picture to take of an animation or of a file of several pages, from 0.
+        allow_truncated: Accept a file of which the end is missing.
+
+    Returns:
+        The picture in its own depth and colour space, turned upright as its EXIF data ask for.
+
+    Raises:
+        InputError: Anything that cannot be used; its subclasses tell types (`InputTypeError`), damaged or
+            unknown files (`DecodeError`) and sizes (`TooLargeError`) apart.
+
+    Example:
+        >>> load_picture(np.zeros((32, 48, 3), np.uint8)).size
+        (32, 48)
+    """
     if isinstance(source, Picture):
         return source
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
         raster = read_file(source, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated)
     elif isinstance(source, Image.Image):
-        raster = raster_of_pil(source, name)
+        raster = read_pil(source, name, max_pixels=max_pixels)
     elif isinstance(source, np.ndarray | torch.Tensor):
         raster = picture_of_array(source, name, max_pixels)
     else:
         raise InputTypeError(
-            name, f"is a {type(source).__name__}", "Give a path, PIL image, array or tensor."
+            name, f"is a {type(source).__name__}", "Give a path, PIL image, NumPy array or torch tensor."
         )
-    return _picture_of_raster(raster, name)
+    return _picture_of(raster, name)
 
 
-def _picture_of_raster(raster: Raster, name: str) -> Picture:
-    pixels, alpha = raster.channels, raster.alpha
+def _picture_of(raster: Raster, name: str) -> Picture:
+    pixels, alpha, profile = raster.channels, raster.alpha, raster.profile
+    if profile:
+        try:
+            pixels, profile = _settle_profile(pixels, profile, name)
+        except ValueError as error:
+            note(name, f"its colour profile cannot be used, and sRGB is assumed: {error}")
+            profile = None
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
-    if alpha is not None and alpha.min() == (1 if alpha.dtype == np.float32 else np.iinfo(alpha.dtype).max):
+    if alpha is not None and alpha.min() == white_of(alpha.dtype):
         alpha = None
-    return Picture(pixels, alpha, raster.profile, raster.exif, name)
+    return Picture(pixels, alpha, profile, raster.exif, name)
+
+
+def _settle_profile(pixels: np.ndarray, profile: bytes, name: str) -> tuple[np.ndarray, bytes | None]:
+    """Check that a profile can be worked with; convert the pixels to sRGB where it cannot be kept.
+
+    Raises:
+        ValueError: The profile is damaged, or fits another kind of picture.
+    """
+    if pixels.shape[2] == 1 and profile[16:20] == b"GRAY":
+        curve = grey_curve(profile)
+        if curve is None:
+            return pixels, None
+        note(name, "its grey colour profile is converted to sRGB")
+        return apply_curve(curve, pixels), None
+    found = rgb_profile(profile)
+    if found is None:
+        return pixels, profile
+    if not found.writable:
+        note(name, "its colour profile has no way back, and the picture is converted to sRGB")
+        return with_depth(found.to_srgb(pixels), pixels.dtype.type), None
+    if not found.exact and pixels.dtype != np.uint8:
+        note(name, "its colour profile is made of tables; what is changed is computed in 8 bits")
+    return pixels, profile
 
 
 def load_pairs(
@@ -188,13 +317,41 @@ def load_pairs(
     frame: int = 0,
     allow_truncated: bool = False,
     invert: bool = False,
-    label: int | None = None,
+    label: int | tuple[int, int, int] | None = None,
     resize: bool = False,
 ) -> list[tuple[Picture, np.ndarray]]:
-    """Load composites with their masks: one each, lists of equal length, or batched tensors."""
-    composites, masks = _as_list(composite, "composite"), _as_list(mask, "mask")
+    """Load composites with their masks.
+
+    Args:
+        composite: What `load_picture` takes, a list of such, an array `(N, H, W, C)` or a tensor
+            `(N, C, H, W)`.
+        mask: What `load_mask` takes, a list of such, an array `(N, H, W)` or `(N, H, W, 1)`, or a tensor
+            `(N, H, W)` or `(N, 1, H, W)`.
+        max_pixels: See `load_picture`.
+        frame: See `load_picture`.
+        allow_truncated: See `load_picture`.
+        invert: See `load_mask`.
+        label: See `load_mask`.
+        resize: See `load_mask`.
+
+    Returns:
+        One `(picture, mask)` for each composite; the masks are `(H, W)` float32 in [0, 1].
+
+    Raises:
+        InputError: See `load_picture` and `load_mask`; also when there are not as many masks as composites.
+        SizeMismatchError: A mask has another size than its composite, and `resize` is false.
+
+    Example:
+        >>> ((picture, mask),) = load_pairs(torch.rand(3, 32, 48), torch.ones(32, 48) / 2)
+        >>> picture.size == mask.shape
+        True
+    """
+    composites = _listed(composite, "composite")
+    masks = _listed(mask, "mask", count=len(composites))
     if len(composites) != len(masks):
-        raise InputError("mask", f"there are {len(masks)} masks for {len(composites)} composites")
+        raise InputError(
+            "mask", f"there are {len(masks)} for {len(composites)} composite(s)", "Give one for each."
+        )
     pairs = []
     for i, (one, its_mask) in enumerate(zip(composites, masks, strict=True)):
         index = f"[{i}]" if len(composites) > 1 else ""
@@ -204,6 +361,7 @@ def load_pairs(
         loaded = load_mask(
             its_mask,
             size=picture.size,
+            size_of=picture.name,
             name=f"mask{index}",
             invert=invert,
             label=label,
@@ -214,11 +372,15 @@ def load_pairs(
     return pairs
 
 
-def _as_list(source: Any, name: str) -> list[Any]:
-    if isinstance(source, torch.Tensor | np.ndarray) and source.ndim == 4:
-        return list(source)
+def _listed(source: Any, name: str, count: int = 0) -> list[Any]:
+    """Return a list of single sources; `(count, H, W)` counts as a batch when there is more than one."""
     if isinstance(source, list | tuple):
         if not source:
-            raise InputError(name, "is an empty list")
+            raise InputError(name, "is an empty list", "Give at least one.")
         return list(source)
+    if isinstance(source, np.ndarray | torch.Tensor):
+        if source.ndim == 4:
+            return list(source)
+        if source.ndim == 3 and len(source) == count > 1:
+            return list(source)
     return [source]

@@ -79,7 +79,7 @@ def test_output_equal_to_an_input_is_refused(files, capsys):
     before = (files / "composite.png").read_bytes()
     assert run("image", files / "composite.png", files / "mask.png", "-o", files / "composite.png") == 2
     assert (files / "composite.png").read_bytes() == before
-    assert "is an input file" in capsys.readouterr().err
+    assert "is the picture that was read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
 }
 
-DEFAULT_MODEL = "identity"
+DEFAULT_MODEL = "reinhard"
 
 
 def model_class(name: str) -> type[ModelMixin]:

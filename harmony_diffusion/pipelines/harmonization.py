@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from harmony_diffusion.errors import InputError, InputTypeError
 from harmony_diffusion.highres import harmonize_picture
@@ -35,7 +35,7 @@ class HarmonizationPipeline(DiffusionPipeline):
         (64, 64, 3)
     """
 
-    model_cpu_offload_seq = "model"
+    model_cpu_offload_seq = "model"  # type: ignore[assignment]
     model: ModelMixin
 
     def __init__(self, model: ModelMixin) -> None:

@@ -1,0 +1,347 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+
+from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.highres import harmonize_picture, upsample_window
+from harmony_diffusion.image_processor import Picture
+from harmony_diffusion.models.classical import Identity, Reinhard
+from harmony_diffusion.models.classical_poisson import Poisson
+from harmony_diffusion.models.harmonizer import Harmonizer
+from harmony_diffusion.models.layers import blend
+from harmony_diffusion.thumbnail import fill_smoothly, make_thumbnail, thumbnail_size
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Gain(ModelMixin, ConfigMixin):
+    """White-box network: one gain a channel, the ratio of the means of background and foreground."""
+
+    working_size = 64
+
+    @register_to_config
+    def __init__(self):
+        super().__init__()
+        self.amount = torch.nn.Parameter(torch.tensor(0.5))
+
+    def predict_filters(self, composite, mask):
+        inside = (composite * mask).sum((2, 3)) / mask.sum((2, 3)).clamp_min(1e-3)
+        outside = (composite * (1 - mask)).sum((2, 3)) / (1 - mask).sum((2, 3)).clamp_min(1e-3)
+        return 1 + self.amount * (outside / inside.clamp_min(0.05) - 1)
+
+    def apply_filters(self, image, filters, mask):
+        return blend((image * filters[:, :, None, None]).clamp(0, 1), image, mask)
+
+    def forward(self, composite, mask):
+        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
+
+
+class GainMap(Gain):
+    """White-box network whose gains differ from place to place."""
+
+    @register_to_config
+    def __init__(self, filter_upsampling="bicubic"):
+        super().__init__()
+        self.filter_upsampling = filter_upsampling
+
+    def predict_filters(self, composite, mask):
+        blurred = F.avg_pool2d(composite, 9, 4, 4)
+        return 0.5 + self.amount * blurred.flip(1)
+
+    def apply_filters(self, image, filters, mask):
+        if filters.shape[-2:] != image.shape[-2:]:
+            filters = F.interpolate(filters, image.shape[-2:], mode=self.filter_upsampling)
+        return blend((image * filters).clamp(0, 1), image, mask)
+
+
+class Dense(ModelMixin, ConfigMixin):
+    """Dense network: pulls the foreground halfway to the mean colour of the background."""
+
+    working_size = 64
+
+    @register_to_config
+    def __init__(self):
+        super().__init__()
+        self.amount = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, composite, mask):
+        outside = ((composite * (1 - mask)).sum((2, 3)) / (1 - mask).sum((2, 3)))[..., None, None]
+        return blend(torch.lerp(composite, outside, self.amount), composite, mask)
+
+
+MODELS = {
+    "identity": Identity,
+    "gain": Gain,
+    "gain_map": GainMap,
+    "dense": Dense,
+    "harmonizer": Harmonizer,
+    "reinhard": Reinhard,
+    "poisson": Poisson,
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+every_dtype = pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+
+
+def build(name):
+    torch.manual_seed(0)
+    return MODELS[name]().eval()
+
+
+def make_picture(dtype=np.uint8, size=(150, 200), **fields):
+    generator = torch.Generator().manual_seed(0)
+    image = 0.7 * F.interpolate(torch.rand(1, 3, 12, 16, generator=generator), size, mode="bicubic")
+    image += 0.2 * torch.rand(1, 3, *size, generator=generator)
+    values = image[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    if dtype != np.float32:
+        values = np.rint(values * np.iinfo(dtype).max).astype(dtype)
+    return Picture(np.ascontiguousarray(values), **fields)
+
+
+def make_mask(size=(150, 200)):
+    """A disk with a soft rim and two lone pixels."""
+    y, x = np.mgrid[: size[0], : size[1]] / np.array(size).reshape(2, 1, 1) - 0.5
+    mask = ((0.3 - np.hypot(y, x)) * 40).clip(0, 1).astype(np.float32)
+    mask[0, 0] = mask[-1, 3] = 1
+    return mask
+
+
+def as_tensor(array):
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0)))[None]
+
+
+@every_model
+@every_dtype
+def test_background_is_equal_to_the_bit_and_foreground_is_not(name, dtype):
+    picture, mask = make_picture(dtype), make_mask()
+    before = picture.pixels.copy(), mask.copy()
+    result, _ = harmonize_picture(build(name), picture, mask)
+    assert result.pixels.dtype == dtype and result.size == picture.size
+    assert np.array_equal(result.pixels[mask == 0], before[0][mask == 0])
+    assert np.array_equal(result.pixels, before[0]) == (name == "identity")
+    assert np.array_equal(picture.pixels, before[0]) and np.array_equal(mask, before[1])
+
+
+@every_model
+@every_dtype
+def test_strength_zero_is_the_identity_to_the_bit(name, dtype):
+    picture = make_picture(dtype)
+    result, _ = harmonize_picture(build(name), picture, make_mask(), strength=0)
+    assert np.array_equal(result.pixels, picture.pixels)
+
+
+@every_model
+def test_strength_blends_linearly(name):
+    picture, mask, model = make_picture(np.float32), make_mask(), build(name)
+    full, _ = harmonize_picture(model, picture, mask)
+    quarter, _ = harmonize_picture(model, picture, mask, strength=0.25)
+    expected = picture.pixels + 0.25 * (full.pixels - picture.pixels)
+    np.testing.assert_allclose(quarter.pixels, expected, rtol=0, atol=1e-6)
+
+
+@every_model
+def test_same_input_gives_the_same_bits(name):
+    first, _ = harmonize_picture(build(name), make_picture(), make_mask())
+    second, _ = harmonize_picture(build(name), make_picture(), make_mask())
+    assert np.array_equal(first.pixels, second.pixels)
+
+
+@every_model
+def test_empty_mask_gives_the_picture(name):
+    picture = make_picture()
+    result, filters = harmonize_picture(build(name), picture, np.zeros(picture.size, np.float32))
+    assert np.array_equal(result.pixels, picture.pixels)
+    assert (filters is None) == (not hasattr(build(name), "predict_filters"))
+
+
+@every_model
+@pytest.mark.parametrize("size", [(16, 16), (20, 500), (300, 17)])
+def test_odd_sizes_and_a_full_mask(name, size):
+    picture = make_picture(size=size)
+    mask = np.ones(size, np.float32)
+    if name == "dense":
+        mask[0] = 0
+    result, _ = harmonize_picture(build(name), picture, mask)
+    assert result.size == size
+
+
+@pytest.mark.parametrize("name", ["identity", "gain", "dense"])
+def test_model_in_bfloat16_works_on_full_precision_pixels(name):
+    picture, mask = make_picture(np.uint16), make_mask()
+    half, filters = harmonize_picture(build(name).to(torch.bfloat16), picture, mask)
+    full, _ = harmonize_picture(build(name), picture, mask)
+    assert filters is None or filters.dtype == torch.float32
+    assert np.array_equal(half.pixels[mask == 0], picture.pixels[mask == 0])
+    assert abs(half.pixels.astype(int) - full.pixels.astype(int)).max() < 0.02 * 65535
+    if name == "identity":
+        assert np.array_equal(half.pixels, picture.pixels)
+
+
+@pytest.mark.parametrize("name", ["gain", "harmonizer", "reinhard"])
+def test_packed_foreground_equals_the_whole_frame(name):
+    # Two bands of pixels and more.
+    picture, mask = make_picture(np.float32, (600, 1500)), make_mask((600, 1500))
+    model = build(name)
+    result, filters = harmonize_picture(model, picture, mask)
+    with torch.no_grad():
+        frame = model.apply_filters(as_tensor(picture.pixels), filters, torch.from_numpy(mask)[None, None])
+    torch.testing.assert_close(as_tensor(result.pixels), frame, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "bicubic"])
+def test_windows_of_maps_equal_the_whole_frame(upsampling):
+    picture, mask = make_picture(np.float32, (600, 1000)), make_mask((600, 1000))
+    model = GainMap(upsampling).eval()
+    result, maps = harmonize_picture(model, picture, mask)
+    with torch.no_grad():
+        frame = model.apply_filters(as_tensor(picture.pixels), maps, torch.from_numpy(mask)[None, None])
+    torch.testing.assert_close(as_tensor(result.pixels), frame, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("small, large", [((7, 5), (40, 61)), ((64, 64), (1000, 333)), ((9, 30), (5, 31))])
+def test_window_of_enlarged_maps_is_that_of_interpolate(mode, small, large):
+    maps = torch.rand(2, 3, *small, generator=torch.Generator().manual_seed(0))
+    whole = F.interpolate(maps, large, mode=mode, align_corners=False)
+    for top, bottom, left, right in ((0, 1, 0, 1), (1, 4, 3, 30), (0, large[0], 0, large[1])):
+        window = slice(top, bottom), slice(left, right)
+        part = upsample_window(maps, large, window, mode)
+        torch.testing.assert_close(part, whole[..., window[0], window[1]], rtol=0, atol=1e-5)
+
+
+def test_small_picture_gets_the_pixels_of_the_dense_network():
+    picture, mask = make_picture(np.float32, (50, 60)), make_mask((50, 60))
+    model = build("dense")
+    result, _ = harmonize_picture(model, picture, mask)
+    with torch.no_grad():
+        expected = model(as_tensor(picture.pixels), torch.from_numpy(mask)[None, None])
+    torch.testing.assert_close(as_tensor(result.pixels), expected, rtol=0, atol=1e-6)
+
+
+def test_large_picture_gets_the_change_of_the_dense_network():
+    picture, mask = make_picture(np.float32, (500, 700)), make_mask((500, 700))
+    model = build("dense")
+    result, _ = harmonize_picture(model, picture, mask)
+    with torch.no_grad():
+        expected = model(as_tensor(picture.pixels), torch.from_numpy(mask)[None, None])
+    torch.testing.assert_close(as_tensor(result.pixels), expected, rtol=0, atol=1 / 255)
+
+
+def test_thumbnail_of_a_network_with_filters_is_the_published_sampling():
+    picture, mask = make_picture(np.uint8, (700, 900)), make_mask((700, 900))
+    thumbnail = make_thumbnail(build("harmonizer"), picture, mask)
+    for seen, whole in (
+        (thumbnail.composite, as_tensor(picture.read_srgb())),
+        (thumbnail.mask, torch.from_numpy(mask)[None, None]),
+    ):
+        expected = F.interpolate(whole, (256, 256), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, size", [("dense", (56, 73)), ("reinhard", (796, 1024))])
+def test_other_thumbnails_are_antialiased_and_keep_the_shape(name, size):
+    picture, mask = make_picture(np.uint8, (933, 1200)), make_mask((933, 1200))
+    thumbnail = make_thumbnail(build(name), picture, mask)
+    expected = F.interpolate(as_tensor(picture.read_srgb()), size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(thumbnail.composite, expected, rtol=0, atol=1e-5)
+    assert thumbnail.mask.shape[-2:] == size
+
+
+def test_thumbnail_sizes():
+    assert thumbnail_size(Dense(), (48, 64)) == (48, 64)
+    assert thumbnail_size(Dense(), (20000, 100)) == (905, 32)
+    assert thumbnail_size(Gain(), (20000, 100)) == (64, 64)
+    assert thumbnail_size(Reinhard(), (300, 1000)) == (300, 1000)
+    assert thumbnail_size(Reinhard(), (300, 2048)) == (150, 1024)
+
+
+def two_colour_picture(size):
+    """Grey foreground; left of it the background is red, right of it green."""
+    pixels = np.zeros((*size, 3), np.float32)
+    pixels[:, : size[1] // 2, 0] = 0.8
+    pixels[:, size[1] // 2 :, 1] = 0.8
+    mask = make_mask(size)
+    mask[0, 0] = mask[-1, 3] = 0
+    pixels[mask == 1] = 0.5
+    return Picture(pixels), mask
+
+
+@pytest.mark.parametrize("name", ["gain", "dense", "reinhard", "poisson"])
+@pytest.mark.parametrize("size", [(60, 60), (300, 400)])
+@pytest.mark.parametrize("how", ["reference", "alpha"])
+def test_only_the_allowed_background_is_looked_at(name, size, how):
+    green = np.zeros(size, np.float32)
+    green[:, size[1] // 2 :] = 1
+    picture, mask = two_colour_picture(size)
+    if how == "alpha":
+        picture = replace(picture, alpha=np.maximum(green, (mask == 1).astype(np.float32)))
+    reference = green if how == "reference" else None
+    result, _ = harmonize_picture(build(name), picture, mask, reference=reference)
+    # What the excluded part looks like makes no difference.
+    excluded = (green == 0) & (mask == 0)
+    changed = picture.pixels.copy()
+    changed[excluded] = (0.1, 0.2, 0.9)
+    other, _ = harmonize_picture(build(name), picture.with_pixels(changed), mask, reference=reference)
+    inside = mask > 0
+    np.testing.assert_allclose(result.pixels[inside], other.pixels[inside], rtol=0, atol=1e-6)
+    core = mask == 1
+    assert result.pixels[core][:, 1].mean() > result.pixels[core][:, 0].mean() + 0.1
+    everything, _ = harmonize_picture(build(name), picture.with_pixels(picture.pixels), mask)
+    if how == "reference":
+        assert abs(everything.pixels[core] - result.pixels[core]).max() > 0.05
+
+
+def test_frame_statistics_do_not_see_hidden_pixels():
+    alpha = np.full((150, 200), 255, np.uint8)
+    alpha[:, :60] = 0
+    picture, mask = make_picture(alpha=alpha), make_mask()
+    changed = picture.pixels.copy()
+    changed[:, :60] = 255
+    first, first_filters = harmonize_picture(build("harmonizer"), picture, mask)
+    second, second_filters = harmonize_picture(build("harmonizer"), picture.with_pixels(changed), mask)
+    assert torch.equal(first_filters, second_filters)
+    assert np.array_equal(first.pixels[:, 60:], second.pixels[:, 60:])
+    assert np.array_equal(first.pixels[:, :60], picture.pixels[:, :60])
+
+
+def test_hidden_foreground_is_unchanged():
+    alpha = np.full((150, 200), 255, np.uint8)
+    alpha[60:90, 80:120] = 0
+    picture = make_picture(alpha=alpha)
+    for name in ("gain", "dense"):
+        result, _ = harmonize_picture(build(name), picture, make_mask())
+        assert np.array_equal(result.pixels[alpha == 0], picture.pixels[alpha == 0])
+        assert np.array_equal(result.alpha, alpha)
+
+
+def test_filling_keeps_what_is_sure_and_continues_it():
+    generator = torch.Generator().manual_seed(0)
+    image, sure = torch.rand(1, 3, 37, 50, generator=generator), torch.zeros(1, 1, 37, 50)
+    sure[..., 10:14, 20:30] = 1
+    filled = fill_smoothly(image, sure)
+    inside = (sure == 1).expand_as(image)
+    assert torch.equal(filled[inside], image[inside])
+    seen = image[..., 10:14, 20:30].flatten(2)
+    assert (filled.flatten(2) >= seen.amin(2, keepdim=True) - 1e-6).all()
+    assert (filled.flatten(2) <= seen.amax(2, keepdim=True) + 1e-6).all()
+    assert torch.equal(fill_smoothly(image, torch.ones_like(sure)), image)
+    assert torch.equal(fill_smoothly(image, torch.zeros_like(sure)), torch.zeros_like(image))
+
+
+def test_wrong_arguments_are_refused():
+    picture, mask = make_picture(), make_mask()
+    with pytest.raises(SizeMismatchError, match="150 x 200"):
+        harmonize_picture(build("gain"), picture, mask[1:])
+    with pytest.raises(SizeMismatchError, match="reference"):
+        harmonize_picture(build("gain"), picture, mask, reference=mask.T)
+    for strength in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match="strength"):
+            harmonize_picture(build("gain"), picture, mask, strength=strength)
+    for name in ("gain", "dense", "reinhard"):
+        with pytest.raises(MaskError, match="background"):
+            harmonize_picture(build(name), picture, mask, reference=np.zeros_like(mask))
