@@ -60,7 +60,7 @@ def choose(
 
     shown = after.clamp(0, 1)
     mse = 255**2 * mean((shown - before) ** 2).clamp_min(1e-9)
-    left = ((after > 1.02) & (before < 0.99)) | ((after < -0.02) & (before > 0.01))
+    left = ((after >= 1) & (before < 0.97)) | ((after <= 0) & (before > 0.03))
     share = (left.any(2).double() * weight[:, :, 0]).sum(2)
     variance = [mean((x - (x * weight).sum(3, keepdim=True)) ** 2) for x in (shown, before)]
     spread = ((variance[0] + 1e-5) / (variance[1] + 1e-5)).sqrt()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harmony_diffusion.data.decoding import name_of, read_pair, read_picture
+from harmony_diffusion.data.decoding import read_pair, read_picture
 from harmony_diffusion.data.keyed_random import generator_of, sample_key
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import HarmonySample
@@ -186,7 +186,7 @@ class PairSet:
             sample = self.samples[source]
             composite, mask = read_pair(sample.composite, sample.mask)
             real = read_picture(sample.real)
-            check_same_size(name_of(sample.real), composite, real)
+            check_same_size(sample.real, composite, real)
             generator = generator_of(key, "geometry")
             geometry = draw_geometry(mask, self.size, generator, turn=self.turn, whole=self.whole)
             return {
