@@ -335,4 +335,4 @@ def test_the_real_photographs(shared):
     for photograph in read_photographs(root, "val")[::40]:
         pixels, mask = read_pair(photograph.picture, photograph.mask)
         assert pixels.shape[:2] == mask.shape
-        assert (mask > 0).mean() == pytest.approx(areas[photograph.name], abs=2e-4)
+        assert (mask > 0).mean() == pytest.approx(areas[photograph.name], abs=5e-3)
