@@ -24,7 +24,7 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
 def clamp_unit(image: Tensor) -> Tensor:
     """Clamp to [0, 1] and let the gradient through as if there were no clamp.
 
-    A plain clamp has no gradient outside the range, so that pixels which start or stray there never come back.
+    A plain clamp has no gradient outside the range, so pixels which start or stray there never come back.
     """
     if not image.requires_grad:
         return image.clamp(0, 1)

@@ -5,9 +5,6 @@ Equality is tested in `test_hdnet.py`. To time both at 256 x 256:
     PYTHONPATH=. python tests/models/hdnet_plain.py --threads 1 2
 """
 
-import argparse
-import time
-
 import torch
 from torch import nn
 from torch.nn import functional as F
