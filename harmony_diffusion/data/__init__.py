@@ -1,13 +1,13 @@
 """Datasets: each yields `HarmonySample`, or `Photograph` to make composites of, and knows no model.
 
-| layout | what is at the path | reader |
+| layout | what is at the path | module |
 |---|---|---|
-| `photographs` | `index.csv`, `SOURCE/ID.jpg`, `SOURCE/ID.png` | `photographs.read_photographs` |
-| `open-images` | `SPLIT-annotations-object-segmentation.csv`, masks, images | `open_images.read_open_images` |
-| `iharmony4` | `SUBSET/SUBSET_SPLIT.txt` or `IHD_SPLIT.txt`, three folders a subset | `iharmony4.read_iharmony4` |
-| `json-lines` | a file `.jsonl` with `composite`, `mask`, `real` a line | `folders.read_json_lines` |
-| `folders` | `composite/`, `mask/`, `real/` with files of the same names | `folders.read_folders` |
-| `shards` | `.tar` files with `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` | `web_shards.ShardSet` |
+| `photographs` | `index.csv`, `SOURCE/ID.jpg`, `SOURCE/ID.png` | `photographs` |
+| `open-images` | `SPLIT-annotations-object-segmentation.csv`, masks, images | `open_images` |
+| `iharmony4` | `SUBSET/SUBSET_SPLIT.txt` or `IHD_SPLIT.txt`, three folders a subset | `iharmony4` |
+| `json-lines` | a file `.jsonl` with `composite`, `mask`, `real` a line | `folders` |
+| `folders` | `composite/`, `mask/`, `real/` with files of the same names | `folders` |
+| `shards` | `.tar` files with `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` | `web_shards` |
 
 `layouts.list_dataset` reads all but the last by their path. In training, `training_set.PairSet` and
 `PhotographSet` give the crop at (seed, epoch, index), and `synthetic.SyntheticComposites` makes composites of
