@@ -1,0 +1,141 @@
+"""What else a pasted foreground brings along: JPEG blocks, noise, softness, a mask that is a little wrong."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harmony_diffusion.data.keyed_random import KeyedDraws, pixel_noise
+
+# Quantization tables of ISO/IEC 10918-1, annex K, row by row.
+_LUMA_STEPS = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+_CHROMA_STEPS = (
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    *((99,) * 8,) * 4,
+)
+# Rows of luma, blue and red difference (ITU-T T.871), on values in [0, 255].
+_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+# Shares of what happens at the edge of a mask.
+MASK_KINDS = {"exact": 0.5, "soft": 0.2, "hardened": 0.06, "eroded": 0.06, "dilated": 0.1, "shifted": 0.08}
+
+
+def degrade_(image: Tensor, draws: KeyedDraws, share: float = 0.1) -> Tensor:
+    """Compress a share of the images as JPEG, add noise to another and soften a third, in place.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        draws: Source of the draws, for B samples.
+        share: Probability of each.
+
+    Returns:
+        `image`.
+    """
+    if len(rows := draws.chance("degrade/soft", share).nonzero()[:, 0]):
+        where = rows.to(image.device)
+        sigma = draws[rows].uniform("degrade/sigma", low=0.4, high=1.2)
+        image[where] = _blur(image[where], sigma)
+    if len(rows := draws.chance("degrade/noise", share).nonzero()[:, 0]):
+        where = rows.to(image.device)
+        std = draws[rows].uniform("degrade/std", low=0.004, high=0.03).float().to(image.device)
+        noise = pixel_noise(draws.keys[rows], "degrade/pixels", image.shape[1:], image.device)
+        image[where] += std.view(-1, 1, 1, 1) * noise
+    if len(rows := draws.chance("degrade/jpeg", share).nonzero()[:, 0]):
+        where = rows.to(image.device)
+        quality = draws[rows].uniform("degrade/quality", low=30, high=90).to(image.device)
+        image[where] = jpeg(image[where], quality)
+    return image.clamp_(0, 1)
+
+
+def jpeg(image: Tensor, quality: Tensor) -> Tensor:
+    """Do to images what JPEG does: chroma at half the resolution, 8x8 blocks, quantized.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        quality: Quality as libjpeg scales it, `(B,)` between 1 and 100.
+
+    Returns:
+        `(B, 3, H, W)`, not clamped.
+    """
+    height, width = image.shape[2:]
+    padded = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate") * 255
+    to_ycc = torch.tensor(_TO_YCC).to(image)
+    ycc = torch.einsum("dc,bchw->bdhw", to_ycc, padded)
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50).float()[:, None, None]
+    luma = _quantize(ycc[:, :1] - 128, torch.tensor(_LUMA_STEPS).to(image) * scale) + 128
+    chroma = _quantize(F.avg_pool2d(ycc[:, 1:], 2), torch.tensor(_CHROMA_STEPS).to(image) * scale)
+    chroma = F.interpolate(chroma, scale_factor=2.0, mode="bilinear")
+    rgb = torch.einsum(
+        "dc,bchw->bdhw", torch.linalg.inv(to_ycc.cpu()).to(image), torch.cat((luma, chroma), 1)
+    )
+    return rgb[:, :, :height, :width] / 255
+
+
+def imperfect_masks(mask: Tensor, draws: KeyedDraws) -> tuple[Tensor, Tensor]:
+    """Draw the mask a foreground is pasted with, and the one that is known of it.
+
+    Args:
+        mask: The true mask, `(B, 1, H, W)` in [0, 1].
+        draws: Source of the draws, for B samples.
+
+    Returns:
+        Opacity of the paste and given mask, both `(B, 1, H, W)`. They are the true mask, or both have the
+        same soft edge, or the given one is a hard, eroded, dilated or shifted (by 1 or 2 pixels) version.
+    """
+    opacity, given = mask.clone(), mask.clone()
+    kinds = draws.choice("mask/kind", tuple(MASK_KINDS.values()))
+    reach = draws.choice("mask/reach", (0.7, 0.3)) + 1
+    sides = draws.choice("mask/side", (1, 1, 1, 1))
+    sigma = draws.uniform("mask/sigma", low=0.5, high=2.0)
+    for row, kind in enumerate(tuple(MASK_KINDS)[number] for number in kinds.tolist()):
+        one, pixels = slice(row, row + 1), int(reach[row])
+        if kind in ("soft", "hardened"):
+            opacity[one] = _blur(mask[one], sigma[one])
+            given[one] = opacity[one] if kind == "soft" else (opacity[one] >= 0.5).to(mask)
+        elif kind == "dilated":
+            given[one] = F.max_pool2d(mask[one], 2 * pixels + 1, 1, pixels)
+        elif kind == "eroded":
+            given[one] = 1 - F.max_pool2d(1 - mask[one], 2 * pixels + 1, 1, pixels)
+        elif kind == "shifted":
+            padded = F.pad(mask[one], (pixels,) * 4, mode="replicate")
+            x, y = ((0, 1), (2, 1), (1, 0), (1, 2))[int(sides[row])]
+            window = padded[:, :, y * pixels :, x * pixels :]
+            given[one] = window[:, :, : mask.shape[2], : mask.shape[3]]
+    # A thin object must not be eroded away.
+    kept = (given.sum((1, 2, 3), keepdim=True) > 0.5 * mask.sum((1, 2, 3), keepdim=True)).to(mask)
+    return opacity, torch.lerp(mask, given, kept)
+
+
+def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image with its own Gaussian of 7 taps; edges are replicated."""
+    offsets = torch.arange(-3, 4)
+    taps = torch.exp(-((offsets / sigma[:, None]) ** 2) / 2)
+    taps = (taps / taps.sum(1, keepdim=True)).to(image)
+    height, width = image.shape[2:]
+    padded = F.pad(image, (3, 3, 3, 3), mode="replicate")
+    rows = sum(taps[:, k].view(-1, 1, 1, 1) * padded[..., k : k + width] for k in range(7))
+    return sum(taps[:, k].view(-1, 1, 1, 1) * rows[..., k : k + height, :] for k in range(7))  # type: ignore[index,return-value]
+
+
+def _quantize(plane: Tensor, steps: Tensor) -> Tensor:
+    """Round the DCT coefficients of 8x8 blocks of `(B, C, H, W)` to multiples of steps `(B, 8, 8)`."""
+    index = torch.arange(8, device=plane.device)
+    basis = torch.cos(math.pi * (2 * index[None] + 1) * index[:, None] / 16) / 2
+    basis[0] /= 2**0.5
+    blocks = plane.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # (B, C, H/8, W/8, 8, 8)
+    steps = steps.round().clamp_min(1)[:, None, None, None]
+    blocks = basis.T @ ((basis @ blocks @ basis.T / steps).round() * steps) @ basis
+    return blocks.transpose(3, 4).flatten(4).flatten(2, 3)

@@ -1,0 +1,237 @@
+"""Training samples by position: `sample_at(seed, epoch, index)` says all there is to know of a sample.
+
+Order, choice, crop and everything drawn later derive from these three numbers alone, so that a run that was
+killed goes on where it stopped by asking for the next index.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from harmony_diffusion.data.decoding import read_pair, read_picture
+from harmony_diffusion.data.keyed_random import generator_of, sample_key
+from harmony_diffusion.data.photographs import Photograph
+from harmony_diffusion.data.sample import HarmonySample
+from harmony_diffusion.data.transforms import check_same_size, draw_geometry
+from harmony_diffusion.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, Tensor]
+MAX_REDRAWS = 20
+
+
+class TrainingSet(Protocol):
+    """What a trainer asks of its data."""
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    def sample_at(self, seed: int, epoch: int, index: int) -> Item:
+        """Return one sample; see `PhotographSet` and `PairSet`."""
+
+
+class KeyedView(Dataset[Item]):
+    """A training set under one seed as a map-style dataset of positions 0, 1, 2, … through all epochs.
+
+    With a `range` of positions as sampler, a `DataLoader` starts and stops anywhere.
+    """
+
+    def __init__(self, training_set: TrainingSet, seed: int) -> None:
+        self.training_set, self.seed = training_set, seed
+
+    def __len__(self) -> int:
+        """Return the number of samples in an epoch."""
+        return len(self.training_set)
+
+    def __getitem__(self, position: int) -> Item:
+        """Return the sample `position % len(self)` of the epoch `position // len(self)`."""
+        epoch, index = divmod(position, len(self))
+        return self.training_set.sample_at(self.seed, epoch, index)
+
+
+class WeightedOrder:
+    """Which of `n` sources stands at an index of an epoch.
+
+    Systematic sampling: in an epoch of `n`, a source of weight w (of mean 1) is seen at least floor(w) and
+    at most ceil(w) times, in a random order.
+
+    Args:
+        weights: One a source; None for each once an epoch.
+        count: Number of sources.
+    """
+
+    def __init__(self, count: int, weights: Sequence[float] | None) -> None:
+        self.count = count
+        self.edges: np.ndarray | None = None
+        if weights is not None:
+            shares = np.asarray(weights, np.float64)
+            if len(shares) != count or not np.isfinite(shares).all() or shares.min() < 0 or not shares.any():
+                raise InputError("weights", f"are no {count} numbers of at least 0, one of them above 0")
+            self.edges = np.cumsum(shares / shares.sum())
+        self.cached: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def __call__(self, seed: int, epoch: int, index: int) -> int:
+        """Return the source at an index."""
+        if self.cached is None or self.cached[0] != (seed, epoch):
+            generator = generator_of(sample_key(seed, epoch, 0), "order")
+            count = self.count
+            sources = generator.permutation(count)
+            if self.edges is not None:
+                positions = (sources + generator.random()) / count
+                sources = np.searchsorted(self.edges, positions, side="right").clip(max=count - 1)
+            self.cached = (seed, epoch), sources
+        return int(self.cached[1][index])
+
+
+class PhotographSet:
+    """Crops of photographs with their masks, from which `SyntheticComposites` makes composites.
+
+    Args:
+        photographs: What to draw from.
+        size: Side of the square crops, a multiple of 8.
+        weights: How often each photograph is drawn, None for once an epoch.
+        skip_bad: Draw another photograph in place of one that cannot be used, and count; else raise.
+        turn: Also turn half of the crops by quarter turns.
+    """
+
+    def __init__(
+        self,
+        photographs: Sequence[Photograph],
+        size: int,
+        weights: Sequence[float] | None = None,
+        skip_bad: bool = False,
+        turn: bool = False,
+    ) -> None:
+        if not photographs:
+            raise InputError("photographs", "are none")
+        self.photographs, self.size, self.skip_bad, self.turn = photographs, size, skip_bad, turn
+        self.order = WeightedOrder(len(photographs), weights)
+
+    def __len__(self) -> int:
+        """Return the number of samples in an epoch."""
+        return len(self.photographs)
+
+    def sample_at(self, seed: int, epoch: int, index: int) -> Item:
+        """Return a crop.
+
+        Returns:
+            `real` `(3, size, size)` and `mask` `(1, size, size)`, uint8; `key`, int64, for all that is drawn
+            later; `source`, the index of the photograph; `skipped`, how many bad ones were passed over.
+
+        Raises:
+            InputError: The photograph cannot be used, and `skip_bad` is false.
+        """
+        first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
+
+        def load(source: int) -> Item:
+            return photograph_item(self.photographs[source], self.size, key, turn=self.turn)
+
+        return _load_or_redraw(load, first, len(self.photographs), key, self.skip_bad)
+
+
+class PairSet:
+    """Crops of composites with their ground truth, such as iHarmony4.
+
+    Args:
+        samples: What to draw from.
+        size: Side of the square crops.
+        weights: How often each sample is drawn, None for once an epoch.
+        skip_bad: Draw another sample in place of one that cannot be used, and count; else raise.
+        turn: Also turn half of the crops by quarter turns.
+        whole: Share of whole frames among the crops.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[HarmonySample],
+        size: int,
+        weights: Sequence[float] | None = None,
+        skip_bad: bool = False,
+        turn: bool = False,
+        whole: float = 0.35,
+    ) -> None:
+        if not samples:
+            raise InputError("samples", "are none")
+        self.samples, self.size, self.skip_bad, self.turn = samples, size, skip_bad, turn
+        self.whole = whole
+        self.order = WeightedOrder(len(samples), weights)
+
+    def __len__(self) -> int:
+        """Return the number of samples in an epoch."""
+        return len(self.samples)
+
+    def sample_at(self, seed: int, epoch: int, index: int) -> Item:
+        """Return a crop: as `PhotographSet.sample_at`, and `composite` `(3, size, size)` uint8.
+
+        Raises:
+            InputError: The sample cannot be used, and `skip_bad` is false.
+        """
+        first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
+
+        def load(source: int) -> Item:
+            return pair_item(self.samples[source], self.size, key, turn=self.turn, whole=self.whole)
+
+        return _load_or_redraw(load, first, len(self.samples), key, self.skip_bad)
+
+
+def photograph_item(photograph: Photograph, size: int, key: int, *, turn: bool = False) -> Item:
+    """Decode a photograph and cut the crop of a key; see `PhotographSet.sample_at`.
+
+    Raises:
+        InputError: The photograph cannot be used.
+    """
+    picture, mask = read_pair(
+        photograph.picture, photograph.mask, shortest=2 * size, resize_mask=photograph.resize_mask
+    )
+    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn)
+    return {"real": _planes(geometry.picture(picture)), "mask": _planes(geometry.mask(mask))}
+
+
+def pair_item(sample: HarmonySample, size: int, key: int, *, turn: bool = False, whole: float = 0.35) -> Item:
+    """Decode a sample and cut the crop of a key; see `PairSet.sample_at`.
+
+    Raises:
+        InputError: The sample cannot be used.
+    """
+    composite, mask = read_pair(sample.composite, sample.mask)
+    real = read_picture(sample.real)
+    check_same_size(sample.real, composite, real)
+    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn, whole=whole)
+    return {
+        "composite": _planes(geometry.picture(composite)),
+        "real": _planes(geometry.picture(real)),
+        "mask": _planes(geometry.mask(mask)),
+    }
+
+
+def _load_or_redraw(load: Callable[[int], Item], first: int, count: int, key: int, skip_bad: bool) -> Item:
+    """Load a source, or, when it is bad and may be skipped, the next one drawn by the key."""
+    generator, source = generator_of(key, "redraw"), first
+    for skipped in range(MAX_REDRAWS):
+        try:
+            item = load(source)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            logger.warning("skipped: %s", error)
+            source = int(generator.integers(count))
+        else:
+            return item | numbers_item(key=key, source=source, skipped=skipped)
+    raise InputError("data", f"{MAX_REDRAWS} samples drawn one after another cannot be used")
+
+
+def numbers_item(**numbers: int) -> Item:
+    """Return numbers as tensors, so that a `DataLoader` collates them."""
+    return {name: torch.tensor(value) for name, value in numbers.items()}
+
+
+def _planes(array: np.ndarray) -> Tensor:
+    """Lay out `(H, W, 3)` or `(H, W)` as `(C, H, W)`."""
+    planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(planes))

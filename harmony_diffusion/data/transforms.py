@@ -1,0 +1,124 @@
+"""Paired geometric transforms: one drawn geometry keeps composite, mask and real in step."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from harmony_diffusion.errors import SizeMismatchError
+
+CANDIDATES = 12
+COARSE = 96  # long side, in pixels, of the mask on which crops are judged
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A crop, scaled to a size, then mirrored and turned.
+
+    Attributes:
+        box: Left, top, right, bottom of the crop in pixels of the source; need not be whole.
+        size: Height and width of the result.
+        mirror: Swap left and right.
+        turns: Quarter turns counter-clockwise, after mirroring; the result of an odd number has `size`, too.
+    """
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    mirror: bool = False
+    turns: int = 0
+
+    def picture(self, picture: np.ndarray) -> np.ndarray:
+        """Transform a picture, `(H, W, 3)` uint8, to `(*size, 3)` (bilinear, with antialiasing)."""
+        return self._apply(picture)
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Transform a mask, `(H, W)` uint8, to `size`; a mask of 0 and 255 alone stays one."""
+        hard = not ((mask > 0) & (mask < 255)).any()
+        result = self._apply(mask)
+        return np.where(result >= 128, np.uint8(255), np.uint8(0)) if hard else result
+
+    def _apply(self, array: np.ndarray) -> np.ndarray:
+        height, width = self.size[::-1] if self.turns % 2 else self.size
+        image = Image.fromarray(array)
+        if self.box != (0, 0, image.width, image.height) or image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box=self.box)
+        result = np.asarray(image)
+        result = result[:, ::-1] if self.mirror else result
+        return np.ascontiguousarray(np.rot90(result, self.turns))
+
+
+def draw_geometry(
+    mask: np.ndarray,
+    size: int,
+    generator: np.random.Generator,
+    *,
+    whole: float = 0.35,
+    area: tuple[float, float] = (0.25, 1.0),
+    ratio: tuple[float, float] = (0.005, 0.85),
+    kept: float = 0.5,
+    turn: bool = False,
+) -> Geometry:
+    """Draw a square crop that does not lose the object.
+
+    `CANDIDATES` crops are drawn and judged at once, the first good one is taken, and without any the whole
+    frame is.
+
+    Args:
+        mask: Foreground of the picture, `(H, W)` uint8.
+        size: Side of the result.
+        generator: Source of the draws.
+        whole: Share of whole frames, squashed to the square as evaluation does it.
+        area: Smallest and largest share of the frame in a crop.
+        ratio: Smallest and largest share of foreground in a crop.
+        kept: Least share of the object that must be left in a crop.
+        turn: Also turn half of the pictures by 90, 180 or 270 degrees.
+
+    Returns:
+        The geometry, mirrored in half of the draws.
+    """
+    height, width = mask.shape
+    mirror = bool(generator.random() < 0.5)
+    turns = int(generator.integers(1, 4)) if turn and generator.random() < 0.5 else 0
+    take_whole = generator.random() < whole
+    share = generator.uniform(*area, CANDIDATES)
+    aspect = np.exp(generator.uniform(np.log(0.7), np.log(1.4), CANDIDATES))  # width over height
+    position = generator.random((2, CANDIDATES))
+    box = (0.0, 0.0, float(width), float(height))
+    if not take_whole:
+        side = np.sqrt(share * height * width)
+        widths = np.minimum(side * np.sqrt(aspect), width)
+        heights = np.minimum(side / np.sqrt(aspect), height)
+        left, top = position[0] * (width - widths), position[1] * (height - heights)
+        right, bottom = np.minimum(left + widths, width), np.minimum(top + heights, height)
+        boxes = np.stack((left, top, right, bottom), 1)
+        inside, total = _foreground_of(mask, boxes)
+        ratios = inside / ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        good = (inside >= kept * total) & (ratios >= ratio[0]) & (ratios <= ratio[1])
+        if good.any():
+            chosen = [float(edge) for edge in boxes[good.argmax()]]
+            box = (chosen[0], chosen[1], chosen[2], chosen[3])
+    return Geometry(box, (size, size), mirror, turns)
+
+
+def check_same_size(subject: object, first: np.ndarray, second: np.ndarray) -> None:
+    """Check that two pictures of a sample, `(H, W, ...)`, belong together.
+
+    Raises:
+        SizeMismatchError: They have different sizes.
+    """
+    if first.shape[:2] != second.shape[:2]:
+        sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (second, first)]
+        raise SizeMismatchError(subject, f"is {sizes[0]}, its picture is {sizes[1]}")
+
+
+def _foreground_of(mask: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Count the foreground pixels in boxes `(K, 4)` and in the frame, on a coarse grid."""
+    step = max(1, max(mask.shape) // COARSE)
+    coarse = mask[step // 2 :: step, step // 2 :: step] > 127
+    sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1))
+    sums[1:, 1:] = coarse.cumsum(0, dtype=np.float64).cumsum(1)
+    edges = np.rint(boxes / step).astype(int)
+    x0, x1 = edges[:, 0].clip(0, coarse.shape[1]), edges[:, 2].clip(0, coarse.shape[1])
+    y0, y1 = edges[:, 1].clip(0, coarse.shape[0]), edges[:, 3].clip(0, coarse.shape[0])
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    return inside * step**2, float(sums[-1, -1]) * step**2
