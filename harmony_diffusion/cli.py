@@ -18,7 +18,7 @@ EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0 when done, 2 on bad input, 130 when interrupted."""
     args = build_parser().parse_args(arguments)
-    # Threads of PyTorch that spin while they wait take the cores from those that work (eval/bench_inference.py
+    # Threads of PyTorch that spin while waiting take the cores from those that work (eval/bench_inference.py
     # shows it). Read when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
