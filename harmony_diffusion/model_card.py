@@ -32,7 +32,7 @@ def write_model_card(
     Returns:
         The file.
     """
-    origin = model_class(name).origin
+    origin = model_class(name).origin  # type: ignore[attr-defined]
     table = "| metric | value |\n|---|---:|\n" + "\n".join(f"| {k} | {v:.2f} |" for k, v in results.items())
     text = Template((files("harmony_diffusion") / "model_card.md").read_text("utf-8")).substitute(
         name=name,
