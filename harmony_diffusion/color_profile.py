@@ -22,8 +22,7 @@ _SRGB_TO_XYZ = np.array(
 _SAMPLES = 65536
 _GRID = np.linspace(0, 1, _SAMPLES)
 # A profile that moves no grey by more than half an 8-bit step is sRGB under another name. Colours may move
-# by three times as much: the usual sRGB profiles give their primaries with 4 or 5 digits, which shows near
-# black.
+# three times as far: the usual sRGB profiles give their primaries with 4 or 5 digits, which shows near black.
 _SAME_GREY, _SAME_COLOR = 0.5 / 255, 1.5 / 255
 
 

@@ -16,6 +16,7 @@ from harmony_diffusion.image_arrays import Raster, check_size, choose_frame, cla
 
 _BLOCK = 1 << 20
 _RAW_PHOTOMETRIC = (32803, 34892)  # colour filter array, linear raw
+_ORIENTATION = 274
 _DNG_VERSION = 50706
 _ICC_PROFILE = 34675
 # TIFF tag values (TIFF 6.0): compression, photometric interpretation, extra samples.
@@ -135,9 +136,9 @@ def read_tiff(file: BinaryIO, shown: str, frame: int, max_pixels: int, min_side:
             )
         channels, alpha = _tiff_page(page, file, shown, frame)
         profile = page.tags.valueof(_ICC_PROFILE)
+        orientation, exif = _tiff_exif(file, page, shown)
     if photometric == _WHITE_IS_ZERO:
         channels = (1 if channels.dtype == np.float32 else 65535) - channels
-    orientation, exif = _tiff_exif(file, shown)
     return Raster(
         upright(channels, orientation),
         None if alpha is None else upright(alpha, orientation),
@@ -153,11 +154,14 @@ def _is_raw(page: tifffile.TiffPage) -> bool:
     return any(sub.aspage().photometric in _RAW_PHOTOMETRIC for sub in page.pages or ())
 
 
-def _tiff_exif(file: BinaryIO, shown: str) -> tuple[int, bytes | None]:
-    file.seek(0)
+def _tiff_exif(file: BinaryIO, page: tifffile.TiffPage, shown: str) -> tuple[int, bytes | None]:
+    if page.parent.is_bigtiff:  # Pillow does not read all of them
+        orientation = page.tags.valueof(_ORIENTATION, default=1)
+        return (orientation if orientation in range(1, 9) else 1), None
     found = Image.Exif()
+    found.endian = page.parent.byteorder
     try:
-        found.load_from_fp(file)
+        found.load_from_fp(file, page.offset)
         block = exif_of_tiff(found)
     except Exception:  # Pillow raises almost anything on damaged directories
         note(shown, "its EXIF data are damaged, and are dropped")

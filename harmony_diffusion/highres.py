@@ -80,10 +80,10 @@ def allowed_background(picture: Picture, reference: np.ndarray | None) -> np.nda
     Raises:
         SizeMismatchError: `reference` has another size than the picture.
     """
-    if reference is None:
-        return picture.visible
-    reference = _weights(picture, reference, "reference")
     visible = picture.visible
+    if reference is None:
+        return None if visible is None else _weights(picture, visible, "alpha")
+    reference = _weights(picture, reference, "reference")
     return reference if visible is None else reference * visible
 
 
@@ -94,7 +94,7 @@ def _weights(picture: Picture, weights: np.ndarray, name: str) -> np.ndarray:
             f"is {' x '.join(map(str, weights.shape))} (height x width), "
             f"but {picture.name} is {picture.size[0]} x {picture.size[1]}",
         )
-    return np.ascontiguousarray(weights, dtype=np.float32)
+    return np.require(weights, np.float32, ["C", "W"])
 
 
 @torch.no_grad()

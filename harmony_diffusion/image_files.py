@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from harmony_diffusion.color_profile import cmyk_to_rgb
-from harmony_diffusion.errors import DecodeError, HarmonyError, InputError, TooLargeError
+from harmony_diffusion.errors import DecodeError, HarmonyError, InputError, InputNote, TooLargeError
 from harmony_diffusion.exif import exif_of_tiff, split_orientation, upright
 from harmony_diffusion.file_signatures import HEAD, picture_format, webp_size
 from harmony_diffusion.high_depth_files import read_png16, read_tiff
@@ -64,7 +64,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     try:
         _check_kind(os.stat(path).st_mode, shown)
         # Not blocking, and looked at once more: the path may have become a pipe in between.
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+        file = open(path, "rb", opener=_open_without_waiting)
         _check_kind(os.fstat(file.fileno()).st_mode, shown)
         return file
     except OSError as error:
@@ -76,6 +76,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise InputError(shown, reason, fix) from None
     except ValueError as error:  # a NUL character
         raise InputError(repr(shown), f"is no path: {error}", "Check the path.") from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_kind(mode: int, shown: str) -> None:
@@ -125,7 +129,7 @@ def read_file(
                 _load(image, shown, allow_truncated)
                 raster = raster_of_pil(image, shown, lossy=_is_lossy(kind, head, image))
             return raster
-        except HarmonyError:
+        except (HarmonyError, InputNote):
             raise
         except Image.DecompressionBombError as error:
             raise TooLargeError(shown, f"is refused by Pillow: {error}", "Give a smaller picture.") from error
@@ -189,7 +193,7 @@ def read_pil(image: Image.Image, name: str, *, max_pixels: int, min_side: int = 
     try:
         image.load()
         return raster_of_pil(image, name)
-    except HarmonyError:
+    except (HarmonyError, InputNote):
         raise
     except Exception as error:  # a damaged file makes the decoders raise almost anything
         raise _decode_error(name, error) from error

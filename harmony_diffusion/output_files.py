@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -74,6 +75,8 @@ def _output_error(path: object, error: Exception) -> OutputError:
         return OutputError(path, *_REASONS[error.errno])
     if isinstance(error, RuntimeError):  # how Python 3.11 reports a loop of links
         return OutputError(path, *_REASONS[errno.ELOOP])
+    if isinstance(error, OSError) and error.errno is None:  # how NumPy reports a write that was cut short
+        return OutputError(path, f"could not be written completely: {error}", "The disk may be full.")
     return OutputError(path, (error.strerror if isinstance(error, OSError) else None) or str(error))
 
 
@@ -102,7 +105,8 @@ def write_atomically(
     temporary = None
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=".harmony-", suffix=".tmp", dir=target.parent)
-        with os.fdopen(descriptor, "w+b") as file:
+        os.close(descriptor)
+        with open(temporary, "w+b") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
@@ -152,7 +156,8 @@ def output_names(paths: Sequence[str | os.PathLike[str]], *, suffix: str | None 
     names = []
     for path in map(Path, paths):
         stem = path.with_suffix("")
-        key = stem.as_posix().casefold()
+        # As file systems that ignore case and the way accents are composed (macOS, Windows) compare names.
+        key = unicodedata.normalize("NFC", stem.as_posix()).casefold()
         if key in seen:
             raise InputError(
                 path,

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -345,3 +348,65 @@ def test_wrong_arguments_are_refused():
     for name in ("gain", "dense", "reinhard"):
         with pytest.raises(MaskError, match="background"):
             harmonize_picture(build(name), picture, mask, reference=np.zeros_like(mask))
+
+
+MEASURE_MEMORY = """
+import sys
+import cv2, tifffile
+import torch
+from harmony_diffusion.highres import harmonize_picture
+from harmony_diffusion.image_processor import load_mask, load_picture
+from harmony_diffusion.models import create_model
+from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+
+def peak():
+    # Of this process alone: ru_maxrss of a child begins with the peak of the parent that started it.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20
+
+torch.set_num_threads(1)
+model = create_model(sys.argv[1]).eval()
+before = peak()
+picture = load_picture(sys.argv[2])
+mask = load_mask(sys.argv[3], size=picture.size)
+result, _ = harmonize_picture(model, picture, mask)
+assert (result.pixels[mask == 0] == picture.pixels[mask == 0]).all()
+assert (result.pixels != picture.pixels).any()
+result.save(sys.argv[4])
+print(peak() - before)
+"""
+
+
+@pytest.fixture(scope="module")
+def large_files(tmp_path_factory):
+    """A 16-bit picture of 6048x4032, and masks that cover about 20 % and 90 % of it."""
+    folder = tmp_path_factory.mktemp("large")
+    height, width = 4032, 6048
+    pixels = np.empty((height, width, 3), np.uint16)
+    pixels[..., 0] = np.linspace(2000, 60000, width)
+    pixels[..., 1] = np.linspace(60000, 5000, height)[:, None]
+    pixels[..., 2] = 30000
+    pixels[::7] += 1500
+    Picture(pixels).save(folder / "picture.tif")
+    for percent in (20, 90):
+        mask = np.zeros((height, width, 3), np.uint8)
+        covered = int(height * (percent / 100) ** 0.5), int(width * (percent / 100) ** 0.5)
+        mask[: covered[0], : covered[1]] = 255
+        Picture(mask).save(folder / f"mask{percent}.png")
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("percent", [20, 90])
+@pytest.mark.parametrize("name", ["harmonizer", "poisson"])
+def test_memory_stays_below_two_gigabytes_for_24_megapixels_of_16_bits(name, percent, large_files, tmp_path):
+    paths = [large_files / "picture.tif", large_files / f"mask{percent}.png", tmp_path / "result.tif"]
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE_MEMORY, name, *map(str, paths)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    print(name, percent, run.stdout)
+    assert float(run.stdout) < 2

@@ -1,15 +1,19 @@
 """Pictures and masks of a training sample, decoded quickly to uint8 and checked."""
 
+import functools
 import io
+import os
+import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from harmony_diffusion.data.sample import ArchiveMember, Content, Source
 from harmony_diffusion.errors import DecodeError, InputError, MaskError, SizeMismatchError
 from harmony_diffusion.image_files import open_regular
 
-Source = Path | bytes
 MAX_PIXELS = 200_000_000
 _ORIENTATION = 0x0112
 
@@ -20,8 +24,8 @@ def read_pair(
     """Decode a picture and the mask that belongs to it.
 
     Args:
-        picture: File, or its content.
-        mask: File, or its content; white on the foreground.
+        picture: The file.
+        mask: The file; white on the foreground.
         shortest: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its short side keeps this
             many pixels, and the mask with it; None for the full size.
         resize_mask: Scale a mask of another size; Open Images distributes such ones.
@@ -36,13 +40,13 @@ def read_pair(
     plane = read_mask(mask)
     if plane.shape != size and not resize_mask:
         raise SizeMismatchError(
-            name_of(mask), f"is {plane.shape[1]}x{plane.shape[0]}, its picture is {size[1]}x{size[0]}"
+            mask, f"is {plane.shape[1]}x{plane.shape[0]}, its picture is {size[1]}x{size[0]}"
         )
     if plane.shape != pixels.shape[:2]:
         scaled = Image.fromarray(plane).resize(pixels.shape[1::-1], Image.Resampling.BILINEAR)
         plane = np.where(np.asarray(scaled) >= 128, np.uint8(255), np.uint8(0))
     if not (plane > 127).any():
-        raise MaskError(name_of(mask), "is empty: no pixel is foreground")
+        raise MaskError(mask, "is empty: no pixel is foreground")
     return pixels, plane
 
 
@@ -66,11 +70,6 @@ def read_mask(mask: Source) -> np.ndarray:
     return plane * np.uint8(255) if plane.max() == 1 else plane
 
 
-def name_of(source: Source) -> str:
-    """Name a source in a message."""
-    return f"a picture of {len(source)} bytes" if isinstance(source, bytes) else str(source)
-
-
 def _decode_picture(source: Source, shortest: int | None) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the pixels, and the height and width of the file."""
     image = _open(source, shortest)
@@ -80,11 +79,11 @@ def _decode_picture(source: Source, shortest: int | None) -> tuple[np.ndarray, t
 
 def _open(source: Source, shortest: int | None) -> Image.Image:
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        with _open_file(source) as file:
             image = Image.open(file)
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise DecodeError(name_of(source), f"has {width}x{height} pixels, more than is read")
+                raise DecodeError(source, f"has {width}x{height} pixels, more than is read")
             if shortest is not None:
                 scale = max(1, min(width, height) // shortest)
                 image.draft("RGB", (width // scale, height // scale))
@@ -95,6 +94,23 @@ def _open(source: Source, shortest: int | None) -> Image.Image:
     except InputError:
         raise
     except Exception as error:
-        raise DecodeError(name_of(source), f"cannot be decoded: {error}") from error
+        raise DecodeError(source, f"cannot be decoded: {error}") from error
     image.info["full_size"] = (width, height) if orientation >= 5 else (height, width)
     return image
+
+
+def _open_file(source: Source) -> BinaryIO:
+    if isinstance(source, Content):
+        return io.BytesIO(source.data)
+    if isinstance(source, ArchiveMember):
+        try:
+            return io.BytesIO(_archive(source.archive, os.getpid()).read(source.member))
+        except KeyError:
+            raise InputError(source, "is missing") from None
+    return open_regular(source)
+
+
+@functools.lru_cache(maxsize=64)
+def _archive(path: Path, process: int) -> zipfile.ZipFile:
+    """Keep archives open, for their directories are long; but not across a fork, which shares positions."""
+    return zipfile.ZipFile(open_regular(path))

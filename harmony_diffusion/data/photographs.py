@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harmony_diffusion.data.decoding import Source
+from harmony_diffusion.data.sample import Problem, Source, report_duplicate
 from harmony_diffusion.errors import InputError
 
 REQUIRED = ("source", "id", "split")
@@ -23,8 +23,8 @@ class Photograph:
     Attributes:
         name: Unique in the data set.
         subset: Where it comes from; the sampling is weighted by it.
-        picture: File of the photograph, or its content.
-        mask: File of the mask, or its content.
+        picture: File of the photograph.
+        mask: File of the mask.
         record: What the data set says of it (licence, origin, author, label, …), column by column.
         resize_mask: The data set distributes masks at another size than the photographs.
     """
@@ -38,7 +38,10 @@ class Photograph:
 
 
 def read_photographs(
-    root: Path, split: str | None = "train", filters: Mapping[str, Sequence[str]] | None = None
+    root: Path,
+    split: str | None = "train",
+    filters: Mapping[str, Sequence[str]] | None = None,
+    problems: list[Problem] | None = None,
 ) -> list[Photograph]:
     """List the photographs of a split, in the order of `index.csv`; the files are not opened.
 
@@ -46,6 +49,7 @@ def read_photographs(
         root: Folder that holds `index.csv`.
         split: Value of the column `split`, None for all.
         filters: Accepted values by column, as `parse_filters` makes them.
+        problems: Where rows that are there twice are appended; None to log them. They are taken once.
 
     Raises:
         InputError: No index, a column that is missing, or nothing left.
@@ -62,16 +66,15 @@ def read_photographs(
     if not rows:
         wanted = " ".join(f"{key}={','.join(accepted)}" for key, accepted in filters.items())
         raise InputError(index, f"has no row with {wanted}")
-    return [
-        Photograph(
-            f"{row['source']}/{row['id']}",
-            row["source"],
-            root / row["source"] / f"{row['id']}.jpg",
-            root / row["source"] / f"{row['id']}.png",
-            row,
-        )
-        for row in rows
-    ]
+    photographs: dict[str, Photograph] = {}
+    for row in rows:
+        name, stem = f"{row['source']}/{row['id']}", root / row["source"] / row["id"]
+        if name in photographs:
+            report_duplicate(str(index), f"{name} is listed twice", problems)
+            continue
+        picture, mask = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".jpg", ".png"))
+        photographs[name] = Photograph(name, row["source"], picture, mask, row)
+    return list(photographs.values())
 
 
 def parse_filters(texts: Iterable[str]) -> dict[str, list[str]]:

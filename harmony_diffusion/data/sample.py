@@ -1,12 +1,43 @@
-"""The one thing every dataset yields."""
+"""The one thing every dataset yields, and what is wrong with it where it cannot be used."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from harmony_diffusion.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class ArchiveMember(NamedTuple):
+    """A file inside a zip archive."""
+
+    archive: Path
+    member: str
+
+    def __str__(self) -> str:
+        """Return the archive and the name in it, for messages."""
+        return f"{self.archive}/{self.member}"
+
+
+class Content(NamedTuple):
+    """A file that was read already, as from a tar shard."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        """Return the name, for messages."""
+        return self.name
+
+
+Source = Path | ArchiveMember | Content
 
 
 @dataclass(frozen=True)
 class HarmonySample:
-    """One composite with its mask and, where there is one, its ground truth, as files.
+    """One composite with its mask and its ground truth, as files.
 
     Attributes:
         name: Name of the composite, unique in the dataset.
@@ -19,7 +50,38 @@ class HarmonySample:
 
     name: str
     subset: str
-    composite: Path
-    mask: Path
-    real: Path
+    composite: Source
+    mask: Source
+    real: Source
     prompt: str = ""
+
+
+class Problem(NamedTuple):
+    """Why a file or a line of a dataset cannot be used.
+
+    Attributes:
+        file: The file, with the line where there are lines.
+        reason: What is wrong with it.
+    """
+
+    file: str
+    reason: str
+
+
+def report(error: InputError, problems: list[Problem] | None) -> None:
+    """Append an error to a list of problems, or raise it where there is no list.
+
+    Raises:
+        InputError: `problems` is None.
+    """
+    if problems is None:
+        raise error
+    problems.append(Problem(error.subject, error.reason))
+
+
+def report_duplicate(file: str, reason: str, problems: list[Problem] | None) -> None:
+    """Append what does no harm, such as a line that is there twice, or log it where there is no list."""
+    if problems is None:
+        logger.warning("%s: %s", file, reason)
+    else:
+        problems.append(Problem(file, reason))

@@ -7,7 +7,7 @@ come Harmonizer's filters run backwards (Ke et al., ECCV 2022) and untouched pai
 maps of colour: they are computed on a lattice of colours, and the image is looked up in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,25 +16,26 @@ from torch import Tensor
 
 from harmony_diffusion import color
 from harmony_diffusion.data import color_transfer as transfer
+from harmony_diffusion.data.candidates import (
+    CANDIDATES,
+    choose,
+    foreground_colors,
+    look_up_colors,
+    pick,
+    to_device,
+)
 from harmony_diffusion.data.decoding import read_pair
 from harmony_diffusion.data.degradations import degrade_, imperfect_masks
 from harmony_diffusion.data.keyed_random import KeyedDraws, generator_of, sample_key
 from harmony_diffusion.data.lighting import GRID, draw_light, light_gain
 from harmony_diffusion.data.photographs import Photograph
-from harmony_diffusion.data.retouching import Parameters, draw_retouch, relight, retouch
+from harmony_diffusion.data.retouching import draw_retouch, relight, retouch
 from harmony_diffusion.errors import InputError
 
 KINDS = ("transfer", "retouch", "light", "filters", "untouched")
 DEFAULT_SHARES = {"transfer": 0.34, "retouch": 0.25, "light": 0.25, "filters": 0.08, "untouched": 0.08}
 METHODS = ("reinhard", "monge_kantorovitch", "histograms", "distribution")
-CANDIDATES = 4
-LATTICE = 17
-OWN_PIXELS = 256
 REFERENCE_PIXELS = 512
-# Foreground MSE, in units of 1/255, of composites that differ visibly and are still plausible.
-MSE_RANGE = (60.0, 6500.0)
-CLIPPED = 0.06
-SPREAD = (0.4, 2.2)
 # Filters of Harmonizer in the order in which it applies them, with the ranges of its training.
 FILTERS = (
     (color.temperature, 0.3),
@@ -145,7 +146,7 @@ class SyntheticComposites:
             where = rows.to(image.device)
             args = own[where], picked[where], strength[where], draws[rows]
             color_map = _choose_transfer(METHODS[number], *args)
-            edited[where] = _look_up_colors(image[where], color_map, opacity[where])
+            edited[where] = look_up_colors(image[where], color_map, opacity[where])
         return edited
 
 
@@ -221,64 +222,10 @@ def jitter(image: Tensor, draws: KeyedDraws) -> Tensor:
     """Edit whole pictures mildly; `image` and the result are `(B, 3, H, W)`."""
     everywhere = torch.ones_like(image[:, :1])
     colors = foreground_colors(image, everywhere, draws)
-    edit = _on(draw_retouch(KeyedDraws(draws.keys ^ 1), CANDIDATES, strength=0.5), image.device)
+    edit = to_device(draw_retouch(KeyedDraws(draws.keys ^ 1), CANDIDATES, strength=0.5), image.device)
     tried = retouch(colors.repeat_interleave(CANDIDATES, 0), edit)
     best = choose(colors, tried, mse_range=(0.0, 2000.0), clipped=0.02)
-    return _look_up_colors(image, lambda nodes: retouch(nodes, _pick(edit, best))).clamp_(0, 1)
-
-
-def foreground_colors(image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
-    """Draw pixels of the foreground of each image, `(B, 3, OWN_PIXELS)`."""
-    count = (mask[:, 0] > 0.5).flatten(1).cumsum(1)  # (B, H * W)
-    step = torch.arange(OWN_PIXELS) + draws.uniform("own", OWN_PIXELS)
-    wanted = (step / OWN_PIXELS).to(image.device) * count[:, -1:]
-    place = torch.searchsorted(count, wanted.long() + 1).clamp_max(count.shape[1] - 1)
-    return image.flatten(2).gather(2, place[:, None].expand(-1, 3, -1))
-
-
-def choose(
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor | None = None,
-    mse_range: tuple[float, float] = MSE_RANGE,
-    clipped: float = CLIPPED,
-) -> Tensor:
-    """Choose of K candidates the first that neither hardly differs nor clips, flattens or bands.
-
-    Where none is good the least bad is chosen.
-
-    Args:
-        before: Colours of the foreground, `(B, 3, N)`.
-        after: Recoloured and not clamped, `(B * K, 3, N)`, the candidates of a sample one after another.
-        weight: Weight of each colour, `(B, 1, N)`.
-        mse_range: Accepted mean squared error, in units of 1/255.
-        clipped: Accepted share of colours that leave the range of values.
-
-    Returns:
-        Index of the candidate, `(B,)`.
-    """
-    after = after.unflatten(0, (len(before), -1)).double()  # (B, K, 3, N)
-    before = before[:, None].double()
-    weight = torch.ones_like(before[:, :, :1]) if weight is None else weight[:, None].double()
-    weight = weight / weight.sum(3, keepdim=True).clamp_min(1e-6)
-
-    def mean(values: Tensor) -> Tensor:
-        return (values * weight).sum(3).mean(2)
-
-    shown = after.clamp(0, 1)
-    mse = 255**2 * mean((shown - before) ** 2).clamp_min(1e-9)
-    left = ((after > 1.02) & (before < 0.99)) | ((after < -0.02) & (before > 0.01))
-    share = (left.any(2).double() * weight[:, :, 0]).sum(2)
-    variance = [mean((x - (x * weight).sum(3, keepdim=True)) ** 2) for x in (shown, before)]
-    spread = ((variance[0] + 1e-5) / (variance[1] + 1e-5)).sqrt()
-    fault = (
-        (max(mse_range[0], 1e-9) / mse).log().relu()
-        + (mse / mse_range[1]).log().relu()
-        + 10 * (share - clipped).relu()
-        + (SPREAD[0] / spread).log().relu()
-        + (spread / SPREAD[1]).log().relu()
-    )
-    return (fault + 1e-6 * torch.arange(fault.shape[1], device=fault.device)).argmin(1)
+    return look_up_colors(image, lambda nodes: retouch(nodes, pick(edit, best))).clamp_(0, 1)
 
 
 def round_to_8_bits_(image: Tensor) -> Tensor:
@@ -308,19 +255,19 @@ def _choose_transfer(
 
 def _retouch(image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) -> Tensor:
     own = foreground_colors(image, mask, draws)
-    edit = _on(draw_retouch(draws, CANDIDATES), image.device)
+    edit = to_device(draw_retouch(draws, CANDIDATES), image.device)
     best = choose(own, retouch(own.repeat_interleave(CANDIDATES, 0), edit))
-    return _look_up_colors(image, lambda nodes: retouch(nodes, _pick(edit, best)), opacity)
+    return look_up_colors(image, lambda nodes: retouch(nodes, pick(edit, best)), opacity)
 
 
 def _light(image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) -> Tensor:
-    light = _on(draw_light(draws, CANDIDATES), image.device)
+    light = to_device(draw_light(draws, CANDIDATES), image.device)
     small, weight = (F.interpolate(x, (GRID, GRID)) for x in (image, mask))
     repeated = small.repeat_interleave(CANDIDATES, 0)
     gain = light_gain(weight.repeat_interleave(CANDIDATES, 0), light)
     tried = relight(repeated, gain, light["shoulder"])
     best = choose(small.flatten(2), tried.flatten(2), weight.flatten(2))
-    chosen = _pick({"gain": gain, "shoulder": light["shoulder"]}, best)
+    chosen = pick({"gain": gain, "shoulder": light["shoulder"]}, best)
     gain = F.interpolate(chosen["gain"], image.shape[2:], mode="bilinear", align_corners=True)
     return relight(image, gain, chosen["shoulder"])
 
@@ -335,35 +282,3 @@ def _run_filters(image: Tensor, mask: Tensor, arguments: Tensor) -> list[Tensor]
     for (apply, _), argument in zip(reversed(FILTERS), arguments.flip(1).unbind(1), strict=True):
         stages.insert(0, torch.lerp(image, apply(stages[0], argument), mask))
     return stages
-
-
-def _look_up_colors(
-    image: Tensor, color_map: Callable[[Tensor], Tensor], opacity: Tensor | None = None
-) -> Tensor:
-    """Evaluate a map of colours on a lattice, and interpolate in it for every pixel of `(B, 3, H, W)`.
-
-    With an opacity, `(B, 1, H, W)`, pixels where it is 0 may be left as they are.
-    """
-    axis = torch.linspace(0, 1, LATTICE, device=image.device)
-    blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
-    nodes = torch.stack((red, green, blue)).flatten(1).expand(len(image), 3, -1)
-    table = color_map(nodes).unflatten(2, (LATTICE,) * 3).contiguous()
-    if opacity is None or image.is_cuda:
-        place = (image * 2 - 1).permute(0, 2, 3, 1)[:, None]
-        return F.grid_sample(table, place.contiguous(), align_corners=True)[:, :, 0]
-    result = image.clone()
-    for row, inside in enumerate(opacity[:, 0] > 0):
-        place = (image[row, :, inside] * 2 - 1).T.contiguous()[None, None, None]
-        result[row, :, inside] = F.grid_sample(table[row : row + 1], place, align_corners=True)[0, :, 0, 0]
-    return result
-
-
-def _pick(parameters: Parameters, best: Tensor) -> Parameters:
-    """Take the rows of the chosen candidates."""
-    count = len(next(iter(parameters.values()))) // len(best)
-    rows = torch.arange(len(best), device=best.device) * count + best
-    return {name: values[rows] for name, values in parameters.items()}
-
-
-def _on(parameters: Parameters, device: torch.device) -> Parameters:
-    return {name: values.to(device) for name, values in parameters.items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harmony_diffusion.data.decoding import name_of, read_pair, read_picture
+from harmony_diffusion.data.decoding import read_pair, read_picture
 from harmony_diffusion.data.keyed_random import generator_of, sample_key
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import HarmonySample
@@ -130,15 +130,7 @@ class PhotographSet:
         first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
 
         def load(source: int) -> Item:
-            photograph = self.photographs[source]
-            picture, mask = read_pair(
-                photograph.picture,
-                photograph.mask,
-                shortest=2 * self.size,
-                resize_mask=photograph.resize_mask,
-            )
-            geometry = draw_geometry(mask, self.size, generator_of(key, "geometry"), turn=self.turn)
-            return {"real": _planes(geometry.picture(picture)), "mask": _planes(geometry.mask(mask))}
+            return photograph_item(self.photographs[source], self.size, key, turn=self.turn)
 
         return _load_or_redraw(load, first, len(self.photographs), key, self.skip_bad)
 
@@ -183,19 +175,39 @@ class PairSet:
         first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
 
         def load(source: int) -> Item:
-            sample = self.samples[source]
-            composite, mask = read_pair(sample.composite, sample.mask)
-            real = read_picture(sample.real)
-            check_same_size(name_of(sample.real), composite, real)
-            generator = generator_of(key, "geometry")
-            geometry = draw_geometry(mask, self.size, generator, turn=self.turn, whole=self.whole)
-            return {
-                "composite": _planes(geometry.picture(composite)),
-                "real": _planes(geometry.picture(real)),
-                "mask": _planes(geometry.mask(mask)),
-            }
+            return pair_item(self.samples[source], self.size, key, turn=self.turn, whole=self.whole)
 
         return _load_or_redraw(load, first, len(self.samples), key, self.skip_bad)
+
+
+def photograph_item(photograph: Photograph, size: int, key: int, *, turn: bool = False) -> Item:
+    """Decode a photograph and cut the crop of a key; see `PhotographSet.sample_at`.
+
+    Raises:
+        InputError: The photograph cannot be used.
+    """
+    picture, mask = read_pair(
+        photograph.picture, photograph.mask, shortest=2 * size, resize_mask=photograph.resize_mask
+    )
+    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn)
+    return {"real": _planes(geometry.picture(picture)), "mask": _planes(geometry.mask(mask))}
+
+
+def pair_item(sample: HarmonySample, size: int, key: int, *, turn: bool = False, whole: float = 0.35) -> Item:
+    """Decode a sample and cut the crop of a key; see `PairSet.sample_at`.
+
+    Raises:
+        InputError: The sample cannot be used.
+    """
+    composite, mask = read_pair(sample.composite, sample.mask)
+    real = read_picture(sample.real)
+    check_same_size(sample.real, composite, real)
+    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn, whole=whole)
+    return {
+        "composite": _planes(geometry.picture(composite)),
+        "real": _planes(geometry.picture(real)),
+        "mask": _planes(geometry.mask(mask)),
+    }
 
 
 def _load_or_redraw(load: Callable[[int], Item], first: int, count: int, key: int, skip_bad: bool) -> Item:
@@ -210,9 +222,13 @@ def _load_or_redraw(load: Callable[[int], Item], first: int, count: int, key: in
             logger.warning("skipped: %s", error)
             source = int(generator.integers(count))
         else:
-            numbers = {"key": key, "source": source, "skipped": skipped}
-            return item | {name: torch.tensor(value) for name, value in numbers.items()}
+            return item | numbers_item(key=key, source=source, skipped=skipped)
     raise InputError("data", f"{MAX_REDRAWS} samples drawn one after another cannot be used")
+
+
+def numbers_item(**numbers: int) -> Item:
+    """Return numbers as tensors, so that a `DataLoader` collates them."""
+    return {name: torch.tensor(value) for name, value in numbers.items()}
 
 
 def _planes(array: np.ndarray) -> Tensor:

@@ -26,7 +26,7 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
 }
 
-DEFAULT_MODEL = "reinhard"
+DEFAULT_MODEL = "poisson"
 
 
 def model_class(name: str) -> type[ModelMixin]:

@@ -133,7 +133,7 @@ class Reinhard(ModelMixin, ConfigMixin):
     """
 
     origin = Origin(
-        title="Color transfer between images , IEEE Computer Graphics and Applications 2001",
+        title="Color transfer between images, IEEE Computer Graphics and Applications 2001",
         paper="https://doi.org/10.1109/38.946629",
     )
     working_size = 512

@@ -1,4 +1,4 @@
-"""Poisson image editing: the foreground keeps its gradients and its level from the background."""
+"""Poisson image editing: the foreground keeps its gradients and takes its level from the background."""
 
 import cv2
 import numpy as np

@@ -1,0 +1,141 @@
+"""Open Images V7 segmentation (Benenson et al., CVPR 2019, https://arxiv.org/abs/1903.10830) as distributed.
+
+A folder holds what https://storage.googleapis.com/openimages/web/download_v7.html offers:
+`SPLIT-annotations-object-segmentation.csv`; the masks in `SPLIT-masks-S.zip`, one archive for each first
+digit S of the image's name, or unpacked in `SPLIT-masks/` or `SPLIT-masks-S/`; the photographs in `SPLIT/` or
+`SPLIT_S/` (as the tar files unpack); and, for licences and rotations, `SPLIT-images*-with-rotation.csv`.
+Masks have another size than the photographs and are scaled when they are read.
+"""
+
+import csv
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from harmony_diffusion.data.photographs import Photograph
+from harmony_diffusion.data.sample import ArchiveMember, Problem, Source, report
+from harmony_diffusion.errors import InputError
+
+COLUMNS = ("MaskPath", "ImageID", "LabelName", "BoxID", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")
+LICENCE_COLUMNS = ("License", "Author", "AuthorProfileURL", "Title", "OriginalLandingURL")
+# Masks of less or more of the frame than this (by their boxes) make poor foregrounds.
+BOX_AREA = (0.01, 0.9)
+
+
+def read_open_images(
+    root: Path,
+    split: str = "train",
+    shards: Collection[int] | None = None,
+    *,
+    least_iou: float = 0.0,
+    single: bool = False,
+    problems: list[Problem] | None = None,
+) -> list[Photograph]:
+    """List the photographs of a split with one mask each, as often as they have masks.
+
+    Args:
+        root: Folder laid out as above.
+        split: `"train"`, `"validation"` or `"test"`.
+        shards: First hexadecimal digits of the images' names, as numbers from 0 to 15; None for all. Two of
+            the sixteen, as `[0, 1]`, are the 12.5 % of the dataset that papers train on.
+        least_iou: Leave out masks whose `PredictedIoU` is lower; those without one are kept.
+        single: Only images that have one mask alone.
+        problems: Where missing files are appended, and left out; None to raise at the first one.
+
+    Returns:
+        The photographs, with label and licence in `record`; the files are not
+        opened. Photographs that are shown rotated are left out: their masks are not.
+
+    Raises:
+        InputError: No annotations, a column that is missing, nothing left; or a file that is missing, and
+            `problems` is None.
+    """
+    table = root / f"{split}-annotations-object-segmentation.csv"
+    if not table.is_file():
+        raise InputError(root, f"holds no {table.name}")
+    digits = {f"{shard:x}" for shard in (range(16) if shards is None else shards)}
+    # Read twice, since millions of rows need not be kept.
+    per_image = Counter(row["ImageID"] for row in _rows(table, COLUMNS) if row["ImageID"][:1] in digits)
+    licences = _image_records(root, split, per_image)
+    masks = _MaskFiles(root, split)
+    photographs: list[Photograph] = []
+    for row in _rows(table, COLUMNS):
+        licence = licences.get(row["ImageID"], {})
+        if row["ImageID"] not in per_image or not _wanted(row, licence, least_iou):
+            continue
+        if single and per_image[row["ImageID"]] > 1:
+            continue
+        try:
+            picture, mask = _picture_file(root, split, row["ImageID"]), masks.find(row["MaskPath"])
+        except InputError as error:
+            report(error, problems)
+            continue
+        name, label = Path(row["MaskPath"]).stem, row["LabelName"]
+        photographs.append(Photograph(name, label, picture, mask, {**licence, "LabelName": label}, True))
+    if not photographs and not problems:
+        raise InputError(table, "has no mask that fits")
+    return photographs
+
+
+class _MaskFiles:
+    """Where the masks of a split are: in archives as distributed, or unpacked."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        self.root, self.split = root, split
+        self.members: dict[str, set[str]] = {}
+
+    def find(self, name: str) -> Source:
+        shard = name[:1]
+        for folder in (f"{self.split}-masks", f"{self.split}-masks-{shard}"):
+            if (path := self.root / folder / name).is_file():
+                return path
+        archive = self.root / f"{self.split}-masks-{shard}.zip"
+        if shard not in self.members:
+            self.members[shard] = set(_members(archive)) if archive.is_file() else set()
+        if name not in self.members[shard]:
+            raise InputError(self.root / f"{self.split}-masks-{shard}" / name, "is missing, in the zip, too")
+        return ArchiveMember(archive, name)
+
+
+def _members(archive: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return file.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(archive, f"cannot be read: {error}") from None
+
+
+def _rows(table: Path, columns: Collection[str]) -> Iterator[dict[str, str]]:
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise InputError(table, f"has no column {', '.join(missing)}")
+        yield from reader
+
+
+def _image_records(root: Path, split: str, images: Collection[str]) -> dict[str, dict[str, str]]:
+    """Read licence and rotation of images from whichever of the tables of images is there."""
+    records: dict[str, dict[str, str]] = {}
+    for table in sorted(root.glob(f"{split}-images*-with-rotation.csv")):
+        for row in _rows(table, ("ImageID", "License")):
+            if row["ImageID"] in images:
+                wanted = {name: row.get(name) or "" for name in (*LICENCE_COLUMNS, "Rotation")}
+                records[row["ImageID"]] = wanted
+    return records
+
+
+def _wanted(row: dict[str, str], licence: dict[str, str], least_iou: float) -> bool:
+    if row.get("PredictedIoU") and float(row["PredictedIoU"]) < least_iou:
+        return False
+    if float(licence.get("Rotation") or 0) != 0:
+        return False
+    x0, x1, y0, y1 = (float(row[name]) for name in ("BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax"))
+    return BOX_AREA[0] <= (x1 - x0) * (y1 - y0) <= BOX_AREA[1]
+
+
+def _picture_file(root: Path, split: str, image: str) -> Path:
+    for folder in (split, f"{split}_{image[:1]}"):
+        if (path := root / folder / f"{image}.jpg").is_file():
+            return path
+    raise InputError(root / split / f"{image}.jpg", "is missing")
