@@ -69,6 +69,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_shared_options(compose)
     compose.set_defaults(run=run_compose)
 
+    convert = commands.add_parser(
+        "convert",
+        help="convert official weights",
+        description="Convert official weights to a folder for --model.",
+    )
+    convert.add_argument("checkpoint", metavar="CHECKPOINT", help="official .pth, .pt, .ckpt or .safetensors")
+    convert.add_argument("output", metavar="OUT_DIR", help="folder to make")
+    convert.add_argument("--model", required=True, help="a name of `harmony models`")
+    convert.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    convert.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    convert.set_defaults(run=run_convert)
+
     models = commands.add_parser("models", help="list the methods", description="List the methods.")
     models.add_argument("--json", action="store_true", help="print JSON")
     models.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
@@ -130,6 +142,13 @@ def run_compose(args: argparse.Namespace) -> None:
     save_mask(mask, outputs["_mask"], overwrite=args.overwrite)
     print(f"{outputs['_composite']}\n{outputs['_mask']}")
     _harmonize_and_write(args, composite, mask, None, outputs)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Convert official weights to a folder that `--model` takes."""
+    from harmony_diffusion.convert import convert_checkpoint
+
+    print(convert_checkpoint(args.model, args.checkpoint, args.output, overwrite=args.overwrite))
 
 
 def run_models(args: argparse.Namespace) -> None:

@@ -127,5 +127,10 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
 def _box_mean(values: Tensor, radius: int) -> Tensor:
     """Mean over the square of side `2 * radius + 1`, zeros beyond the border."""
     side = 2 * radius + 1
-    across = F.avg_pool2d(values, (1, side), stride=1, padding=(0, radius))
-    return F.avg_pool2d(across, (side, 1), stride=1, padding=(radius, 0))
+    for dim, padding in ((3, (radius, radius)), (2, (0, 0, radius, radius))):
+        padded, length = F.pad(values, padding), values.shape[dim]
+        values = padded.narrow(dim, 0, length).clone()
+        # Adding shifted images takes half the time of `avg_pool2d`.
+        for shift in range(1, side):
+            values += padded.narrow(dim, shift, length)
+    return values / side**2

@@ -16,7 +16,7 @@ from torch import Tensor
 from harmony_diffusion.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.errors import InputError, SizeMismatchError
 from harmony_diffusion.image_processor import Picture
-from harmony_diffusion.thumbnail import BAND_PIXELS, Thumbnail, make_thumbnail, row_bands
+from harmony_diffusion.thumbnail import Thumbnail, make_thumbnail, row_bands
 
 Window = tuple[slice, slice]
 
@@ -134,9 +134,7 @@ def render_filters(
     settings: tuple[Tensor, ...] = ()
     if hasattr(model, "frame_statistics"):
         if frame is None:
-            # Foreground and background in one row: means do not care where a pixel stands.
-            row = replace(picture, pixels=picture.pixels.reshape(1, -1, 3), alpha=None)
-            frame = _read_row(row, 0, row.size[1]).to(filters.device)
+            frame = picture.to_tensor()[None].to(filters.device)
         settings = (model.frame_statistics(frame, filters),)
         del frame
     return _render_pixels(picture, mask, filters, model.apply_filters, settings, strength)
@@ -258,27 +256,17 @@ def _render_pixels(
     settings: tuple[Tensor, ...],
     strength: float,
 ) -> Picture:
-    """Change the foreground pixels, packed in a row: `change(pixels, filters, mask, *settings)`."""
-    inside = mask > 0
-    packed = replace(picture, pixels=picture.pixels[inside][None], alpha=None)
-    shares = torch.from_numpy(mask[inside])[None, None, None]
-    harmonized = np.empty_like(packed.pixels)
-    for start in range(0, packed.size[1], BAND_PIXELS):
-        columns = slice(start, min(start + BAND_PIXELS, packed.size[1]))
-        pixels = _read_row(packed, columns.start, columns.stop).to(filters.device)
-        changed = change(pixels, filters, shares[..., columns].to(filters.device), *settings)
-        values = torch.lerp(pixels, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
-        harmonized[:, columns] = packed.write_srgb(values, slice(0, 1), columns)
+    """Change the foreground pixels, packed in rows: `change(pixels, filters, mask, *settings)`."""
     result = picture.pixels.copy()
-    result[inside] = harmonized[0]
+    for rows in row_bands(picture.size):
+        share = mask[rows]
+        inside = share > 0
+        if not inside.any():
+            continue
+        packed = replace(picture, pixels=picture.pixels[rows][inside][None], alpha=None)
+        pixels = torch.from_numpy(packed.read_srgb()).to(filters.device).permute(2, 0, 1)[None].contiguous()
+        weights = torch.from_numpy(share[inside])[None, None, None].to(filters.device)
+        changed = change(pixels, filters, weights, *settings)
+        values = torch.lerp(pixels, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
+        result[rows][inside] = packed.write_srgb(values)[0]
     return picture.with_pixels(result)
-
-
-def _read_row(row: Picture, start: int, stop: int) -> Tensor:
-    """Read pixels of a picture of one row, `(1, 3, 1, stop - start)`, with no second copy in floats."""
-    pixels = torch.empty(1, 3, 1, stop - start)
-    for left in range(start, stop, BAND_PIXELS):
-        right = min(left + BAND_PIXELS, stop)
-        values = row.read_srgb(slice(0, 1), slice(left, right))
-        pixels[..., left - start : right - start] = torch.from_numpy(values).permute(2, 0, 1)
-    return pixels

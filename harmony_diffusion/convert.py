@@ -1,0 +1,183 @@
+"""Turn an official checkpoint into a `save_pretrained` folder: pickles read safely, keys compared."""
+
+import hashlib
+import os
+import pickle
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from harmony_diffusion.errors import CheckpointError, OutputError
+from harmony_diffusion.models import create_model, model_class
+
+# What training scripts of the field nest the weights under, and what wrappers put before every key.
+_NESTS = ("model", "state_dict", "model_state_dict", "params", "net", "network", "generator", "netG", "ema")
+_PREFIXES = ("module.", "model.")
+_LISTED = 12
+
+_CARD = """---
+library_name: diffusers
+pipeline_tag: image-to-image
+tags: [image-harmonization]
+---
+# {name}: converted weights
+
+`{name}` of Harmony Diffusion with the weights of `{file}`
+(SHA-256 `{digest}`), converted by `harmony convert --model {name}`. Nothing was trained here and no score was
+measured here.
+
+- Paper: {title}, {paper}
+- Official code: {code} ({code_license})
+- Licence of the official weights: {weights_license}
+
+```python
+from harmony_diffusion import HarmonizationPipeline, load_model
+
+image = HarmonizationPipeline(load_model("path/to/this/folder"))("composite.png", "mask.png").images[0]
+```
+"""
+
+
+def convert_checkpoint(
+    name: str, checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Convert the official weights of a model and save them where `load_model` reads them.
+
+    Args:
+        name: Registry name of the model.
+        checkpoint: A `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
+        output: Folder to make.
+        overwrite: Replace the folder if it exists.
+
+    Returns:
+        The folder, with `config.json`, `diffusion_pytorch_model.safetensors` and a card that names origin,
+        licence and checksum.
+
+    Raises:
+        CheckpointError: Unknown model, unreadable file, or missing, extra, mis-shaped or non-finite tensors;
+            nothing is written.
+        OutputError: The folder exists and `overwrite` is false, or cannot be written.
+    """
+    folder, source = Path(output), Path(checkpoint)
+    if folder.exists() and not overwrite:
+        raise OutputError(folder, "exists already", "Choose another name, or allow it with `--overwrite`")
+    cls: Any = model_class(name)
+    if not hasattr(cls, "convert_official"):
+        raise CheckpointError(f"{name} has no official weights: it needs none.")
+    model: Any = create_model(name)
+    load_strictly(model, cls.convert_official(unwrap(read_tensors(source))), source)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".harmony-", suffix=".tmp", dir=folder.parent))
+    try:
+        model.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(_card(name, model, source), encoding="utf-8")
+        unfinished.chmod(0o755)
+        if folder.exists():
+            replaced = unfinished.with_name(unfinished.name + ".old")
+            folder.rename(replaced)
+            unfinished.rename(folder)
+            shutil.rmtree(replaced)
+        else:
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def read_tensors(path: Path) -> Any:
+    """Read a checkpoint without running any code that may lie in it.
+
+    Raises:
+        CheckpointError: It is no checkpoint, is damaged, or holds more than tensors and plain containers.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: is not a plain file of tensors, and what else lies in it is not run "
+            f"({_first_line(error)})"
+        ) from error
+    except Exception as error:  # torch and safetensors raise a dozen types on a damaged file
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+
+
+def unwrap(content: Any) -> dict[str, Tensor]:
+    """Find the weights in a checkpoint: below `model`, `state_dict` and the like, with `module.` taken off.
+
+    Raises:
+        CheckpointError: There is no dictionary of tensors in it.
+    """
+    while isinstance(content, dict) and not all(isinstance(value, Tensor) for value in content.values()):
+        nests = [key for key in _NESTS if isinstance(content.get(key), dict)]
+        if not nests:
+            raise CheckpointError(
+                f"holds no dictionary of tensors; its entries are {_listed(map(str, content))}."
+            )
+        content = content[nests[0]]
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary of tensors.")
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in content)), None):
+        content = {key.removeprefix(prefix): value for key, value in content.items()}
+    return content
+
+
+def load_strictly(model: ModelMixin, state_dict: dict[str, Tensor], source: object) -> None:
+    """Load weights whose keys, shapes and values all are as they should be.
+
+    Raises:
+        CheckpointError: They are not; the message lists the differences.
+    """
+    own = model.state_dict()
+    # Counters of batch normalization carry no weight; older checkpoints do not have them.
+    missing = [k for k in own if k not in state_dict and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state_dict if k not in own]
+    shared = [k for k in own if k in state_dict]
+    shapes = [
+        f"{k} {tuple(state_dict[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in shared
+        if state_dict[k].shape != own[k].shape
+    ]
+    broken = [k for k in shared if not torch.isfinite(state_dict[k]).all()]
+    found = {"missing": missing, "extra": extra, "mis-shaped": shapes, "not finite": broken}
+    if any(found.values()):
+        parts = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in found.items() if keys]
+        raise CheckpointError(f"{source}: does not fit {type(model).__name__}. {'; '.join(parts)}")
+    model.load_state_dict({**own, **state_dict})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _listed(names: Any) -> str:
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _card(name: str, model: Any, source: Path) -> str:
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin = model.origin
+    return _CARD.format(
+        name=name,
+        file=source.name,
+        digest=digest,
+        title=origin.title,
+        paper=origin.paper,
+        code=origin.code or "none is public",
+        code_license=origin.code_license or "no licence stated",
+        weights_license=origin.weights_license or "none are published; ask whoever gave them to you",
+    )

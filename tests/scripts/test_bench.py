@@ -1,0 +1,30 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_bench_times_every_part_and_writes_json(tmp_path):
+    output = tmp_path / "new" / "bench.json"
+    options = ["--models", "reinhard", "--sizes", "96", "48", "--repeats", "1", "--threads", "1"]
+    run = subprocess.run(
+        [sys.executable, "eval/bench_inference.py", *options, "--skip-rendering", "--output", str(output)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    report = json.loads(output.read_text())
+    assert report["machine"]["threads"] == 1 and report["machine"]["torch"]
+    rows = report["models"]
+    assert [(row["width"], row["height"]) for row in rows] == [(48, 32), (96, 64)]
+    for row in rows:
+        assert row["model"] == "reinhard" and row["weights"] == "none"
+        assert all(row[part] > 0 for part in ("decode_s", "model_s", "apply_s", "encode_s"))
+        assert f"| reinhard | none | {row['width']}x{row['height']} |" in run.stdout
+    assert 0 <= rows[0]["peak_mib"] <= rows[1]["peak_mib"]
+    assert list(tmp_path.rglob("*")) == [output.parent, output]
