@@ -62,6 +62,52 @@ def lab_to_srgb(image: Tensor) -> Tensor:
     return linear_to_srgb(rgb.clamp(0, 1))
 
 
+def rgb_to_hsv(image: Tensor) -> Tensor:
+    """Convert RGB to HSV (the hexagonal model), all in [0, 1]; grey has hue 0, black also saturation 0.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+
+    Returns:
+        Hue in [0, 1), saturation and value in [0, 1], `(B, 3, H, W)`. Finite gradients everywhere.
+    """
+    eps = 1e-7
+    red, green, blue = image.unbind(1)
+    value = image.amax(1)
+    chroma = value - image.amin(1)
+    sector = torch.where(
+        red == value,
+        (green - blue) / (chroma + eps),
+        torch.where(green == value, (blue - red) / (chroma + eps) + 2, (red - green) / (chroma + eps) + 4),
+    )
+    return torch.stack(((sector / 6) % 1, chroma / (value + eps), value), 1)
+
+
+def hsv_to_rgb(image: Tensor) -> Tensor:
+    """Convert HSV as `rgb_to_hsv` returns it to RGB in [0, 1], `(B, 3, H, W)`."""
+    hue, saturation, value = image.unbind(1)
+    channels = []
+    for offset in (5, 3, 1):  # red, green, blue
+        distance = (offset + 6 * hue) % 6
+        channels.append(value - value * saturation * torch.minimum(distance, 4 - distance).clamp(0, 1))
+    return torch.stack(channels, 1)
+
+
+def affine_color(image: Tensor, parameters: Tensor) -> Tensor:
+    """Apply one affine colour transform a pixel.
+
+    Args:
+        image: `(B, 3, H, W)`.
+        parameters: `(B, 12, H, W)`: a 3x3 matrix row by row, then the offset.
+
+    Returns:
+        `M x + b`, `(B, 3, H, W)`.
+    """
+    red, green, blue = image.split(1, 1)
+    by_red, by_green, by_blue = (parameters[:, column:9:3] for column in range(3))
+    return by_red * red + by_green * green + by_blue * blue + parameters[:, 9:]
+
+
 # The white-box filters of Harmonizer (Ke et al., ECCV 2022, https://arxiv.org/abs/2207.01322). All take a raw
 # argument of shape `(B,)`, clamp it to [-1, 1] and return an image clamped to [0, 1]; at 0 they change
 # nothing (but for the small constants, which are the official ones).

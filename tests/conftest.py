@@ -8,7 +8,8 @@ import torch
 
 torch.set_num_threads(1)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+# The variable serves checkouts that do not lie beside the reference material.
+SHARED = Path(os.environ.get("HARMONY_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 @pytest.fixture(scope="session")

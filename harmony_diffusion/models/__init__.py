@@ -13,7 +13,14 @@ from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
+from harmony_diffusion.models.dccf import DCCF
+from harmony_diffusion.models.dih import DIH
+from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
+from harmony_diffusion.models.idih import IDIH
+from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
+from harmony_diffusion.models.is2am import IS2AM
+from harmony_diffusion.models.pct_net import PCTNet
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
@@ -24,6 +31,15 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "poisson": Poisson,
     "harmonizer": Harmonizer,
     "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
+    "dih": DIH,
+    "idih": IDIH,
+    "is2am": IS2AM,
+    "dccf": DCCF,
+    "dccf_is2am": partial(DCCF, base="is2am"),
+    "pct_net": PCTNet,
+    "pct_net_vit": partial(PCTNet, base="vit"),
+    "gknet": GKNet,
+    "imrsf_dam_gct": IMRSFDAMGCT,
 }
 
 DEFAULT_MODEL = "poisson"

@@ -1,6 +1,9 @@
 """Blocks used by three or more models."""
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,6 +19,16 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
         `(B, 3, H, W)`, equal to `composite` to the bit where the mask is 0 and to `harmonized` where it is 1.
     """
     return torch.where(mask > 0, torch.lerp(composite, harmonized.to(composite.dtype), mask), composite)
+
+
+def clamp_unit(image: Tensor) -> Tensor:
+    """Clamp to [0, 1] and let the gradient through as if there were no clamp.
+
+    A plain clamp has no gradient outside the range, so that pixels which start or stray there never come back.
+    """
+    if not image.requires_grad:
+        return image.clamp(0, 1)
+    return image.detach().clamp(0, 1) + (image - image.detach())
 
 
 class ImageNetNormalize(nn.Module):
@@ -36,3 +49,73 @@ class ImageNetNormalize(nn.Module):
     def inverse(self, image: Tensor) -> Tensor:
         """Undo the normalisation, `(B, 3, H, W)`; the result is not clamped."""
         return image * self.std + self.mean
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad height and width with zeros, half on either side, the odd pixel last.
+
+    Args:
+        image: `(B, C, H, W)`.
+        multiple: Height and width of the result are multiples of it.
+
+    Returns:
+        `(B, C, H', W')`; `crop_padding` undoes it.
+    """
+    height, width = -image.shape[-2] % multiple, -image.shape[-1] % multiple
+    return F.pad(image, (width // 2, width - width // 2, height // 2, height - height // 2))
+
+
+def crop_padding(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut the picture of `(height, width)` out of the middle of a padded `(B, C, H', W')`."""
+    top, left = (image.shape[-2] - size[0]) // 2, (image.shape[-1] - size[1]) // 2
+    return image[..., top : top + size[0], left : left + size[1]]
+
+
+class CheckpointedModule(nn.Module):
+    """A network that recomputes its blocks in the backward pass after `enable_gradient_checkpointing()`.
+
+    A plain checkpoint would run each batch norm twice a step, and count every batch twice in its running
+    statistics; here the second run leaves them alone.
+    """
+
+    gradient_checkpointing = False  # both attributes are set by `ModelMixin.enable_gradient_checkpointing`
+    _gradient_checkpointing_func: Callable[..., Tensor] | None = None
+
+    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """Apply one block to its inputs."""
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return block(*inputs)
+        assert self._gradient_checkpointing_func is not None
+        return self._gradient_checkpointing_func(_RunOnceThenFrozen(block), *inputs)
+
+
+class _RunOnceThenFrozen:
+    """Call a block; from the second call on, without changing the running statistics of its batch norms."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block, self.ran = block, False
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
+        self.ran = True
+        momenta = [norm.momentum for norm in norms]
+        try:
+            for norm in norms:
+                norm.momentum = 0.0
+            return self.block(*inputs)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+
+
+def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
+    """Draw convolutions and linear layers from N(0, magnitude / mean(fan_in, fan_out)); their biases are 0.
+
+    The initialisation of the SAIC networks and their descendants (iDIH, iS2AM, DCCF, PCT-Net).
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            # Xavier's variance is gain^2 * 2 / (fan_in + fan_out).
+            nn.init.xavier_normal_(layer.weight, gain=magnitude**0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
