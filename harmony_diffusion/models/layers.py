@@ -71,6 +71,40 @@ def crop_padding(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image[..., top : top + size[0], left : left + size[1]]
 
 
+def reflect_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Mirror an image at its bottom and right edges until height and width are multiples of a stride.
+
+    Unlike `torch.nn.functional.pad(mode="reflect")` it mirrors as often as needed, so that small pictures fit
+    networks of a large stride. Undo it with `[..., :height, :width]`.
+
+    Args:
+        image: `(B, C, H, W)`.
+        multiple: Height and width of the result are multiples of it.
+
+    Returns:
+        `(B, C, H', W')`; `image` itself when its size fits.
+    """
+    for axis in (-2, -1):
+        size = image.shape[axis]
+        if size % multiple:
+            period = max(2 * size - 2, 1)
+            index = torch.arange(size + -size % multiple, device=image.device) % period
+            image = image.index_select(axis, torch.minimum(index, (period - index) % period))
+    return image
+
+
+def init_pix2pix_(module: nn.Module) -> None:
+    """Draw convolutions and linear layers from N(0, 0.02); biases are 0, batch norm scales from N(1, 0.02).
+
+    The initialisation of the pix2pix family (RainNet, HDNet, DoveNet).
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)):
+            nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class CheckpointedModule(nn.Module):
     """A network that recomputes its blocks in the backward pass after `enable_gradient_checkpointing()`.
 
