@@ -1,0 +1,139 @@
+"""WebDataset tar shards, streamed through `datasets`: nothing is unpacked, nothing is held.
+
+A shard holds files `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` (any suffix of a picture), one
+sample after another; shards of photographs have no `composite`, and synthetic composites are made of them.
+"""
+
+import logging
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from harmony_diffusion.data.keyed_random import sample_key
+from harmony_diffusion.data.photographs import Photograph
+from harmony_diffusion.data.sample import Content, HarmonySample, Problem, report
+from harmony_diffusion.data.training_set import Item, numbers_item, pair_item, photograph_item
+from harmony_diffusion.errors import InputError, MissingDependencyError
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("composite", "mask", "real")
+
+
+class ShardSet(IterableDataset[Item]):
+    """Crops of the samples of shards, each process and each worker of a `DataLoader` with its own shards.
+
+    A crop and all that is drawn later depend on the seed, the epoch and the name of the sample; the order on
+    the seed, the epoch and the number of processes and workers. A stream has no index: to go on in the middle
+    of an epoch, read past what was used.
+
+    Args:
+        shards: The tar files; at least as many as there are processes times workers, to keep all busy.
+        size: Side of the square crops.
+        seed: Seed of order and crops.
+        rank: Number of this process.
+        world_size: Number of processes.
+        skip_bad: Pass over samples that cannot be used, and count them in `skipped` of the next; else raise.
+        turn: Also turn half of the crops by quarter turns.
+        shuffle_buffer: Samples among which the next one is drawn, beside the order of the shards; 0 for none.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        skip_bad: bool = False,
+        turn: bool = False,
+        shuffle_buffer: int = 500,
+    ) -> None:
+        self.size, self.seed, self.skip_bad, self.turn, self.epoch = size, seed, skip_bad, turn, 0
+        stream = _stream(shards)
+        from datasets.distributed import split_dataset_by_node
+
+        if shuffle_buffer:
+            stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer)
+        self.stream = split_dataset_by_node(stream, rank=rank, world_size=world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through."""
+        self.epoch = epoch
+        self.stream.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield items as `PairSet` or, for photographs, `PhotographSet` do, but for `source`."""
+        skipped = 0
+        for example in self.stream:
+            key = sample_key(self.seed, self.epoch, zlib.crc32(example["__key__"].encode()))
+            try:
+                sample = _sample_of(example)
+                if isinstance(sample, HarmonySample):
+                    item = pair_item(sample, self.size, key, turn=self.turn)
+                else:
+                    item = photograph_item(sample, self.size, key, turn=self.turn)
+            except InputError as error:
+                if not self.skip_bad:
+                    raise
+                logger.warning("skipped: %s", error)
+                skipped += 1
+                continue
+            yield item | numbers_item(key=key, skipped=skipped)
+            skipped = 0
+
+
+def read_shards(
+    shards: Sequence[Path], problems: list[Problem] | None = None
+) -> Iterator[HarmonySample | Photograph]:
+    """Stream the samples of shards in order; their files are `Content`.
+
+    Args:
+        shards: The tar files.
+        problems: Where incomplete samples are appended, and left out; None to raise at the first one.
+
+    Raises:
+        InputError: A file is missing; or a sample has no mask or no real, and `problems` is None.
+        MissingDependencyError: `datasets` is not installed.
+    """
+    for example in _stream(shards):
+        try:
+            yield _sample_of(example)
+        except InputError as error:
+            report(error, problems)
+
+
+def list_shards(root: Path) -> list[Path]:
+    """Return the tar files of a folder in alphabetical order."""
+    return sorted(root.glob("*.tar"))
+
+
+def _stream(shards: Sequence[Path]) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Shards are read with `datasets`: pip install 'harmony-diffusion[train]'"
+        ) from error
+    if missing := [str(path) for path in shards if not path.is_file()] or ([] if shards else ["shards"]):
+        raise InputError(missing[0], "is no file" if shards else "are none")
+    files = {"train": [str(path) for path in shards]}
+    return datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True).decode(False)
+
+
+def _sample_of(example: Mapping[str, Any]) -> HarmonySample | Photograph:
+    url, key = example["__url__"], example["__key__"]
+    files: dict[str, Content] = {}
+    for field, value in example.items():
+        if isinstance(value, dict) and value.get("bytes") is not None:
+            files[field.split(".")[0]] = Content(f"{url}/{key}.{field}", value["bytes"])
+    if missing := [part for part in PARTS[1:] if part not in files]:
+        raise InputError(f"{url}/{key}", f"has no {', '.join(missing)}")
+    subset = Path(url).stem
+    if "composite" in files:
+        return HarmonySample(key, subset, files["composite"], files["mask"], files["real"])
+    return Photograph(key, subset, files["real"], files["mask"])
