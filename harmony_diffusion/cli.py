@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harmony_diffusion import __version__
-from harmony_diffusion.errors import HarmonyError, InputNote
+from harmony_diffusion.errors import HarmonyError, InputError, InputNote
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="print JSON")
     models.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     models.set_defaults(run=run_models)
+    _add_data_commands(commands)
     return parser
 
 
@@ -149,6 +150,37 @@ def run_convert(args: argparse.Namespace) -> None:
     from harmony_diffusion.convert import convert_checkpoint
 
     print(convert_checkpoint(args.model, args.checkpoint, args.output, overwrite=args.overwrite))
+
+
+def _add_data_commands(commands: Any) -> None:
+    data = commands.add_parser("data", help="look at data sets", description="Look at data sets.")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="find what is wrong with a data set",
+        description="Open every file of a data set; print each that cannot be used, with the reason.",
+    )
+    check.add_argument("path", metavar="PATH", type=Path, help="folder, .jsonl or .tar file of any layout")
+    check.add_argument("--split", default="train", help="part of the data set (default: train)")
+    check.add_argument(
+        "--filter", action="append", default=[], metavar="COLUMN=VALUE[,VALUE]", help="part of a manifest"
+    )
+    check.add_argument("--shards", type=int, nargs="+", help="parts of Open Images, of 0 to 15")
+    check.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    check.set_defaults(run=run_data_check)
+
+
+def run_data_check(args: argparse.Namespace) -> None:
+    """Print what is wrong with a data set, file by file."""
+    from harmony_diffusion.data.check import check_dataset
+    from harmony_diffusion.data.photographs import parse_filters
+
+    report = check_dataset(args.path, args.split, filters=parse_filters(args.filter), shards=args.shards)
+    for problem in report.problems:
+        print(f"{problem.file}: {problem.reason}")
+    print(f"{report.layout}: {report.count} samples looked at, {len(report.problems)} problems")
+    if report.problems:
+        raise InputError(args.path, f"has {len(report.problems)} problems")
 
 
 def run_models(args: argparse.Namespace) -> None:

@@ -104,7 +104,7 @@ def interpolate(values: Tensor, knots: Tensor, targets: Tensor) -> Tensor:
         `(B, C, N)`.
     """
     inside = torch.minimum(torch.maximum(values, knots[..., :1]), knots[..., -1:])
-    right = torch.searchsorted(knots, inside.contiguous()).clamp(1, knots.shape[-1] - 1)
+    right = torch.searchsorted(knots.contiguous(), inside.contiguous()).clamp(1, knots.shape[-1] - 1)
     low, low_target = knots.gather(2, right - 1), targets.gather(2, right - 1)
     span, rise = knots.gather(2, right) - low, targets.gather(2, right) - low_target
     return low_target + (inside - low) / span.clamp_min(1e-6) * rise + (values - inside)
