@@ -37,8 +37,7 @@ def write_model_card(
     text = Template((files("harmony_diffusion") / "model_card.md").read_text("utf-8")).substitute(
         name=name,
         class_name=model_class(name).__name__,
-        title=origin.title,
-        paper=origin.paper,
+        paper=f"[{origin.title}]({origin.paper})" if origin.paper else origin.title,
         license=license,
         training=_bullets(training),
         data=_bullets(data),
