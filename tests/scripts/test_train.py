@@ -295,3 +295,23 @@ def test_settings_that_must_stay_are_flags():
     flags = re.findall(r'add\("--(\w+)"', SCRIPT.read_text())
     fixed = re.search(r"^FIXED = \((.*?)^\)", SCRIPT.read_text(), re.MULTILINE | re.DOTALL)
     assert len(flags) == len(set(flags)) and set(re.findall(r'"(\w+)"', fixed[1])) <= set(flags)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorboard_is_written_or_asked_for(installed, photographs, tmp_path):
+    if (importlib.util.find_spec("tensorboard") is not None) != installed:
+        pytest.skip("tensorboard is " + ("absent" if installed else "installed"))
+    arguments = [*SMALL_IDIH, "--data", photographs, "--resolution", "64", "--train_batch_size", "2"]
+    arguments += ["--max_train_steps", "1", "--logging_steps", "1", "--report_to", "tensorboard"]
+    arguments += ["--validation_split", "val", "--num_validation_images", "2", "--output", tmp_path]
+    status = os.waitpid(fork(arguments), 0)[1]
+    assert (status == 0) == installed
+    assert len(list(tmp_path.glob("tensorboard/events*"))) == installed
+
+
+@pytest.mark.slow
+def test_compiled_run_takes_a_step(photographs, tmp_path):
+    command = [sys.executable, SCRIPT, *SMALL_IDIH, "--data", photographs, "--output", tmp_path]
+    command += ["--resolution", "64", "--train_batch_size", "2", "--max_train_steps", "1", "--compile"]
+    run([*map(str, command)])
+    assert load_model(tmp_path / "model")
