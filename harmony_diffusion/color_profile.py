@@ -13,14 +13,16 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms
+
+from harmony_diffusion.color import linear_to_srgb, srgb_to_linear
 
 # Linear sRGB (IEC 61966-2-1) to CIE XYZ relative to D50, the white of ICC profiles; adapted by Bradford.
 _SRGB_TO_XYZ = np.array(
     ((0.4360747, 0.3850649, 0.1430804), (0.2225045, 0.7168786, 0.0606169), (0.0139322, 0.0971045, 0.7141733))
 )
-_SAMPLES = 65536
-_GRID = np.linspace(0, 1, _SAMPLES)
+_GRID = np.linspace(0, 1, 65536)
 # A profile that moves no grey by more than half an 8-bit step is sRGB under another name. Colours may move
 # three times as far: the usual sRGB profiles give their primaries with 4 or 5 digits, which shows near black.
 _SAME_GREY, _SAME_COLOR = 0.5 / 255, 1.5 / 255
@@ -122,14 +124,20 @@ def cmyk_to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 def _encode(linear: np.ndarray) -> np.ndarray:
     """Apply the sRGB transfer curve to values in [0, 1]."""
-    bent = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, linear * 12.92, bent).astype(linear.dtype)
+    return linear_to_srgb(torch.from_numpy(linear)).numpy()
 
 
 def _decode(values: np.ndarray) -> np.ndarray:
     """Undo the sRGB transfer curve on values in [0, 1]."""
-    bent = ((np.maximum(values, 0.04045) + 0.055) / 1.055) ** 2.4
-    return np.where(values <= 0.04045, values / 12.92, bent).astype(values.dtype)
+    return srgb_to_linear(torch.from_numpy(values)).numpy()
+
+
+def _look_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Interpolate in a table of equally spaced samples at values in [0, 1]."""
+    position = values * np.float32(len(table) - 1)
+    below = np.minimum(position.astype(np.int32), len(table) - 2)
+    position -= below
+    return table[below] + position * (table[below + 1] - table[below])
 
 
 class _NoMatrix(Exception):
@@ -231,8 +239,12 @@ class _MatrixProfile:
             matrix = matrix / white
         if abs(np.linalg.det(matrix)) < 1e-6:
             raise ValueError("its primaries lie on a line")
-        self._curves = curves
         self._to_linear = curves.astype(np.float32)
+        # The inverse curves, sampled at equal steps of sRGB value: as in all these spaces, that is where the
+        # eye sees equal steps, and they are nearly straight.
+        linear = _decode(_GRID)
+        self._from_srgb = np.stack([np.interp(linear, curves[:, c], _GRID) for c in range(3)], 1)
+        self._from_srgb = self._from_srgb.astype(np.float32)
         self._matrix = matrix.T.astype(np.float32)
         self._inverse = np.linalg.inv(matrix).T.astype(np.float32)
 
@@ -241,7 +253,7 @@ class _MatrixProfile:
         linear = np.empty(pixels.shape, np.float32)
         for c in range(3):
             if pixels.dtype == np.float32:
-                linear[..., c] = np.interp(pixels[..., c], _GRID, self._curves[:, c])
+                linear[..., c] = _look_up(self._to_linear[:, c], pixels[..., c])
             else:
                 step = 257 if pixels.dtype == np.uint8 else 1
                 linear[..., c] = self._to_linear[::step, c][pixels[..., c]]
@@ -249,10 +261,11 @@ class _MatrixProfile:
 
     def from_srgb(self, values: np.ndarray) -> np.ndarray:
         """Convert `(..., 3)` sRGB in [0, 1] to this space, float32 in [0, 1]."""
-        linear = (_decode(values.astype(np.float32, copy=False)) @ self._inverse).clip(0, 1)
+        values = _decode(np.ascontiguousarray(values, np.float32))
+        values = _encode((values @ self._inverse).clip(0, 1))
         for c in range(3):
-            linear[..., c] = np.interp(linear[..., c], self._curves[:, c], _GRID)
-        return linear
+            values[..., c] = _look_up(self._from_srgb[:, c], values[..., c])
+        return values
 
 
 class _TableProfile:

@@ -140,7 +140,7 @@ def _entries(body: bytes, order: str, start: int) -> dict[int, Entry]:
     return found
 
 
-def directory_bytes(order: str, entries: dict[int, Entry], offset: int) -> bytes:
+def directory_bytes(order: ByteOrder, entries: dict[int, Entry], offset: int) -> bytes:
     """Lay out a directory as it is stored at `offset` of a TIFF file."""
     head = struct.pack(order + "H", len(entries))
     data = b""

@@ -128,3 +128,9 @@ def webp_size(head: bytes) -> tuple[int, int] | None:
     else:
         return None
     return height, width
+
+
+def avif_is_deep(head: bytes) -> bool:
+    """Tell from the start of an AVIF file whether it has 10 or 12 bits a channel."""
+    configuration = head.find(b"av1C")  # AV1-ISOBMFF, section 2.3: the bit `high_bitdepth`
+    return 0 <= configuration < len(head) - 6 and bool(head[configuration + 6] & 0x40)

@@ -1,7 +1,10 @@
 """PNG and TIFF files with more than 8 bits a channel, which Pillow would reduce to 8."""
 
+import contextlib
+import logging
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import cv2
@@ -13,6 +16,9 @@ from PIL.PngImagePlugin import PngImageFile
 from harmony_diffusion.errors import DecodeError
 from harmony_diffusion.exif import exif_of_tiff, split_orientation, upright
 from harmony_diffusion.image_arrays import Raster, check_size, choose_frame, clamp_float, note, row_chunks
+
+# What tifffile logs about damaged files is for those who listen, and not for the terminal.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _BLOCK = 1 << 20
 _RAW_PHOTOMETRIC = (32803, 34892)  # colour filter array, linear raw
@@ -36,7 +42,8 @@ def read_png16(file: BinaryIO, shown: str, max_pixels: int, min_side: int) -> Ra
     header = PngImageFile(file)  # reads the profile, and refuses compressed text that explodes
     check_size(shown, header.height, header.width, max_pixels, min_side)
     chunks = _png_chunks(file)
-    pixels = cv2.imdecode(np.memmap(file, np.uint8, "r"), cv2.IMREAD_UNCHANGED)
+    with _silent_opencv():
+        pixels = cv2.imdecode(np.memmap(file, np.uint8, "r"), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise ValueError("broken data stream")
     orientation, exif = 1, None
@@ -54,6 +61,17 @@ def read_png16(file: BinaryIO, shown: str, max_pixels: int, min_side: int) -> Ra
         header.info.get("icc_profile") or None,
         exif,
     )
+
+
+@contextlib.contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """Keep OpenCV from printing about damaged files to the terminal."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
@@ -208,9 +226,10 @@ def _tiff_page(
 
 def _decode_with_opencv(file: BinaryIO, frame: int) -> np.ndarray:
     """Decode LZW and the floating-point predictor, which tifffile leaves to an optional package."""
-    decoded, pages = cv2.imdecodemulti(
-        np.memmap(file, np.uint8, "r"), cv2.IMREAD_UNCHANGED, range=(frame, frame + 1)
-    )
+    with _silent_opencv():
+        decoded, pages = cv2.imdecodemulti(
+            np.memmap(file, np.uint8, "r"), cv2.IMREAD_UNCHANGED, range=(frame, frame + 1)
+        )
     if not decoded or len(pages) != 1:
         raise ValueError("broken data stream")
     channels, alpha = _rgb_of_opencv(pages[0], grey=False)

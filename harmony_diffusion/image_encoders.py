@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import tifffile
 from PIL import Image
 
 from harmony_diffusion.errors import OutputError
@@ -33,9 +32,9 @@ FORMATS = {
 _LARGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65536}
 _LARGEST_JPEG_EXIF = 65533
 _PNG_COLOR = {3: 2, 4: 6}  # samples a pixel -> colour type
-_ASCII = 2  # entry type of text
-_FORMS = {3: "H", 5: "II"}  # entry type -> its `struct` format
-_RESOLUTION = ((0x011A, 5), (0x011B, 5), (0x0128, 3))  # across, down, unit, with their entry types
+_SHORT, _LONG, _UNDEFINED = 3, 4, 7  # entry types of TIFF
+_STRIP = 64  # rows
+_LARGEST_TIFF = 1 << 32
 
 
 def format_of(path: str | os.PathLike[str], *, alpha: bool = False, profile: bool = False) -> str:
@@ -94,6 +93,8 @@ def write_picture(file: BinaryIO, kind: str, raster: Raster, *, name: str, quali
             f"{kind} holds sides up to {_LARGEST_SIDE[kind]}, the picture is {width}x{height}",
             "Save it as PNG or TIFF.",
         )
+    if kind == "TIFF" and 4 * raster.channels.nbytes // 3 >= _LARGEST_TIFF:
+        raise OutputError(name, "TIFF holds up to 4 GB", "Save it as PNG.")
     if kind == "TIFF":
         _write_tiff(file, raster)
     elif kind == "PNG" and raster.channels.dtype != np.uint8:
@@ -140,7 +141,7 @@ def _write_png16(file: BinaryIO, raster: Raster) -> None:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(raster.profile))
     if raster.exif:
         _write_chunk(file, b"eXIf", raster.exif[6:])
-    stream = zlib.compressobj(4)
+    stream = zlib.compressobj(2)
     for rows in row_chunks(height):
         window = _interleaved(raster, rows, np.uint16)
         plain = window.astype(">u2").view(np.uint8).reshape(len(window), -1)
@@ -169,65 +170,63 @@ def _interleaved(raster: Raster, rows: slice, dtype: type[np.generic]) -> np.nda
 
 
 def _write_tiff(file: BinaryIO, raster: Raster) -> None:
+    """Write an uncompressed TIFF file, a few rows at a time (TIFF 6.0, sections 2 to 6 and 18)."""
     order: ByteOrder = "<"
     directories: dict[int, dict[int, Entry]] = {0: {}}
-    if raster.exif:
+    if raster.exif:  # its entries are copied to the byte, so that the file takes their byte order
         order, directories = directory_entries(raster.exif)
-    main = directories.pop(0)
-    tags: list[tuple[int, int, int, object, bool]] = [
-        (tag, _ASCII, main[tag].items, main[tag].value, True)
-        for tag in DESCRIPTIVE_TAGS
-        if tag in main and main[tag].kind == _ASCII
-    ]
-    # Where these directories lie is known, and written in, when the pixels have been written.
-    tags += [(directory, 4, 1, 0, True) for directory in directories]
-    shape = (*raster.channels.shape[:2], 3 if raster.alpha is None else 4)
-    dtype = raster.channels.dtype.type
-    resolution, unit = _resolution(order, main)
-    tifffile.imwrite(
-        file,
-        (_interleaved(raster, rows, dtype) for rows in row_chunks(shape[0])),
-        shape=shape,
-        dtype=dtype,
-        byteorder=order,
-        photometric="rgb",
-        extrasamples=None if raster.alpha is None else ["unassalpha"],
-        rowsperstrip=64,
-        iccprofile=raster.profile,
-        metadata=None,
-        software=False,
-        extratags=tags,
-        resolution=resolution,
-        resolutionunit=unit,
-    )
-    _append_directories(file, order, directories)
-
-
-def _resolution(
-    order: str, main: dict[int, Entry]
-) -> tuple[tuple[tuple[int, int], tuple[int, int]] | None, int | None]:
-    """Return horizontal and vertical resolution as fractions, and their unit."""
-    if not all(tag in main and main[tag].kind == kind for tag, kind in _RESOLUTION):
-        return None, None
-    across, down, (unit,) = (
-        struct.unpack_from(order + _FORMS[kind], main[tag].value) for tag, kind in _RESOLUTION
-    )
-    if unit not in (1, 2, 3) or 0 in across or 0 in down:
-        return None, None
-    return (across, down), unit
-
-
-def _append_directories(file: BinaryIO, order: str, directories: dict[int, dict[int, Entry]]) -> None:
-    if not directories:
-        return
-    file.seek(0)
-    with tifffile.TiffFile(file) as written:
-        places = {tag: written.pages[0].aspage().tags[tag].valueoffset for tag in directories}
+    main = {tag: entry for tag, entry in directories.pop(0).items() if tag in DESCRIPTIVE_TAGS}
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    file.write(head + b"\0\0\0\0")
+    offsets, sizes = [], []
+    for rows in row_chunks(len(raster.channels), _STRIP):
+        window = _interleaved(raster, rows, raster.channels.dtype.type)
+        offsets.append(file.tell())
+        sizes.append(window.nbytes)
+        file.write(window.astype(window.dtype.newbyteorder(order), copy=False).data)
+        file.write(b"\0" * (window.nbytes % 2))
     for tag, entries in directories.items():
-        end = file.seek(0, os.SEEK_END)
-        file.write(b"\0" * (end % 2))
-        offset = file.tell()
-        file.write(directory_bytes(order, entries, offset))
-        file.seek(places[tag])
-        file.write(struct.pack(order + "I", offset))
-    file.seek(0, os.SEEK_END)
+        main[tag] = _numbers(order, _LONG, [_write_directory(file, order, entries)])
+    main.update(_tiff_layout(raster, order, offsets, sizes))
+    start = _write_directory(file, order, main)
+    file.seek(len(head))
+    file.write(struct.pack(order + "I", start))
+
+
+def _write_directory(file: BinaryIO, order: ByteOrder, entries: dict[int, Entry]) -> int:
+    """Append a directory, and return where it lies."""
+    offset = file.tell()
+    data = directory_bytes(order, entries, offset)
+    file.write(data + b"\0" * (len(data) % 2))
+    return offset
+
+
+def _tiff_layout(raster: Raster, order: ByteOrder, offsets: list[int], sizes: list[int]) -> dict[int, Entry]:
+    """Return the entries that say how the pixels are stored."""
+    height, width, _ = raster.channels.shape
+    samples = 3 if raster.alpha is None else 4
+    dtype = raster.channels.dtype
+    layout = {
+        256: _numbers(order, _LONG, [width]),
+        257: _numbers(order, _LONG, [height]),
+        258: _numbers(order, _SHORT, [8 * dtype.itemsize] * samples),
+        259: _numbers(order, _SHORT, [1]),  # not compressed
+        262: _numbers(order, _SHORT, [2]),  # RGB
+        273: _numbers(order, _LONG, offsets),
+        274: _numbers(order, _SHORT, [1]),  # upright
+        277: _numbers(order, _SHORT, [samples]),
+        278: _numbers(order, _LONG, [_STRIP]),
+        279: _numbers(order, _LONG, sizes),
+        284: _numbers(order, _SHORT, [1]),  # the samples of a pixel side by side
+        339: _numbers(order, _SHORT, [3 if dtype == np.float32 else 1] * samples),
+    }
+    if raster.alpha is not None:
+        layout[338] = _numbers(order, _SHORT, [2])  # alpha that the colours are not multiplied with
+    if raster.profile:
+        layout[34675] = Entry(_UNDEFINED, len(raster.profile), raster.profile)
+    return layout
+
+
+def _numbers(order: ByteOrder, kind: int, values: list[int]) -> Entry:
+    form = {_SHORT: "H", _LONG: "I"}[kind]
+    return Entry(kind, len(values), struct.pack(f"{order}{len(values)}{form}", *values))

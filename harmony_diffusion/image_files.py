@@ -6,6 +6,7 @@ global one.
 """
 
 import errno
+import logging
 import os
 import stat
 from typing import BinaryIO
@@ -23,9 +24,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 from harmony_diffusion.color_profile import cmyk_to_rgb
 from harmony_diffusion.errors import DecodeError, HarmonyError, InputError, InputNote, TooLargeError
 from harmony_diffusion.exif import exif_of_tiff, split_orientation, upright
-from harmony_diffusion.file_signatures import HEAD, picture_format, webp_size
+from harmony_diffusion.file_signatures import HEAD, avif_is_deep, picture_format, webp_size
 from harmony_diffusion.high_depth_files import read_png16, read_tiff
 from harmony_diffusion.image_arrays import MIN_SIDE, Raster, check_size, choose_frame, clamp_float, note
+
+# What Pillow logs about damaged files is for those who listen, and not for the terminal.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
@@ -123,6 +127,8 @@ def read_file(
                 raster = read_png16(file, shown, max_pixels, min_side)
             elif kind == "WEBP" and (size := webp_size(head)):
                 check_size(shown, *size, max_pixels, min_side)
+            elif kind == "AVIF" and avif_is_deep(head):
+                note(shown, "has more than 8 bits a channel, and is reduced to 8")
             if raster is None:
                 file.seek(0)
                 image = _open_with_pillow(file, kind, shown, max_pixels, min_side, frame)

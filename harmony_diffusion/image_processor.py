@@ -21,6 +21,8 @@ __all__ = ["MAX_PIXELS", "Picture", "check_background", "load_mask", "load_pairs
 
 MAX_PIXELS = 100_000_000
 _ALL = slice(None)
+# Two computations of the same sRGB value, in windows of different size, differ by less than this.
+_ROUNDING = 1e-6
 
 PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, torch.Tensor, "Picture"]
 
@@ -108,7 +110,7 @@ class Picture:
         if profile is None:
             return with_depth(values, own.dtype.type).copy()
         written = with_depth(profile.from_srgb(values), own.dtype.type)
-        unchanged = (values == profile.to_srgb(own)).all(axis=2, keepdims=True)
+        unchanged = (np.abs(values - profile.to_srgb(own)) <= _ROUNDING).all(axis=2, keepdims=True)
         return np.where(unchanged, own, written)
 
     def thumbnail_srgb(self, height: int, width: int, *, antialias: bool = False) -> np.ndarray:

@@ -75,8 +75,6 @@ def _output_error(path: object, error: Exception) -> OutputError:
         return OutputError(path, *_REASONS[error.errno])
     if isinstance(error, RuntimeError):  # how Python 3.11 reports a loop of links
         return OutputError(path, *_REASONS[errno.ELOOP])
-    if isinstance(error, OSError) and error.errno is None:  # how NumPy reports a write that was cut short
-        return OutputError(path, f"could not be written completely: {error}", "The disk may be full.")
     return OutputError(path, (error.strerror if isinstance(error, OSError) else None) or str(error))
 
 

@@ -1,11 +1,20 @@
-"""Colour profiles and odd files, made on the spot."""
+"""Colour profiles and odd files, made on the spot, and what must be true when they are refused."""
 
+import contextlib
 import struct
+import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+import pytest
+from PIL import Image
 from skimage.color import xyz2lab
+
+from harmony_diffusion.errors import InputError
+from harmony_diffusion.image_processor import load_picture
 
 # Columns: XYZ (D50) of red, green and blue, as these spaces' published profiles hold them.
 DISPLAY_P3 = np.array(((0.51512, 0.29198, 0.1571), (0.2412, 0.69225, 0.06657), (-0.00105, 0.04189, 0.78407)))
@@ -48,10 +57,12 @@ def profile_of_tags(
     return header.ljust(128, b"\0") + table + data
 
 
-def matrix_profile(primaries: np.ndarray, *curves: bytes) -> bytes:
-    """An RGB profile of primaries (3, 3) and one tone curve, or three."""
+def matrix_profile(
+    primaries: np.ndarray, *curves: bytes, tags: Mapping[bytes, bytes] = MappingProxyType({})
+) -> bytes:
+    """An RGB profile of primaries (3, 3) and one tone curve, or three, and other tags."""
     red, green, blue = curves if len(curves) == 3 else curves * 3
-    tags = {b"rTRC": red, b"gTRC": green, b"bTRC": blue}
+    tags = {**tags, b"rTRC": red, b"gTRC": green, b"bTRC": blue}
     for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ")):
         tags[name] = b"XYZ \0\0\0\0" + _s15(*primaries[:, i])
     return profile_of_tags(tags)
@@ -61,7 +72,7 @@ def grey_profile(curve: bytes) -> bytes:
     return profile_of_tags({b"kTRC": curve}, space=b"GRAY")
 
 
-def _lut16(function, inputs: int, grid: int) -> bytes:
+def lut16(function, inputs: int, grid: int) -> bytes:
     """A `lut16Type` that samples `function` from (N, inputs) to (N, 3), all in [0, 1]."""
     steps = np.linspace(0, 1, grid)
     nodes = np.stack(np.meshgrid(*[steps] * inputs, indexing="ij"), -1).reshape(-1, inputs)
@@ -90,15 +101,15 @@ def _rgb_of_lab(encoded: np.ndarray) -> np.ndarray:
 
 def swapped_table_profile(*, writable: bool = True) -> bytes:
     """A table profile of an RGB space that is sRGB with red and blue exchanged."""
-    tags = {b"A2B0": _lut16(lambda rgb: _lab_of(rgb[:, ::-1]), 3, 17)}
+    tags = {b"A2B0": lut16(lambda rgb: _lab_of(rgb[:, ::-1]), 3, 17)}
     if writable:
-        tags[b"B2A0"] = _lut16(lambda lab: _rgb_of_lab(lab)[:, ::-1], 3, 33)
+        tags[b"B2A0"] = lut16(lambda lab: _rgb_of_lab(lab)[:, ::-1], 3, 33)
     return profile_of_tags(tags, connection=b"Lab ", kind=b"mntr" if writable else b"scnr")
 
 
 def cmyk_profile() -> bytes:
     """A CMYK profile in which inks take light away independently of each other."""
-    tags = {b"A2B0": _lut16(lambda cmyk: _lab_of((1 - cmyk[:, :3]) * (1 - cmyk[:, 3:])), 4, 9)}
+    tags = {b"A2B0": lut16(lambda cmyk: _lab_of((1 - cmyk[:, :3]) * (1 - cmyk[:, 3:])), 4, 9)}
     return profile_of_tags(tags, space=b"CMYK", connection=b"Lab ", kind=b"prtr")
 
 
@@ -135,3 +146,43 @@ def smooth_picture(height: int = 40, width: int = 56, dtype: type = np.uint8, se
         if dtype is np.float32
         else np.rint(values * np.iinfo(dtype).max).astype(dtype)
     )
+
+
+def refusal(kind: type[InputError], source: object, load=load_picture, **options: object) -> str:
+    """The message with which a source is refused; a path is named in it, on one line, and is not changed."""
+    before = files_in(Path(source).parent) if isinstance(source, Path) and source.parent.is_dir() else None
+    with pytest.raises(kind) as caught:
+        load(source, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{caught.value.subject}: {caught.value.reason}")
+    assert caught.value.fix and "\n" not in message
+    if isinstance(source, Path):
+        assert str(source) in message
+    if before is not None:
+        assert files_in(source.parent) == before
+    return message
+
+
+@contextlib.contextmanager
+def silence():
+    """Fail when something is noted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def saved(path: Path, image: Image.Image | np.ndarray, **options: object) -> Path:
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+def info_of(path: Path) -> dict:
+    with Image.open(path) as image:
+        image.load()
+        return {**image.info, "mode": image.mode, "exif_tags": dict(image.getexif())}
+
+
+def disk(height: int = 64, width: int = 64) -> np.ndarray:
+    """A hard mask with values 0 and 255."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.where((y - height / 2) ** 2 + (x - width / 2) ** 2 < (height / 4) ** 2, 255, 0).astype(np.uint8)

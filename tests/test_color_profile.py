@@ -10,6 +10,7 @@ from picture_files import (
     cmyk_profile,
     gamma_curve,
     grey_profile,
+    lut16,
     matrix_profile,
     parametric_curve,
     profile_of_tags,
@@ -130,6 +131,15 @@ def test_table_profiles_convert_both_ways():
     assert np.abs(srgb[..., ::-1] * 255 - pixels).max() < 5
     np.testing.assert_array_equal(profile.to_srgb(pixels.astype(np.uint16) * 257), srgb)
     assert np.abs(profile.from_srgb(srgb) * 255 - pixels).max() < 8
+
+
+def test_tables_have_precedence_over_a_matrix():
+    """A profile of which the matrix is that of sRGB, and the table exchanges red and blue."""
+    tables = {b"A2B0": lut16(lambda rgb: srgb_to_linear(rgb[:, ::-1]) @ SRGB.T * 32768 / 65535, 3, 33)}
+    profile = rgb_profile(matrix_profile(SRGB, SRGB_CURVE, tags=tables))
+    pixels = smooth_picture()
+    assert not profile.exact
+    assert np.abs(profile.to_srgb(pixels)[..., ::-1] * 255 - pixels).mean() < 5
 
 
 def test_scanner_profile_has_no_way_back():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from picture_files import DISPLAY_P3, SRGB_CURVE, matrix_profile, swapped_table_profile
+from small_models import Dense, Gain, GainMap, as_tensor, make_mask, make_picture
 
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
 from harmony_diffusion.highres import harmonize_picture, upsample_window
@@ -20,64 +21,8 @@ from harmony_diffusion.models.classical import Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.layers import blend
-from harmony_diffusion.thumbnail import fill_smoothly, make_thumbnail, thumbnail_size
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class Gain(ModelMixin, ConfigMixin):
-    """White-box network: one gain a channel, the ratio of the means of background and foreground."""
-
-    working_size = 64
-
-    @register_to_config
-    def __init__(self):
-        super().__init__()
-        self.amount = torch.nn.Parameter(torch.tensor(0.5))
-
-    def predict_filters(self, composite, mask):
-        inside = (composite * mask).sum((2, 3)) / mask.sum((2, 3)).clamp_min(1e-3)
-        outside = (composite * (1 - mask)).sum((2, 3)) / (1 - mask).sum((2, 3)).clamp_min(1e-3)
-        return 1 + self.amount * (outside / inside.clamp_min(0.05) - 1)
-
-    def apply_filters(self, image, filters, mask):
-        return blend((image * filters[:, :, None, None]).clamp(0, 1), image, mask)
-
-    def forward(self, composite, mask):
-        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
-
-
-class GainMap(Gain):
-    """White-box network whose gains differ from place to place."""
-
-    @register_to_config
-    def __init__(self, filter_upsampling="bicubic"):
-        super().__init__()
-        self.filter_upsampling = filter_upsampling
-
-    def predict_filters(self, composite, mask):
-        blurred = F.avg_pool2d(composite, 9, 4, 4)
-        return 0.5 + self.amount * blurred.flip(1)
-
-    def apply_filters(self, image, filters, mask):
-        if filters.shape[-2:] != image.shape[-2:]:
-            filters = F.interpolate(filters, image.shape[-2:], mode=self.filter_upsampling)
-        return blend((image * filters).clamp(0, 1), image, mask)
-
-
-class Dense(ModelMixin, ConfigMixin):
-    """Dense network: pulls the foreground halfway to the mean colour of the background."""
-
-    working_size = 64
-
-    @register_to_config
-    def __init__(self):
-        super().__init__()
-        self.amount = torch.nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, composite, mask):
-        outside = ((composite * (1 - mask)).sum((2, 3)) / (1 - mask).sum((2, 3)))[..., None, None]
-        return blend(torch.lerp(composite, outside, self.amount), composite, mask)
 
 
 MODELS = {
@@ -108,28 +53,6 @@ every_kind = pytest.mark.parametrize(
 def build(name):
     torch.manual_seed(0)
     return MODELS[name]().eval()
-
-
-def make_picture(dtype=np.uint8, size=(150, 200), **fields):
-    generator = torch.Generator().manual_seed(0)
-    image = 0.7 * F.interpolate(torch.rand(1, 3, 12, 16, generator=generator), size, mode="bicubic")
-    image += 0.2 * torch.rand(1, 3, *size, generator=generator)
-    values = image[0].clamp(0, 1).permute(1, 2, 0).numpy()
-    if dtype != np.float32:
-        values = np.rint(values * np.iinfo(dtype).max).astype(dtype)
-    return Picture(np.ascontiguousarray(values), **fields)
-
-
-def make_mask(size=(150, 200)):
-    """A disk with a soft rim and two lone pixels."""
-    y, x = np.mgrid[: size[0], : size[1]] / np.array(size).reshape(2, 1, 1) - 0.5
-    mask = ((0.3 - np.hypot(y, x)) * 40).clip(0, 1).astype(np.float32)
-    mask[0, 0] = mask[-1, 3] = 1
-    return mask
-
-
-def as_tensor(array):
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0)))[None]
 
 
 @every_model
@@ -240,6 +163,17 @@ def test_small_picture_gets_the_pixels_of_the_dense_network():
     torch.testing.assert_close(as_tensor(result.pixels), expected, rtol=0, atol=1e-6)
 
 
+def test_background_is_kept_even_if_the_model_changes_it():
+    class Careless(Dense):
+        def forward(self, composite, mask):
+            return 1 - composite
+
+    picture, mask = make_picture(np.uint8, (50, 60)), make_mask((50, 60))
+    result, _ = harmonize_picture(Careless(), picture, mask)
+    assert np.array_equal(result.pixels[mask == 0], picture.pixels[mask == 0])
+    assert not np.array_equal(result.pixels, picture.pixels)
+
+
 def test_large_picture_gets_the_change_of_the_dense_network():
     picture, mask = make_picture(np.float32, (500, 700)), make_mask((500, 700))
     model = build("dense")
@@ -247,34 +181,6 @@ def test_large_picture_gets_the_change_of_the_dense_network():
     with torch.no_grad():
         expected = model(as_tensor(picture.pixels), torch.from_numpy(mask)[None, None])
     torch.testing.assert_close(as_tensor(result.pixels), expected, rtol=0, atol=1 / 255)
-
-
-def test_thumbnail_of_a_network_with_filters_is_the_published_sampling():
-    picture, mask = make_picture(np.uint8, (700, 900)), make_mask((700, 900))
-    thumbnail = make_thumbnail(build("harmonizer"), picture, mask)
-    for seen, whole in (
-        (thumbnail.composite, as_tensor(picture.read_srgb())),
-        (thumbnail.mask, torch.from_numpy(mask)[None, None]),
-    ):
-        expected = F.interpolate(whole, (256, 256), mode="bilinear", align_corners=False)
-        torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("name, size", [("dense", (56, 73)), ("reinhard", (796, 1024))])
-def test_other_thumbnails_are_antialiased_and_keep_the_shape(name, size):
-    picture, mask = make_picture(np.uint8, (933, 1200)), make_mask((933, 1200))
-    thumbnail = make_thumbnail(build(name), picture, mask)
-    expected = F.interpolate(as_tensor(picture.read_srgb()), size, mode="bilinear", antialias=True)
-    torch.testing.assert_close(thumbnail.composite, expected, rtol=0, atol=1e-5)
-    assert thumbnail.mask.shape[-2:] == size
-
-
-def test_thumbnail_sizes():
-    assert thumbnail_size(Dense(), (48, 64)) == (48, 64)
-    assert thumbnail_size(Dense(), (20000, 100)) == (905, 32)
-    assert thumbnail_size(Gain(), (20000, 100)) == (64, 64)
-    assert thumbnail_size(Reinhard(), (300, 1000)) == (300, 1000)
-    assert thumbnail_size(Reinhard(), (300, 2048)) == (150, 1024)
 
 
 def two_colour_picture(size):
@@ -334,20 +240,6 @@ def test_hidden_foreground_is_unchanged():
         result, _ = harmonize_picture(build(name), picture, make_mask())
         assert np.array_equal(result.pixels[alpha == 0], picture.pixels[alpha == 0])
         assert np.array_equal(result.alpha, alpha)
-
-
-def test_filling_keeps_what_is_sure_and_continues_it():
-    generator = torch.Generator().manual_seed(0)
-    image, sure = torch.rand(1, 3, 37, 50, generator=generator), torch.zeros(1, 1, 37, 50)
-    sure[..., 10:14, 20:30] = 1
-    filled = fill_smoothly(image, sure)
-    inside = (sure == 1).expand_as(image)
-    assert torch.equal(filled[inside], image[inside])
-    seen = image[..., 10:14, 20:30].flatten(2)
-    assert (filled.flatten(2) >= seen.amin(2, keepdim=True) - 1e-6).all()
-    assert (filled.flatten(2) <= seen.amax(2, keepdim=True) + 1e-6).all()
-    assert torch.equal(fill_smoothly(image, torch.ones_like(sure)), image)
-    assert torch.equal(fill_smoothly(image, torch.zeros_like(sure)), torch.zeros_like(image))
 
 
 def test_wrong_arguments_are_refused():

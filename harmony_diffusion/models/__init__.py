@@ -15,12 +15,16 @@ from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
 from harmony_diffusion.models.dccf import DCCF
 from harmony_diffusion.models.dih import DIH
+from harmony_diffusion.models.dovenet import DoveNet
 from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
+from harmony_diffusion.models.hdnet import HDNet
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.is2am import IS2AM
 from harmony_diffusion.models.pct_net import PCTNet
+from harmony_diffusion.models.rain_net import RainNet
+from harmony_diffusion.models.s2am import S2AM
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
@@ -31,6 +35,11 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "poisson": Poisson,
     "harmonizer": Harmonizer,
     "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
+    "hdnet": HDNet,
+    "hdnet_lite": partial(HDNet, base_channels=8),
+    "rain_net": RainNet,
+    "dovenet": DoveNet,
+    "s2am": S2AM,
     "dih": DIH,
     "idih": IDIH,
     "is2am": IS2AM,

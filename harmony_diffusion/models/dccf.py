@@ -19,7 +19,7 @@ from harmony_diffusion.color import affine_color, hsv_to_rgb, rgb_to_hsv
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.idih import ENCODER_DECODER_KEYS, HEAD_KEYS, EncoderDecoder
 from harmony_diffusion.models.is2am import UNET_KEYS, AttentionUNet
-from harmony_diffusion.models.layers import ImageNetNormalize, blend, init_gaussian_xavier_
+from harmony_diffusion.models.layers import ImageNetNormalize, blend, clamp_unit, init_gaussian_xavier_
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 from harmony_diffusion.models.pct_net import resize_maps, thumbnail
@@ -95,7 +95,7 @@ class DCCF(ModelMixin, ConfigMixin):
 
     Args:
         base: "idih" (encoder-decoder of iDIH) or "is2am" (U-Net of iS2AM).
-        thumbnail_size: Side of the square, a multiple of 128 ("idih") or 8 ("is2am"), at which the network
+        thumbnail_size: Side of the square, a multiple of 256 ("idih") or 8 ("is2am"), at which the network
             sees the picture.
         detach_refinement: Stop the gradient between the first three filters and the refinement, as in the
             official training, where losses of their own on `apply_stages` teach the first three.
@@ -104,11 +104,11 @@ class DCCF(ModelMixin, ConfigMixin):
         InputError: Unknown `base`, or a `thumbnail_size` it cannot halve often enough.
 
     Example:
-        >>> model = DCCF(thumbnail_size=128).eval()
+        >>> model = DCCF("is2am", thumbnail_size=32).eval()
         >>> composite, mask = torch.rand(1, 3, 90, 120), torch.ones(1, 1, 90, 120)
         >>> filters = model.predict_filters(composite, mask)
         >>> filters.shape, model.apply_filters(composite, filters, mask).shape
-        (torch.Size([1, 35, 128, 128]), torch.Size([1, 3, 90, 120]))
+        (torch.Size([1, 35, 32, 32]), torch.Size([1, 3, 90, 120]))
     """
 
     origin = Origin(
@@ -138,7 +138,7 @@ class DCCF(ModelMixin, ConfigMixin):
             self.to_rgb = nn.Conv2d(32, 3, 1).requires_grad_(False)
         else:
             raise InputError("base", f'must be "idih" or "is2am", got {base!r}')
-        multiple = {"idih": 128, "is2am": 8}[base]
+        multiple = {"idih": 256, "is2am": 8}[base]
         if thumbnail_size % multiple:
             raise InputError("thumbnail_size", f"must be a multiple of {multiple}, got {thumbnail_size}")
         self.attention = nn.Conv2d(32, 1, 1)
@@ -189,7 +189,7 @@ class DCCF(ModelMixin, ConfigMixin):
         Returns:
             `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
         """
-        return blend(self._render(image, filters).clamp(0, 1), image, mask)
+        return blend(clamp_unit(self._render(image, filters)), image, mask)
 
     def apply_stages(self, image: Tensor, filters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the picture after each filter, to look at one or to put a loss on it.
@@ -209,7 +209,7 @@ class DCCF(ModelMixin, ConfigMixin):
         turned = hsv_to_rgb(filter_hue(richer, hue))
         source = turned.detach() if self.detach_refinement else turned
         # Normalised here and not in `predict_filters`: the official order is resize, then normalise.
-        refined = affine_color(source, F.normalize(refinement, dim=1)).clamp(0, 1)
+        refined = clamp_unit(affine_color(source, F.normalize(refinement, dim=1)))
         return hsv_to_rgb(lighter), hsv_to_rgb(richer), turned, refined
 
     def _render(self, image: Tensor, filters: Tensor) -> Tensor:

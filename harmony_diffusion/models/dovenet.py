@@ -113,7 +113,7 @@ class DoveNet(CheckpointedModule, ModelMixin, ConfigMixin):
         for stage in self.up:
             x = self.run(stage, x, skips.pop())
         x = torch.tanh(self.to_rgb(x))
-        return ((x + 1) / 2)[..., :height, :width].contiguous()
+        return ((x + 1) / 2)[..., :height, :width].to(composite.dtype).contiguous()
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

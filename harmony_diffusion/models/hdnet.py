@@ -3,7 +3,8 @@
 Paper: Chen et al., "Hierarchical Dynamic Image Harmonization", ACM MM 2023, https://arxiv.org/abs/2211.08639.
 Official code: https://github.com/chenhaoxing/HDNet (MIT, no weights).  Changed here: pictures of any size are
 mirrored up to a multiple of 8; the convolution the official code creates and never uses is left out
-(`conv_guide`, 902 of its 10,414,389 parameters); nothing as large as all pairs of positions is ever held.
+(`conv_guide`, 902 of its 10,414,389 parameters); only foreground and background positions are compared, a
+block of the foreground at a time.
 
 Where paper and code differ: the paper adjusts a foreground position by its K nearest background positions,
 weighted by similarity; the code takes the nearest one (K = 1) and weighs it by a softmax over all positions
@@ -45,15 +46,15 @@ def _rows(selected: Tensor, spare: int = 0) -> Tensor:
         spare: List that many more.
 
     Returns:
-        Rows of the flattened `(B N)`, `(B, n)`, none twice. Where shapes must not depend on values
-        (`torch.compile`, export, tracing), n is N.
+        Rows of the flattened `(B N)`, `(B, n)`, none twice and at least one a sample. Where shapes must not
+        depend on values (`torch.compile`, export, tracing), n is N.
     """
     batch, count = selected.shape
     first = torch.arange(0, batch * count, count, device=selected.device)[:, None]
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return first + torch.arange(count, device=selected.device)
     order = selected.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    return first + order[:, : int(selected.sum(1).max()) + spare]
+    return first + order[:, : max(int(selected.sum(1).max()), 1) + spare]
 
 
 def _take(tokens: Tensor, rows: Tensor) -> Tensor:
@@ -260,7 +261,7 @@ class HDNet(CheckpointedModule, ModelMixin, ConfigMixin):
         for stage in self.up:
             x = self.run(stage, x, skips.pop(), mask)
         x = torch.tanh(self.to_rgb(x))
-        return ((x + 1) / 2)[..., :height, :width].contiguous()
+        return ((x + 1) / 2)[..., :height, :width].to(composite.dtype).contiguous()
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
 def clamp_unit(image: Tensor) -> Tensor:
     """Clamp to [0, 1] and let the gradient through as if there were no clamp.
 
-    A plain clamp has no gradient outside the range, so that pixels which start or stray there never come back.
+    A plain clamp has no gradient outside the range, so pixels which start or stray there never come back.
     """
     if not image.requires_grad:
         return image.clamp(0, 1)
@@ -132,14 +132,15 @@ class _RunOnceThenFrozen:
     def __call__(self, *inputs: Tensor) -> Tensor:
         norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
         self.ran = True
-        momenta = [norm.momentum for norm in norms]
+        tracking = [norm.track_running_stats for norm in norms]
         try:
             for norm in norms:
-                norm.momentum = 0.0
+                # In training mode only the statistics of the batch are used; an evaluated norm needs its own.
+                norm.track_running_stats = not norm.training and norm.track_running_stats
             return self.block(*inputs)
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+            for norm, tracks in zip(norms, tracking, strict=True):
+                norm.track_running_stats = tracks
 
 
 def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:

@@ -24,6 +24,7 @@ from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
     blend,
+    clamp_unit,
     init_gaussian_xavier_,
 )
 from harmony_diffusion.models.official_keys import rename_keys
@@ -223,11 +224,11 @@ class PCTNet(ModelMixin, ConfigMixin):
         Returns:
             `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
         """
-        return blend(self._render(image, filters).clamp(0, 1), image, mask)
+        return blend(clamp_unit(self._render(image, filters)), image, mask)
 
     def _render(self, image: Tensor, filters: Tensor) -> Tensor:
         filters = resize_maps(filters, image, self.filter_upsampling)
-        transformed = affine_color(image, filters[:, :12]).clamp(0, 1)
+        transformed = clamp_unit(affine_color(image, filters[:, :12]))
         if filters.shape[1] > 12:
             transformed = torch.lerp(image.to(filters.dtype), transformed, filters[:, 12:])
         return transformed.to(image.dtype)

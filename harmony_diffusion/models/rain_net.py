@@ -101,8 +101,9 @@ class RAIN(nn.Module):
         sums = _weighted_sums(regions, x)
         mean = sums / (area + self.eps)
         # Squares around the mean of the frame; around 0 they would cancel where the mean is far from 0.
-        centre = x.mean((2, 3))[:, None]
-        squares = _weighted_sums(regions, (x - centre.mT[..., None]).square())
+        frame_mean = x.mean((2, 3), keepdim=True)
+        squares = _weighted_sums(regions, (x - frame_mean).square())
+        centre = frame_mean.flatten(2).mT
         offset = mean - centre
         squares = squares - 2 * offset * (sums - area * centre) + area * offset.square()
         return mean, (squares / (area + self.eps)).clamp_min(0).add(self.eps).sqrt()
@@ -223,7 +224,7 @@ class RainNet(CheckpointedModule, ModelMixin, ConfigMixin):
         for stage in self.up:
             x = self.run(stage, x, skips.pop(), mask)
         x = torch.tanh(self.to_rgb(x))
-        return ((x + 1) / 2)[..., :height, :width].contiguous()
+        return ((x + 1) / 2)[..., :height, :width].to(composite.dtype).contiguous()
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

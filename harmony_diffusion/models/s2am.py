@@ -13,7 +13,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harmony_diffusion.models.layers import CheckpointedModule, blend, reflect_to_multiple
+from harmony_diffusion.models.layers import (
+    CheckpointedModule,
+    blend,
+    clamp_unit,
+    init_pix2pix_,
+    reflect_to_multiple,
+)
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 
@@ -121,6 +127,7 @@ class S2AM(CheckpointedModule, ModelMixin, ConfigMixin):
             below, width = widths[7 - i] * (1 if i == 0 else 2), widths[6 - i]
             self.up.append(UpStage(below, width, attention=i >= 4))
         self.to_rgb = nn.ConvTranspose2d(2 * base_channels, 3, 4, 2, 1)
+        init_pix2pix_(self)  # a choice: the official initialisation is not known
 
     def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Harmonize the foreground.
@@ -132,7 +139,7 @@ class S2AM(CheckpointedModule, ModelMixin, ConfigMixin):
         Returns:
             `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
         """
-        return blend(self.predict(composite, mask).clamp(0, 1), composite, mask)
+        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
 
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
@@ -148,7 +155,7 @@ class S2AM(CheckpointedModule, ModelMixin, ConfigMixin):
         x = skips.pop().clone(memory_format=torch.channels_last)
         for stage in self.up:
             x = self.run(stage, x, skips.pop(), mask)
-        return self.to_rgb(x)[..., :height, :width].contiguous()
+        return self.to_rgb(x)[..., :height, :width].to(composite.dtype).contiguous()
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,120 @@
+"""Compare the registry's networks: parameters, multiply-accumulates, latency and peak memory.
+
+    python eval/bench_models.py --models hdnet gknet --sizes 256 1024 --output outputs/bench_models.json
+
+A row is one network at one size in one mode: eager, channels_last, bf16 (autocast) or compile. Latency is the
+median of several forward passes of one picture; memory is the peak of the process above what it held with the
+model loaded. Every row runs in a process of its own, with random weights, which take as long as trained ones.
+Multiply-accumulates are those of convolutions, linear layers and matrix products, counted by PyTorch.
+White-box networks look at a 256-pixel thumbnail at any size.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+MODES = ("eager", "channels_last", "bf16", "compile")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: every network")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256, 1024], help="sides in pixels")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES[:3]))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--in-process", nargs=3, metavar=("NAME", "SIZE", "MODE"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(name: str, size: int, mode: str, repeats: int, threads: int) -> dict[str, Any]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from harmony_diffusion.models import create_model
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model: Any = create_model(name).eval()
+    composite, mask = torch.rand(1, 3, size, size), torch.zeros(1, 1, size, size)
+    mask[..., size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 1
+    if mode == "channels_last":
+        model, composite = (x.to(memory_format=torch.channels_last) for x in (model, composite))
+    call = torch.compile(model) if mode == "compile" else model
+    times = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(repeats + 1):  # the first pass warms up
+            start = time.perf_counter()
+            call(composite, mask)
+            times.append(time.perf_counter() - start)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        with FlopCounterMode(display=False) as counter:
+            model(composite, mask)
+    return {
+        "model": name,
+        "size": size,
+        "mode": mode,
+        "parameters": model.num_parameters(),
+        "gmac": counter.get_total_flops() / 2e9,
+        "seconds": statistics.median(times[1:]),
+        "memory_mib": peak / 1024,
+    }
+
+
+def run_apart(name: str, size: int, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", __file__, "--in-process", name, str(size), mode]
+    command += ["--repeats", str(args.repeats), "--threads", str(args.threads)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
+        return {"model": name, "size": size, "mode": mode, "error": reason}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def environment(threads: int) -> dict[str, Any]:
+    import torch
+
+    return {"torch": torch.__version__, "python": platform.python_version(), "threads": threads}
+
+
+def main() -> None:
+    args = parse_args()
+    if args.in_process:
+        name, size, mode = args.in_process
+        print(json.dumps(measure(name, int(size), mode, args.repeats, args.threads)))
+        return
+    from harmony_diffusion.models import MODELS, model_class
+
+    networks = args.models or [name for name in MODELS if not hasattr(model_class(name), "takes_reference")]
+    print("| model | size | mode | parameters | GMAC | ms | memory MiB |\n|---|---:|---|---:|---:|---:|---:|")
+    rows = []
+    for name in networks:
+        for size in args.sizes:
+            for mode in args.modes:
+                row = run_apart(name, size, mode, args)
+                rows.append(row)
+                figures = (
+                    f"failed: {row['error']} | | | |"
+                    if "error" in row
+                    else f"{row['parameters']:,} | {row['gmac']:.2f} | {row['seconds'] * 1000:.0f} | "
+                    f"{row['memory_mib']:.0f} |"
+                )
+                print(f"| {name} | {size} | {mode} | {figures}", flush=True)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({"environment": environment(args.threads), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

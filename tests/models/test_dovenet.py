@@ -1,0 +1,46 @@
+import pytest
+import torch
+from parity import (
+    assert_bfloat16_is_close,
+    assert_checkpointing_changes_memory_only,
+    assert_compiles_without_graph_breaks,
+    assert_parity,
+    picture_and_mask,
+)
+
+from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models.dovenet import DoveNet
+
+
+@pytest.mark.parametrize("size", ["256x256", "256x512"])
+def test_network_equals_the_official_one(shared, size):
+    assert_parity(DoveNet(), shared / "oracles" / "dev" / f"dovenet_bn_s11_{size}.npz", blended=False)
+
+
+def test_has_the_official_number_of_parameters():
+    assert DoveNet().num_parameters() == 54_759_939
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return DoveNet(base_channels=8).eval()
+
+
+def test_checkpointing_saves_half_the_memory(small):
+    assert_checkpointing_changes_memory_only(small, *picture_and_mask(), saving=2)
+
+
+def test_bfloat16(small):
+    assert_bfloat16_is_close(small, *picture_and_mask(), atol=0.02)
+
+
+def test_foreign_checkpoints_are_refused():
+    with pytest.raises(CheckpointError, match="DoveNet"):
+        DoveNet.convert_official({"model.model.7.weight": torch.zeros(1)})
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks():
+    torch.manual_seed(0)
+    assert_compiles_without_graph_breaks(DoveNet(base_channels=4, dropout=0.0), *picture_and_mask())
