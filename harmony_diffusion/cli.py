@@ -145,13 +145,6 @@ def run_compose(args: argparse.Namespace) -> None:
     _harmonize_and_write(args, composite, mask, None, outputs)
 
 
-def run_convert(args: argparse.Namespace) -> None:
-    """Convert official weights to a folder that `--model` takes."""
-    from harmony_diffusion.convert import convert_checkpoint
-
-    print(convert_checkpoint(args.model, args.checkpoint, args.output, overwrite=args.overwrite))
-
-
 def _add_data_commands(commands: Any) -> None:
     data = commands.add_parser("data", help="look at data sets", description="Look at data sets.")
     actions = data.add_subparsers(metavar="ACTION", required=True)
@@ -181,6 +174,13 @@ def run_data_check(args: argparse.Namespace) -> None:
     print(f"{report.layout}: {report.count} samples looked at, {len(report.problems)} problems")
     if report.problems:
         raise InputError(args.path, f"has {len(report.problems)} problems")
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Convert official weights to a folder that `--model` takes."""
+    from harmony_diffusion.convert import convert_checkpoint
+
+    print(convert_checkpoint(args.model, args.checkpoint, args.output, overwrite=args.overwrite))
 
 
 def run_models(args: argparse.Namespace) -> None:

@@ -1,1 +1,15 @@
-"""Datasets: each yields `HarmonySample`, and knows no model."""
+"""Datasets: each yields `HarmonySample`, or `Photograph` to make composites of, and knows no model.
+
+| layout | what is at the path | module |
+|---|---|---|
+| `photographs` | `index.csv`, `SOURCE/ID.jpg`, `SOURCE/ID.png` | `photographs` |
+| `open-images` | `SPLIT-annotations-object-segmentation.csv`, masks, images | `open_images` |
+| `iharmony4` | `SUBSET/SUBSET_SPLIT.txt` or `IHD_SPLIT.txt`, three folders a subset | `iharmony4` |
+| `json-lines` | a file `.jsonl` with `composite`, `mask`, `real` a line | `folders` |
+| `folders` | `composite/`, `mask/`, `real/` with files of the same names | `folders` |
+| `shards` | `.tar` files with `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` | `web_shards` |
+
+`layouts.list_dataset` reads all but the last by their path. In training, `training_set.PairSet` and
+`PhotographSet` give the crop at (seed, epoch, index), and `synthetic.SyntheticComposites` makes composites of
+a batch of photographs, on the device. `check.check_dataset` says beforehand what cannot be used.
+"""

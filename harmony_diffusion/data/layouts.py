@@ -52,7 +52,7 @@ def detect_layout(path: Path) -> str:
         return "shards"
     if all((path / name).is_dir() for name in FOLDERS):
         return "folders"
-    raise InputError(path, f"has none of the layouts {', '.join(LAYOUTS)}", "See the documentation of data")
+    raise InputError(path, f"has none of the layouts {', '.join(LAYOUTS)}", "See `harmony_diffusion.data`")
 
 
 def list_dataset(

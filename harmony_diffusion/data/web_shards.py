@@ -119,10 +119,26 @@ def _stream(shards: Sequence[Path]) -> Any:
         raise MissingDependencyError(
             "Shards are read with `datasets`: pip install 'harmony-diffusion[train]'"
         ) from error
-    if missing := [str(path) for path in shards if not path.is_file()] or ([] if shards else ["shards"]):
-        raise InputError(missing[0], "is no file" if shards else "are none")
+    if not shards:
+        raise InputError("shards", "are none")
+    for shard in shards:
+        _check_whole(shard)
     files = {"train": [str(path) for path in shards]}
-    return datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True).decode(False)
+    try:
+        stream = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    except ValueError as error:
+        raise InputError(shards[0], f"holds no samples of the same parts: {error}") from None
+    return stream.decode(False)
+
+
+def _check_whole(shard: Path) -> None:
+    """Check for the two empty blocks that end a tar file: one that was cut off is read without complaint."""
+    if not shard.is_file():
+        raise InputError(shard, "is no file")
+    with shard.open("rb") as file:
+        file.seek(max(0, shard.stat().st_size - 1024))
+        if file.read() != bytes(1024):
+            raise InputError(shard, "is cut off, or no tar file: it does not end with two empty blocks")
 
 
 def _sample_of(example: Mapping[str, Any]) -> HarmonySample | Photograph:
