@@ -132,15 +132,17 @@ class _RunOnceThenFrozen:
     def __call__(self, *inputs: Tensor) -> Tensor:
         norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
         self.ran = True
-        tracking = [norm.track_running_stats for norm in norms]
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
         try:
             for norm in norms:
-                # In training mode only the statistics of the batch are used; an evaluated norm needs its own.
-                norm.track_running_stats = not norm.training and norm.track_running_stats
+                # The statistics stay in use: recomputation must save as many tensors as the first run did.
+                norm.momentum = 0.0
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked = norm.num_batches_tracked.clone()
             return self.block(*inputs)
         finally:
-            for norm, tracks in zip(norms, tracking, strict=True):
-                norm.track_running_stats = tracks
+            for norm, (momentum, tracked) in zip(norms, before, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
 def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:
