@@ -390,11 +390,8 @@ def finite_values(losses: dict[str, Tensor], step: int) -> dict[str, float]:
     return values
 
 
-def main() -> None:
-    args = parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     accumulation = args.gradient_accumulation_steps
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, gradient_accumulation_steps=accumulation)
     device, is_main = accelerator.device, accelerator.is_main_process
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     if is_main:
@@ -497,6 +494,19 @@ def main() -> None:
             logger.warning("%d unusable samples were drawn and passed over", skipped)
         with average.in_place_of(model) if average is not None else contextlib.nullcontext():
             publish(model, args, data, total, batch, validate_here(total))
+
+
+def main() -> None:
+    args = parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
+    )
+    train(args, accelerator)
+    # No process leaves while another still publishes; and what uses the process group is released before
+    # the group is, or gloo may wait for ever.
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
