@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/harmony image examples/composite.jpg examples/mask.png -o outputs/harmonized.jpg --model reinhard --side-by-side --overwrite
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from harmony_diffusion.image_arrays import note
+
 ByteOrder = Literal["<", ">"]
 
 _PREFIX = b"Exif\x00\x00"
@@ -90,16 +92,20 @@ def exif_of_tiff(found: Image.Exif) -> bytes | None:
     """Collect the descriptive tags, camera data and position among all the tags of a TIFF file.
 
     Returns:
-        An EXIF block with the orientation the file has, or None when there is nothing to keep.
+        An EXIF block with the orientation the file has; None when there is nothing to keep; a block that
+        `split_orientation` finds damaged when the tags are.
     """
     kept = Image.Exif()
-    for tag in (*DESCRIPTIVE_TAGS, _ORIENTATION):
-        if tag in found:
-            kept[tag] = found[tag]
-    for directory in (EXIF_DIRECTORY, GPS_DIRECTORY):
-        if entries := found.get_ifd(directory):
-            kept[directory] = dict(entries)
-    return kept.tobytes() if len(kept) else None
+    try:
+        for tag in (*DESCRIPTIVE_TAGS, _ORIENTATION):
+            if tag in found:
+                kept[tag] = found[tag]
+        for directory in (EXIF_DIRECTORY, GPS_DIRECTORY):
+            if entries := found.get_ifd(directory):
+                kept[directory] = dict(entries)
+        return kept.tobytes() if len(kept) else None
+    except Exception:  # Pillow raises almost anything on values of the wrong type
+        return _PREFIX + b"damaged"
 
 
 def directory_entries(block: bytes) -> tuple[ByteOrder, dict[int, dict[int, Entry]]]:
@@ -153,3 +159,13 @@ def directory_bytes(order: ByteOrder, entries: dict[int, Entry], offset: int) ->
             data += entry.value + b"\0" * (len(entry.value) % 2)
         head += struct.pack(order + "HHI", tag, entry.kind, entry.items) + value.ljust(4, b"\0")
     return head + b"\0\0\0\0" + data
+
+
+def settle_exif(block: bytes | None, name: str) -> tuple[int, bytes | None]:
+    """Return the orientation and the block to keep; a damaged one is dropped with a note."""
+    if not block:
+        return 1, None
+    orientation, kept = split_orientation(block)
+    if kept is None:
+        note(name, "its EXIF data are damaged, and are dropped")
+    return orientation, kept

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from harmony_diffusion.errors import DecodeError
-from harmony_diffusion.exif import exif_of_tiff, split_orientation, upright
+from harmony_diffusion.exif import exif_of_tiff, settle_exif, upright
 from harmony_diffusion.image_arrays import Raster, check_size, choose_frame, clamp_float, note, row_chunks
 
 # What tifffile logs about damaged files is for those who listen, and not for the terminal.
@@ -46,11 +46,7 @@ def read_png16(file: BinaryIO, shown: str, max_pixels: int, min_side: int) -> Ra
         pixels = cv2.imdecode(np.memmap(file, np.uint8, "r"), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         raise ValueError("broken data stream")
-    orientation, exif = 1, None
-    if block := chunks.get(b"eXIf"):
-        orientation, exif = split_orientation(block)
-        if exif is None:
-            note(shown, "its EXIF data are damaged, and are dropped")
+    orientation, exif = settle_exif(chunks.get(b"eXIf"), shown)
     channels, alpha = _rgb_of_opencv(pixels, grey=chunks[b"IHDR"][9] in (0, 4))
     if pixels.ndim == 2 and b"tRNS" in chunks:
         (transparent,) = struct.unpack(">H", chunks[b"tRNS"])
@@ -178,13 +174,8 @@ def _tiff_exif(file: BinaryIO, page: tifffile.TiffPage, shown: str) -> tuple[int
         return (orientation if orientation in range(1, 9) else 1), None
     found = Image.Exif()
     found.endian = page.parent.byteorder
-    try:
-        found.load_from_fp(file, page.offset)
-        block = exif_of_tiff(found)
-    except Exception:  # Pillow raises almost anything on damaged directories
-        note(shown, "its EXIF data are damaged, and are dropped")
-        return 1, None
-    return split_orientation(block) if block else (1, None)
+    found.load_from_fp(file, page.offset)
+    return settle_exif(exif_of_tiff(found), shown)
 
 
 def _tiff_page(

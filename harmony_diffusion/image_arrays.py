@@ -10,6 +10,7 @@ import torch
 from harmony_diffusion.errors import InputError, InputNote, InputTypeError, TooLargeError
 
 MIN_SIDE = 16
+MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)

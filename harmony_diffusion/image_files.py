@@ -23,7 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from harmony_diffusion.color_profile import cmyk_to_rgb
 from harmony_diffusion.errors import DecodeError, HarmonyError, InputError, InputNote, TooLargeError
-from harmony_diffusion.exif import exif_of_tiff, split_orientation, upright
+from harmony_diffusion.exif import exif_of_tiff, settle_exif, upright
 from harmony_diffusion.file_signatures import HEAD, avif_is_deep, picture_format, webp_size
 from harmony_diffusion.high_depth_files import read_png16, read_tiff
 from harmony_diffusion.image_arrays import MIN_SIDE, Raster, check_size, choose_frame, clamp_float, note
@@ -218,11 +218,7 @@ def raster_of_pil(image: Image.Image, name: str, *, lossy: bool | None = None) -
     """
     channels, alpha, indices = _split(image, name)
     profile = image.info.get("icc_profile") or None
-    orientation, exif = 1, None
-    if block := _exif_block(image):
-        orientation, exif = split_orientation(block)
-        if exif is None:
-            note(name, "its EXIF data are damaged, and are dropped")
+    orientation, exif = settle_exif(_exif_block(image), name)
     return Raster(
         upright(channels, orientation),
         None if alpha is None else upright(alpha, orientation),

@@ -11,7 +11,15 @@ from PIL import Image
 
 from harmony_diffusion.color_profile import apply_curve, grey_curve, rgb_profile
 from harmony_diffusion.errors import InputError, InputTypeError
-from harmony_diffusion.image_arrays import Raster, note, picture_of_array, row_chunks, white_of, with_depth
+from harmony_diffusion.image_arrays import (
+    MAX_PIXELS,
+    Raster,
+    note,
+    picture_of_array,
+    row_chunks,
+    white_of,
+    with_depth,
+)
 from harmony_diffusion.image_encoders import format_of, pil_of, write_picture
 from harmony_diffusion.image_files import read_file, read_pil
 from harmony_diffusion.masks import MaskSource, check_background, load_mask
@@ -19,7 +27,6 @@ from harmony_diffusion.output_files import write_atomically
 
 __all__ = ["MAX_PIXELS", "Picture", "check_background", "load_mask", "load_pairs", "load_picture"]
 
-MAX_PIXELS = 100_000_000
 _ALL = slice(None)
 # Two computations of the same sRGB value, in windows of different size, differ by less than this.
 _ROUNDING = 1e-6

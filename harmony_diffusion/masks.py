@@ -8,7 +8,15 @@ import torch
 from PIL import Image
 
 from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
-from harmony_diffusion.image_arrays import Raster, array_of, check_size, clamp_float, note, white_of
+from harmony_diffusion.image_arrays import (
+    MAX_PIXELS,
+    Raster,
+    array_of,
+    check_size,
+    clamp_float,
+    note,
+    white_of,
+)
 from harmony_diffusion.image_files import read_file, read_pil
 
 MaskSource = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
@@ -36,7 +44,7 @@ def load_mask(
     invert: bool = False,
     label: Label | None = None,
     resize: bool = False,
-    max_pixels: int = 100_000_000,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Load a mask.
 
@@ -228,14 +236,16 @@ def _scaled(plane: np.ndarray, name: str, lossy: bool) -> np.ndarray:
     levels = np.flatnonzero(counts).tolist()
     if plane.dtype == np.uint16 and levels[-1] <= 255:
         white = 255
-    if lossy and white == 255 and _is_near_binary(counts[:256]):
-        return _cleaned(plane, levels, name)
     foreground = [level for level in levels if level]
     if len(foreground) <= 1 and (levels[0] == 0 or levels[0] in (1, white)):
         if foreground and foreground[0] != white:
             note(name, f"has the values 0 and {foreground[0]}; {foreground[0]} is taken for the foreground")
         return (plane > 0).astype(np.float32)
+    if lossy and _is_near_binary(counts):
+        return _cleaned(plane, levels, name)
     _check_matte(plane, levels, white, name)
+    if lossy:
+        note(name, "is soft and of a lossy format: compression noise stays in it. PNG keeps masks exact")
     if white != white_of(plane.dtype):
         note(name, "has 16 bits a value but no value above 255; 255 is taken for the foreground")
     return plane.astype(np.float32) / np.float32(white)
@@ -248,8 +258,6 @@ def _is_near_binary(counts: np.ndarray) -> bool:
 
 def _cleaned(plane: np.ndarray, levels: list[int], name: str) -> np.ndarray:
     """Remove compression noise near black and white, and keep the values between as soft edges."""
-    if levels in ([0], [255], [0, 255]):
-        return (plane > 0).astype(np.float32)
     noise = min(max(_RINGING, _noise_beside_edges(plane)), 120)
     note(
         name,

@@ -175,6 +175,11 @@ def test_grey_profile_is_a_curve():
         white = 1 if values.dtype == np.float32 else np.iinfo(values.dtype).max
         assert abs(apply_curve(curve, values)[0] / white - half) <= 0.5 / 255
     assert grey_curve(grey_profile(SRGB_CURVE)) is None
+    assert np.array_equal(
+        grey_curve(grey_profile(b"curv\0\0\0\0\0\0\0\0")), curve
+    )  # no table: a straight line
+    with pytest.raises(ValueError, match="RGB colours, not grey"):
+        grey_curve(P3)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +194,9 @@ def test_grey_profile_is_a_curve():
         (matrix_profile(SRGB, b"what\0\0\0\0\0\0\0\0"), "unknown kind"),
         (matrix_profile(SRGB, parametric_curve(9)), "unknown kind"),
         (matrix_profile(SRGB[:, [0, 0, 0]], SRGB_CURVE), "on a line"),
+        (matrix_profile(SRGB, b"curv"), "cut off"),
+        (matrix_profile(SRGB, b"curv\0\0\0\0\0\0\1\0" + b"\0" * 20), "cut off"),
+        (matrix_profile(SRGB, parametric_curve(4, 2.2)), "cut off"),
     ],
 )
 def test_damaged_profiles_are_named(profile, reason):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from picture_files import (
     DISPLAY_P3,
+    SRGB,
     SRGB_CURVE,
     gamma_curve,
     grey_profile,
@@ -158,8 +159,20 @@ def test_grey_profiles_are_applied():
     linear = grey / 255
     expected = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055) * 255
     assert np.abs(picture.pixels[..., 0] - expected).max() <= 0.501 and picture.profile is None
+    image.info["icc_profile"] = grey_profile(SRGB_CURVE)
+    assert np.array_equal(load_picture(image).pixels[..., 0], grey)
     image.info["icc_profile"] = P3  # a grey picture in an RGB space: its values are the same in all channels
     assert load_picture(image).profile == P3
+
+
+def test_an_srgb_profile_is_kept_and_nothing_converted(tmp_path):
+    profile = matrix_profile(SRGB, SRGB_CURVE)
+    pixels = smooth_picture(dtype=np.uint16)
+    Picture(pixels, None, profile).save(tmp_path / "a.png")
+    picture = load_picture(tmp_path / "a.png")
+    assert picture.profile == profile
+    assert np.array_equal(picture.read_srgb(), pixels / np.float32(65535))
+    assert np.array_equal(picture.write_srgb(picture.read_srgb()), pixels)
 
 
 def test_table_profiles_are_announced(tmp_path):

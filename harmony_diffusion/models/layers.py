@@ -21,14 +21,25 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, torch.lerp(composite, harmonized.to(composite.dtype), mask), composite)
 
 
-def clamp_unit(image: Tensor) -> Tensor:
-    """Clamp to [0, 1] and let the gradient through as if there were no clamp.
+class _InwardClamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
 
-    A plain clamp has no gradient outside the range, so pixels which start or stray there never come back.
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        outward = ((x > 1) & (gradient < 0)) | ((x < 0) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0)
+
+
+def clamp_unit(x: Tensor) -> Tensor:
+    """Clamp to [0, 1], any shape; beyond the range, the gradient passes if its step leads back into it.
+
+    The gradient of a plain clamp is 0 there, so that pixels which start or stray outside never come back.
     """
-    if not image.requires_grad:
-        return image.clamp(0, 1)
-    return image.detach().clamp(0, 1) + (image - image.detach())
+    return _InwardClamp.apply(x) if x.requires_grad else x.clamp(0, 1)
 
 
 class ImageNetNormalize(nn.Module):
@@ -132,17 +143,16 @@ class _RunOnceThenFrozen:
     def __call__(self, *inputs: Tensor) -> Tensor:
         norms = [m for m in self.block.modules() if isinstance(m, nn.BatchNorm2d)] if self.ran else []
         self.ran = True
-        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        momenta = [norm.momentum for norm in norms]
+        counts = [norm.get_buffer("num_batches_tracked").clone() for norm in norms]
         try:
             for norm in norms:
-                # The statistics stay in use: recomputation must save as many tensors as the first run did.
                 norm.momentum = 0.0
-                if norm.num_batches_tracked is not None:
-                    norm.num_batches_tracked = norm.num_batches_tracked.clone()
             return self.block(*inputs)
         finally:
-            for norm, (momentum, tracked) in zip(norms, before, strict=True):
-                norm.momentum, norm.num_batches_tracked = momentum, tracked
+            for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+                norm.momentum = momentum
+                norm.get_buffer("num_batches_tracked").copy_(count)
 
 
 def init_gaussian_xavier_(module: nn.Module, magnitude: float) -> None:

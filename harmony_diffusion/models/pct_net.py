@@ -242,9 +242,10 @@ class PCTNet(ModelMixin, ConfigMixin):
         Raises:
             CheckpointError: A key does not belong to such a checkpoint.
         """
-        if "encoder.patch_to_embedding.1.weight" not in state_dict:
+        if not any(key.startswith("encoder.transformer_enc.") for key in state_dict):
             return rename_keys(state_dict, _CNN_KEYS, "PCT-Net (CNN)")
         converted = rename_keys(state_dict, _VIT_KEYS, "PCT-Net (ViT)")
-        patches = converted["backbone.embed.weight"].unflatten(1, (4, 4, 4))
-        converted["backbone.embed.weight"] = patches.permute(0, 3, 1, 2).contiguous()
+        if "backbone.embed.weight" in converted:
+            patches = converted["backbone.embed.weight"].unflatten(1, (4, 4, 4))
+            converted["backbone.embed.weight"] = patches.permute(0, 3, 1, 2).contiguous()
         return converted

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_configs import SMALL
 
 from harmony_diffusion.models import MODELS, create_model, load_model, model_class
 from harmony_diffusion.models.origin import Origin
@@ -16,7 +17,7 @@ def build():
     def get(name):
         if name not in cache:
             torch.manual_seed(0)
-            cache[name] = create_model(name).eval()
+            cache[name] = create_model(name, **SMALL.get(name, {})).eval()
         return cache[name]
 
     return get
@@ -81,7 +82,7 @@ def test_same_input_gives_same_output_and_batch_equals_loop(name, build, tiny_sa
 @every_model
 def test_gradient_reaches_every_parameter(name, tiny_sample):
     torch.manual_seed(0)
-    model = create_model(name).train()
+    model = create_model(name, **SMALL.get(name, {})).train()
     if model.num_parameters() == 0:
         pytest.skip("has no parameters")
     composite, mask = tiny_sample

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from small_configs import SMALL
 
 from harmony_diffusion.errors import InputError, InputNote, MaskError, SizeMismatchError
 from harmony_diffusion.models import MODELS, create_model
@@ -22,7 +23,7 @@ def pipes():
     def get(name):
         if name not in cache:
             torch.manual_seed(0)
-            cache[name] = HarmonizationPipeline(create_model(name))
+            cache[name] = HarmonizationPipeline(create_model(name, **SMALL.get(name, {})))
             cache[name].set_progress_bar_config(disable=True)
         return cache[name]
 

@@ -1,0 +1,15 @@
+"""Constructor arguments that make the heavy networks cheap where a test is not about their size."""
+
+SMALL = {
+    "hdnet": {"base_channels": 8},
+    "rain_net": {"base_channels": 8},
+    "dovenet": {"base_channels": 8},
+    "s2am": {"base_channels": 8},
+    "dih": {"base_channels": 16},
+    "idih": {"base_channels": 16},
+    "is2am": {"base_channels": 16},
+    "dccf_is2am": {"thumbnail_size": 64},
+    "pct_net": {"thumbnail_size": 64},
+    "pct_net_vit": {"thumbnail_size": 64},
+    "gknet": {"base_channels": 8},
+}
