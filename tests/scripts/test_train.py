@@ -174,23 +174,25 @@ def test_other_seed_gives_other_weights_and_other_settings_are_refused(photograp
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(photographs, tmp_path):
-    # With the usual epsilon of Adam, rounding errors in gradients that are 0 but for rounding, those of
-    # biases ahead of a batch norm, become whole steps.
-    common = [
-        *SMALL_IDIH,
-        "--data",
-        photographs,
-        "--resolution",
-        "64",
-        "--max_train_steps",
-        "20",
-        "--use_ema",
-    ]
-    common += ["--sync_batch_norm", "--adam_epsilon", "1e-4", "--max_grad_norm", "1"]
-    run([sys.executable, SCRIPT, *common, "--train_batch_size", "4", "--output", tmp_path / "one"])
-    two = ["torchrun", "--nproc_per_node", "2", SCRIPT, *common, "--train_batch_size", "2"]
-    run([*map(str, two), "--output", tmp_path / "two"])
+@pytest.mark.parametrize(
+    ("model", "shared_out"),
+    [
+        ([*SMALL_IDIH, "--sync_batch_norm"], ["2", "1"]),
+        (["--model", "hdnet", "--model_config", '{"base_channels": 4}'], ["1", "2"]),
+    ],
+    ids=["idih", "hdnet-accumulated"],
+)
+def test_two_processes_equal_one(model, shared_out, photographs, tmp_path):
+    # With the usual epsilon of Adam, gradients that are 0 but for rounding, such as those of biases ahead of
+    # a batch norm, become whole steps.
+    common = [*model, "--data", photographs, "--resolution", "64", "--max_train_steps", "20", "--use_ema"]
+    common += ["--adam_epsilon", "1e-4", "--max_grad_norm", "1"]
+    one = [sys.executable, SCRIPT, *common, "--train_batch_size", "4", "--output", tmp_path / "one"]
+    run([*map(str, one)])
+    batch, accumulation = shared_out
+    two = ["torchrun", "--nproc_per_node", "2", SCRIPT, *common, "--output", tmp_path / "two"]
+    two += ["--train_batch_size", batch, "--gradient_accumulation_steps", accumulation]
+    run([*map(str, two)])
     one, two = (dict(flatten(state_of(tmp_path / name, 20)["weights"])) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key, value in one.items():

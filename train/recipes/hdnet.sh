@@ -10,7 +10,7 @@
 # Hardware and hours: not stated.
 # Not run.
 # Other than the official code: half of the samples are mirrored. Its loss is in [-1, 1], four times ours, which
-# Adam does not see.
+# Adam hardly sees.
 set -e
 accelerate launch ${LAUNCH_FLAGS:-} train/train_discriminative.py \
   --model hdnet \

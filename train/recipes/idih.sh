@@ -9,7 +9,7 @@
 # Hardware and hours: not stated.
 # Not run.
 # Other than the official code: crops are at least a quarter of the frame and hold half of the object, and 35 % of
-# the samples are whole frames. Its loss is in units of ImageNet's deviation, which Adam does not see.
+# the samples are whole frames. Its loss is in units of ImageNet's deviation, which Adam hardly sees.
 set -e
 accelerate launch ${LAUNCH_FLAGS:-} train/train_discriminative.py \
   --model idih \
