@@ -18,7 +18,7 @@ def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(B, 3, H, W)`, equal to `composite` to the bit where the mask is 0 and to `harmonized` where it is 1.
     """
-    return torch.where(mask > 0, torch.lerp(composite, harmonized, mask), composite)
+    return torch.where(mask > 0, torch.lerp(composite, harmonized.to(composite.dtype), mask), composite)
 
 
 class _InwardClamp(torch.autograd.Function):

@@ -1,0 +1,53 @@
+"""The model card that lies beside trained weights: what they are, how and on what they were trained."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from harmony_diffusion.models import model_class
+
+
+def write_model_card(
+    folder: Path,
+    name: str,
+    *,
+    command: str,
+    training: Mapping[str, object],
+    data: Mapping[str, object],
+    results: Mapping[str, float],
+    license: str = "other",
+) -> Path:
+    """Write `FOLDER/README.md` from the template of the package.
+
+    Args:
+        folder: Folder of the weights.
+        name: Registry name.
+        command: Command that trained the weights.
+        training: What to tell of the training, name by value.
+        data: What to tell of the data, name by value.
+        results: Scores on the validation data, none if there were none.
+        license: Identifier the Hub knows; that of the data rules what it may be.
+
+    Returns:
+        The file.
+    """
+    origin = model_class(name).origin  # type: ignore[attr-defined]
+    table = "| metric | value |\n|---|---:|\n" + "\n".join(f"| {k} | {v:.2f} |" for k, v in results.items())
+    text = Template((files("harmony_diffusion") / "model_card.md").read_text("utf-8")).substitute(
+        name=name,
+        class_name=model_class(name).__name__,
+        paper=f"[{origin.title}]({origin.paper})" if origin.paper else origin.title,
+        license=license,
+        training=_bullets(training),
+        data=_bullets(data),
+        command=command,
+        results=table if results else "not run: no validation data were given.",
+    )
+    path = folder / "README.md"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def _bullets(facts: Mapping[str, object]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
