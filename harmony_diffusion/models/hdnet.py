@@ -73,7 +73,8 @@ class LocalDynamics(nn.Module):
     Args:
         channels: Channels of the features.
         mode: `"official"`: the nearest position, weighed by a softmax of the similarities over the frame, as
-            in the code; `"paper"`: the `neighbors` nearest, weighed by a softmax over them.
+            in the code; `"paper"`: the `neighbors` nearest, weighed by a softmax over them. Near is what has
+            a large dot product, in both (a choice in the paper mode). A soft mask weighs both sides.
         neighbors: K of the paper mode.
     """
 
