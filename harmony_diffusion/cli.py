@@ -97,7 +97,7 @@ def _add_shared_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="file to write (.jpg .png .tif …)"
     )
-    parser.add_argument("--model", help="a name of `harmony models` that needs no weights, or a saved folder")
+    parser.add_argument("--model", help="a name of `harmony models` with weights, or a saved folder")
     parser.add_argument(
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 is full (default: 1)"
     )
@@ -191,7 +191,7 @@ def run_models(args: argparse.Namespace) -> None:
     """Print one line a registry model: name, kind, parameters, licence, weights."""
     import torch
 
-    from harmony_diffusion.models import DEFAULT_MODEL, MODELS, create_model
+    from harmony_diffusion.models import DEFAULT_MODEL, MODELS, create_model, has_weights
 
     rows = []
     for name in MODELS:
@@ -204,7 +204,7 @@ def run_models(args: argparse.Namespace) -> None:
                 "kind": "classical" if not parameters else "white-box" if _is_white_box(model) else "dense",
                 "parameters": parameters,
                 "license": model.origin.weights_license or model.origin.code_license or "-",
-                "weights": "none needed" if not parameters else "bring your own",
+                "weights": _weights_of(parameters, has_weights(name)),
                 "default": name == DEFAULT_MODEL,
             }
         )
@@ -220,6 +220,12 @@ def run_models(args: argparse.Namespace) -> None:
     print("* default")
 
 
+def _weights_of(parameters: int, shipped: bool) -> str:
+    if not parameters:
+        return "none needed"
+    return "included" if shipped else "bring your own"
+
+
 def _is_white_box(model: Any) -> bool:
     return hasattr(model, "apply_filters")
 
@@ -228,10 +234,10 @@ def _harmonize_and_write(
     args: argparse.Namespace, composite: Any, mask: Any, reference: Any, outputs: dict[str, Path]
 ) -> None:
     from harmony_diffusion.compose import side_by_side
-    from harmony_diffusion.models import DEFAULT_MODEL, load_model
+    from harmony_diffusion.models import load_model
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
-    pipe = HarmonizationPipeline(load_model(args.model or DEFAULT_MODEL))  # type: ignore[arg-type]
+    pipe = HarmonizationPipeline(load_model(args.model or "default"))  # type: ignore[arg-type]
     pipe.set_progress_bar_config(disable=True)
     images, _ = pipe(
         composite,

@@ -15,6 +15,7 @@ from harmony_diffusion.losses import (
 )
 
 Losses = dict[str, Tensor]
+_ROOT_EPS = 1.5e-5  # (1 / 255)^2: an error of one level is as good as none
 
 
 class ForegroundObjective(nn.Module):
@@ -25,19 +26,30 @@ class ForegroundObjective(nn.Module):
         min_area: A_min of `losses.fn_mse`.
         raw_output: Score the whole frame the network renders, before the background is pasted back (iDIH).
         smoothness: Weight of `losses.parameter_smoothness`; 0 for none.
+        root: Take the root of the FN-MSE of each image, so that easy images weigh as much as hard ones.
+        stride: With models that predict parameter maps, score every n-th pixel of every n-th row alone.
 
     Raises:
-        InputError: Smoothness for a model without parameter maps, or together with `raw_output`.
+        InputError: Smoothness or a stride for a model without parameter maps, or together with `raw_output`.
     """
 
     def __init__(
-        self, model: ModelMixin, min_area: float = 100.0, raw_output: bool = False, smoothness: float = 0.0
+        self,
+        model: ModelMixin,
+        min_area: float = 100.0,
+        raw_output: bool = False,
+        smoothness: float = 0.0,
+        root: bool = False,
+        stride: int = 1,
     ) -> None:
         super().__init__()
-        if smoothness and (raw_output or not hasattr(model, "filter_upsampling")):
-            raise InputError("smoothness", "is for the pasted result of models that predict parameter maps")
+        self.by_filters = bool(smoothness) or stride > 1
+        if self.by_filters and (raw_output or not hasattr(model, "filter_upsampling")):
+            raise InputError(
+                "smoothness and stride", "are for the pasted result of models that predict parameter maps"
+            )
         self.model, self.min_area = model, min_area
-        self.raw_output, self.smoothness = raw_output, smoothness
+        self.raw_output, self.smoothness, self.root, self.stride = raw_output, smoothness, root, stride
 
     def forward(self, composite: Tensor, mask: Tensor, real: Tensor) -> Losses:
         """Return the means over the batch: `loss`, and its parts.
@@ -47,13 +59,15 @@ class ForegroundObjective(nn.Module):
             mask: `(B, 1, H, W)`.
             real: `(B, 3, H, W)` in [0, 1].
         """
-        if self.smoothness:
+        if self.by_filters:
             filters = self.model.predict_filters(composite, mask)
+            composite, mask, real = (x[..., :: self.stride, :: self.stride] for x in (composite, mask, real))
             harmonized = self.model.apply_filters(composite, filters, mask)
         else:
             harmonized = (self.model.predict if self.raw_output else self.model)(composite, mask)
-        loss = fn_mse(harmonized, real, mask, self.min_area).mean()
-        losses = {"fn_mse": loss.detach()}
+        errors = fn_mse(harmonized, real, mask, self.min_area / self.stride**2)
+        losses = {"fn_mse": errors.detach().mean()}
+        loss = ((errors + _ROOT_EPS).sqrt() if self.root else errors).mean()
         if self.smoothness:
             smoothness = parameter_smoothness(filters).mean()
             losses["smoothness"] = smoothness.detach()

@@ -48,8 +48,9 @@ def make_thumbnail(
 
     Args:
         model: Any registry model. Networks that predict filters get the frame squashed to the square of their
-            `working_size`, other networks a frame of that area in its own shape, classical methods that
-            predict filters (`takes_reference`) one of at most 1024 px on the long side.
+            `working_size`, other networks, and those that say `keeps_shape`, a frame of that area in its own
+            shape, classical methods that predict filters (`takes_reference`) one of at most 1024 px on the
+            long side.
         picture: Composite, `(H, W)`.
         mask: 1 on the foreground, `(H, W)` float32; 0 where the picture is hidden.
         allowed: Weight with which a background pixel may be seen, `(H, W)` float32 in [0, 1]; None = all may.
@@ -64,7 +65,7 @@ def make_thumbnail(
         composite, small_mask, reference = _restricted(picture, mask, allowed, height, width)
     else:
         # Published networks that predict filters were trained on frames sampled without antialiasing.
-        antialias = not hasattr(model, "predict_filters") or getattr(model, "takes_reference", False)
+        antialias = _keeps_shape(model) or getattr(model, "takes_reference", False)
         small_mask = _resize(torch.from_numpy(mask)[None, None], (height, width), antialias)
         if antialias:
             (composite,) = _shrink(picture, (height, width), lambda rgb, rows: (rgb,))
@@ -80,13 +81,17 @@ def make_thumbnail(
 def thumbnail_size(model: ModelMixin, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width at which `model` sees a picture of `size`, each at least 32."""
     height, width = size
-    if not hasattr(model, "predict_filters"):
+    if _keeps_shape(model):
         scale = min(1.0, model.working_size / math.sqrt(height * width))
     elif getattr(model, "takes_reference", False):
         scale = min(1.0, _CLASSICAL_SIDE / max(height, width))
     else:
         return model.working_size, model.working_size
     return max(round(height * scale), _SMALLEST_SIDE), max(round(width * scale), _SMALLEST_SIDE)
+
+
+def _keeps_shape(model: ModelMixin) -> bool:
+    return not hasattr(model, "predict_filters") or getattr(model, "keeps_shape", False)
 
 
 def fill_smoothly(image: Tensor, confidence: Tensor) -> Tensor:

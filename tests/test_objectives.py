@@ -37,6 +37,27 @@ def test_smoothness_is_added_with_its_weight(tiny_sample, pct_net):
     torch.testing.assert_close(losses["loss"], plain + 0.1 * smoothness)
 
 
+def test_root_is_taken_of_each_image(tiny_sample, pct_net):
+    composite, mask = tiny_sample
+    real = composite.flip(-1)
+    losses = ForegroundObjective(pct_net, root=True)(composite, mask, real)
+    errors = fn_mse(pct_net(composite, mask), real, mask)
+    torch.testing.assert_close(losses["loss"], (errors + 1.5e-5).sqrt().mean())
+    torch.testing.assert_close(losses["fn_mse"], errors.mean())
+
+
+def test_stride_scores_some_of_the_pixels_at_their_own_place(tiny_sample, pct_net):
+    composite, mask = tiny_sample
+    real = composite.flip(-1)
+    losses = ForegroundObjective(pct_net, min_area=400, stride=2)(composite, mask, real)
+    filters = pct_net.predict_filters(composite, mask)
+    some = [image[..., ::2, ::2] for image in (composite, mask, real)]
+    expected = fn_mse(pct_net.apply_filters(some[0], filters, some[1]), some[2], some[1], 100).mean()
+    torch.testing.assert_close(losses["loss"], expected)
+    whole = ForegroundObjective(pct_net, min_area=400)(composite, mask, real)
+    assert losses["loss"] == pytest.approx(whole["loss"].item(), rel=0.2)
+
+
 def test_smoothness_without_maps_and_stages_without_filters_are_refused(pct_net):
     with pytest.raises(InputError, match="parameter maps"):
         ForegroundObjective(create_model("idih", depth=4, base_channels=4), smoothness=0.1)

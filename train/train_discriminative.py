@@ -11,6 +11,7 @@ settings are in `train/recipes`.
 
 import argparse
 import contextlib
+import copy
 import json
 import logging
 import math
@@ -64,11 +65,11 @@ REFERENCES = 2048  # photographs whose foreground colours are transferred
 WARM_UP_STEPS = 3  # left out of the profile
 # What a run that goes on from a checkpoint must have in common with the one that wrote it.
 FIXED = (
-    "model", "model_config", "loss", "min_area", "raw_output", "smoothness", "clean_background",
-    "split", "filter", "subset_power", "resolution", "whole_frames", "quarter_turns", "seed", "optimizer",
-    "learning_rate", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm",
-    "lr_scheduler", "lr_warmup_steps", "lr_milestones", "lr_gamma", "lr_constant_epochs", "use_ema",
-    "ema_decay", "mixed_precision",
+    "model", "model_config", "freeze", "loss", "min_area", "raw_output", "loss_stride", "smoothness",
+    "clean_background", "split", "filter", "subset_power", "resolution", "whole_frames", "quarter_turns",
+    "seed", "optimizer", "learning_rate", "backbone_lr_factor", "adam_beta1", "adam_beta2",
+    "adam_weight_decay", "adam_epsilon", "max_grad_norm", "lr_scheduler", "lr_warmup_steps",
+    "lr_milestones", "lr_gamma", "lr_constant_epochs", "use_ema", "ema_decay", "mixed_precision",
 )  # fmt: skip
 
 
@@ -119,12 +120,15 @@ def add_loss_arguments(group: Any) -> None:
     add("--model_config", type=json.loads, default={}, help="constructor arguments, as JSON")
     add("--pretrained_model", type=Path, help="folder of weights to start from")
     add("--imagenet_encoder", action="store_true", help="start the Lite0 encoder from ImageNet weights")
-    add("--loss", choices=("fn_mse", "harmonizer"), default="fn_mse")
+    add("--freeze", nargs="*", default=[], metavar="PREFIX", help="parameters to leave as they are")
+    add("--loss", choices=("fn_mse", "fn_rmse", "harmonizer"), default="fn_mse")
     add("--min_area", type=float, default=100.0, help="A_min of FN-MSE, in pixels")
     add("--raw_output", action="store_true", help="score the frame before the background is pasted back")
+    add("--loss_stride", type=int, default=1, help="score every N-th pixel only; faster with parameter maps")
     add("--smoothness", type=float, default=0.0, help="weight of the smoothness of parameter maps")
     add("--gradient_checkpointing", action="store_true")
     add("--sync_batch_norm", action="store_true", help="batch norms see the batches of all processes")
+    add("--channels_last", action="store_true", help="memory format of the convolutions; faster on CPUs")
     add("--compile", action="store_true")
 
 
@@ -136,6 +140,7 @@ def add_optimizer_arguments(group: Any) -> None:
     add("--max_train_steps", type=int, help="in place of --num_train_epochs")
     add("--optimizer", choices=("adam", "adamw"), default="adam")
     add("--learning_rate", type=float, default=1e-3)
+    add("--backbone_lr_factor", type=float, default=1.0, help="of the learning rate of a pretrained encoder")
     add("--lr_scheduler", choices=SCHEDULES, default="constant")
     add("--lr_warmup_steps", type=int, default=0)
     add("--lr_milestones", type=int, nargs="*", default=[], metavar="EPOCH", help="of the scheduler step")
@@ -163,6 +168,7 @@ def add_run_arguments(group: Any) -> None:
     add("--logging_steps", type=int, default=20)
     add("--report_to", choices=("none", "tensorboard"), default="none")
     add("--profile_steps", type=int, default=0, help="tell how the time of the first N steps is spent")
+    add("--half", action="store_true", help="publish the weights in half precision")
     add("--push_to_hub", action="store_true")
     add("--hub_model_id")
 
@@ -207,7 +213,7 @@ def compose(items: Item, data: Data, args: argparse.Namespace, device: torch.dev
 
 def prepare_batch(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> tuple[Any, ...]:
     """Make the arguments of the objective from what the loader returned."""
-    if args.loss == "fn_mse":
+    if args.loss != "harmonizer":
         return compose(items, data, args, device)
     fine, rest = ({name: values[part::2] for name, values in items.items()} for part in (0, 1))
     keys = fine["key"]
@@ -238,6 +244,10 @@ def build_model(args: argparse.Namespace) -> ModelMixin:
         raise InputError("model", f"{args.model} has nothing to train")
     if args.imagenet_encoder:
         init_lite0_from_imagenet(model.backbone)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and not name.startswith(tuple(args.freeze)))
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
     if args.gradient_checkpointing:
         if not model._supports_gradient_checkpointing:
             raise InputError("gradient_checkpointing", f"is not supported by {type(model).__name__}")
@@ -250,12 +260,19 @@ def build_model(args: argparse.Namespace) -> ModelMixin:
 def build_objective(model: ModelMixin, args: argparse.Namespace) -> torch.nn.Module:
     if args.loss == "harmonizer":
         return HarmonizerObjective(model)
-    return ForegroundObjective(model, args.min_area, args.raw_output, args.smoothness)
+    root = args.loss == "fn_rmse"
+    return ForegroundObjective(model, args.min_area, args.raw_output, args.smoothness, root, args.loss_stride)
 
 
 def build_optimizer(model: ModelMixin, args: argparse.Namespace) -> torch.optim.Optimizer:
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    factors = {False: 1.0, True: args.backbone_lr_factor}
+    groups = [
+        {"params": [v for name, v in named if name.startswith("backbone.") == inside], "factor": factor}
+        for inside, factor in factors.items()
+    ]
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        [group for group in groups if group["params"]],
         lr=args.learning_rate,
         betas=(args.adam_beta1, args.adam_beta2),
         weight_decay=args.adam_weight_decay,
@@ -340,7 +357,7 @@ def publish(
     """Write OUTPUT/model with its card, and upload it if asked."""
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+        (copy.deepcopy(model).half() if args.half else model).save_pretrained(folder)
         training = {
             "steps": steps,
             "images a step": batch,
@@ -451,7 +468,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     )
     for step in range(start, total):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(args, step, total, steps_an_epoch)
+            group["lr"] = group["factor"] * learning_rate(args, step, total, steps_an_epoch)
         for part in range(step * accumulation, (step + 1) * accumulation):
             with clock.part("data"):
                 items = next(batches)

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
+from harmony_diffusion.models.color_grid import ColorGrid
 from harmony_diffusion.models.dccf import DCCF
 from harmony_diffusion.models.dih import DIH
 from harmony_diffusion.models.dovenet import DoveNet
@@ -33,6 +35,7 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "idt": IDT,
     "histogram_matching": HistogramMatching,
     "poisson": Poisson,
+    "color_grid": ColorGrid,
     "harmonizer": Harmonizer,
     "harmonizer_lite": partial(Harmonizer, encoder="efficientnet_lite0"),
     "hdnet": HDNet,
@@ -51,7 +54,8 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "imrsf_dam_gct": IMRSFDAMGCT,
 }
 
-DEFAULT_MODEL = "poisson"
+DEFAULT_MODEL = "color_grid"
+WEIGHTS = Path(__file__).parents[1] / "weights"  # what comes with the package: a folder a registry name
 
 
 def model_class(name: str) -> type[ModelMixin]:
@@ -87,15 +91,21 @@ def create_model(name: str, **config: Any) -> ModelMixin:
     return MODELS[name](**config)
 
 
-def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> ModelMixin:
-    """Load a model that is ready to harmonize: a method without weights by name, or a saved folder.
+def has_weights(name: str) -> bool:
+    """Tell whether trained weights of a registry model come with the package."""
+    return (WEIGHTS / name / "config.json").is_file()
+
+
+def load_model(name_or_path: str | os.PathLike[str] = "default") -> ModelMixin:
+    """Load a model that is ready to harmonize: one that comes with the package by name, or a saved folder.
 
     Args:
-        name_or_path: Registry name of a method that needs no training, or a folder written by
-            `save_pretrained`; its `config.json` names the class, which must be in the registry.
+        name_or_path: `"default"`, the registry name of a method that needs no weights or whose weights come
+            with the package, or a folder written by `save_pretrained`; its `config.json` names the class,
+            which must be in the registry.
 
     Returns:
-        The model in evaluation mode.
+        The model in evaluation mode, in float32.
 
     Raises:
         CheckpointError: Unknown name, a network without weights, or a folder of an unknown class.
@@ -104,7 +114,10 @@ def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> ModelMix
         >>> load_model("identity").training
         False
     """
-    path = Path(name_or_path)
+    name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
+    path = Path(name)
+    if name in MODELS and has_weights(name):
+        path = WEIGHTS / name
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise CheckpointError(
@@ -114,15 +127,15 @@ def load_model(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> ModelMix
         known = {model_class(name).__name__: model_class(name) for name in MODELS}
         if class_name not in known:
             raise CheckpointError(f"{path}: holds a {class_name!r}, which is not one of {', '.join(known)}.")
-        model = known[class_name].from_pretrained(path)
+        model = known[class_name].from_pretrained(path, torch_dtype=torch.float32)
         # Tensors mapped to the file are unaligned, and matrix products with them round differently.
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone()
         return model.eval()
-    model = create_model(str(name_or_path))
+    model = create_model(name)
     if model.num_parameters() > 0:
         raise CheckpointError(
-            f"{name_or_path} is a network and no weights come with it. Give a folder written by "
+            f"{name} is a network and no weights come with it. Give a folder written by "
             "`save_pretrained`, or choose a method without weights (see `harmony models`)."
         )
     return model.eval()

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from harmony_diffusion.errors import InputError, InputTypeError
 from harmony_diffusion.highres import harmonize_picture
 from harmony_diffusion.image_processor import Picture, check_background, load_mask, load_pairs
+from harmony_diffusion.models import MODELS, load_model
 from harmony_diffusion.pipelines.output import HarmonizationOutput
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,27 @@ class HarmonizationPipeline(DiffusionPipeline):
         self.register_modules(model=model)
         self.model.eval()
         self._warned_of_prompt = False
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] = "default", **options: Any
+    ) -> "HarmonizationPipeline":
+        """Load a pipeline: `"default"` and other models that come with the package work offline.
+
+        Args:
+            pretrained_model_name_or_path: `"default"`, a name `load_model` takes, a folder of a model, or, as
+                with every pipeline of diffusers, a folder or Hub id of a saved pipeline.
+            options: As in diffusers; of a model alone, `torch_dtype`.
+
+        Raises:
+            CheckpointError: Nothing to load by this name.
+        """
+        name = str(pretrained_model_name_or_path)
+        is_model = (Path(name) / "config.json").is_file() and not (Path(name) / "model_index.json").is_file()
+        if name == "default" or name in MODELS or is_model:
+            model = load_model(name)
+            return cls(model.to(options.get("torch_dtype") or model.dtype))
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @torch.no_grad()
     def __call__(

