@@ -55,7 +55,7 @@ def test_stride_scores_some_of_the_pixels_at_their_own_place(tiny_sample, pct_ne
     expected = fn_mse(pct_net.apply_filters(some[0], filters, some[1]), some[2], some[1], 100).mean()
     torch.testing.assert_close(losses["loss"], expected)
     whole = ForegroundObjective(pct_net, min_area=400)(composite, mask, real)
-    assert losses["loss"] == pytest.approx(whole["loss"].item(), rel=0.2)
+    assert losses["loss"].item() == pytest.approx(whole["loss"].item(), rel=0.2)
 
 
 def test_smoothness_without_maps_and_stages_without_filters_are_refused(pct_net):

@@ -40,7 +40,10 @@ def same_conv(x, weight, stride=1, groups=1):
 
 
 def plain_lite0(x, state, levels=None):
-    """Features of Lite0 (and of its blocks, appended to `levels`) read off the keys and shapes of the file; strides are those of the paper's table."""
+    """Features of Lite0, those of its blocks appended to `levels`, read off the keys and shapes of the file.
+
+    Strides are those of the table in the paper.
+    """
 
     def norm(x, key):
         names = ("running_mean", "running_var", "weight", "bias")
