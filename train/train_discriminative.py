@@ -351,6 +351,13 @@ class Reporter:
             self.board.add_image("validation/composite, mask, harmonized, real", pixels, step)
 
 
+def forget_origin(config: Path) -> None:
+    """Leave out where the weights were loaded from: where things lie on this machine is nobody's business."""
+    entries = json.loads(config.read_text("utf-8"))
+    entries.pop("_name_or_path", None)
+    config.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
 def publish(
     model: ModelMixin, args: argparse.Namespace, data: Data, steps: int, batch: int, scores: dict[str, float]
 ) -> None:
@@ -358,6 +365,7 @@ def publish(
 
     def write(folder: Path) -> None:
         (copy.deepcopy(model).half() if args.half else model).save_pretrained(folder)
+        forget_origin(folder / "config.json")
         training = {
             "steps": steps,
             "images a step": batch,
@@ -368,7 +376,6 @@ def publish(
         }
         if args.imagenet_encoder:
             training["started from"] = "ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"
-        # Where things lie on this machine is nobody's business.
         given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
         command = shlex.join(["accelerate", "launch", "train/train_discriminative.py", *given])
         write_model_card(
