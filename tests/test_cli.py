@@ -135,6 +135,9 @@ def test_models_lists_every_registry_name(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(MODELS)
     assert {row["name"]: row["parameters"] for row in rows}["harmonizer"] == 4_726_882
+    licenses = {row["name"]: row["license"] for row in rows}
+    assert licenses["harmonizer"] == "CC BY-NC-SA 4.0"
+    assert licenses["harmonizer_lite"] == "-", "there is no official code or weights of it"
     assert sum(row["default"] for row in rows) == 1
     assert run("models") == 0
     assert "harmonizer" in capsys.readouterr().out

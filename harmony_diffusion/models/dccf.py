@@ -47,7 +47,7 @@ def filter_luminance(hsv: Tensor, parameters: Tensor) -> Tensor:
     curve = parameters[:, 8:].clamp(-0.2, 0.2)
     for i in range(8):
         curve = curve + parameters[:, i : i + 1] * F.relu(value - i / 8)
-    return torch.cat((hsv[:, :2], curve.clamp(0, 1)), 1)
+    return torch.cat((hsv[:, :2], clamp_unit(curve)), 1)
 
 
 def filter_saturation(hsv: Tensor, parameters: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def filter_hue(hsv: Tensor, parameters: Tensor) -> Tensor:
     Returns:
         HSV with the new hue, `(B, 3, H, W)`.
     """
-    turned = rgb_to_hsv(affine_color(hsv_to_rgb(hsv), parameters).clamp(0, 1))
+    turned = rgb_to_hsv(clamp_unit(affine_color(hsv_to_rgb(hsv), parameters)))
     return torch.cat((turned[:, :1], hsv[:, 1:]), 1)
 
 

@@ -80,6 +80,9 @@ class Harmonizer(ModelMixin, ConfigMixin):
         super().__init__()
         if encoder not in ENCODERS:
             raise InputError("encoder", f"is {encoder!r}", f"Choose one of {', '.join(ENCODERS)}.")
+        if encoder == "efficientnet_lite0":
+            # Official code and weights, and so their licences, are of the B0 only.
+            self.origin = Origin(title=self.origin.title, paper=self.origin.paper)
         self.backbone = EfficientNetEncoder(lite=encoder == "efficientnet_lite0")
         self.regressor = CascadeRegressor(self.backbone.out_channels, len(FILTER_NAMES))
 

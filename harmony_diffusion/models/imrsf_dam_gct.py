@@ -1,8 +1,8 @@
 """iMRSF-DAM-GCT: an encoder-decoder led by multi-resolution features, channel gates and a fused decoder.
 
 Paper: Yang, Li, Liu and Gao, "基于语义信息引导的图像协调化" (image harmonization guided by semantic
-information), in Chinese.  No official code or weights are public: what the paper leaves open is chosen here
-and marked ★.  Its modules are in `imrsf_blocks.py`.
+information), in Chinese, https://doi.org/10.12263/DZXB.20221322.  No official code or weights are public:
+what the paper leaves open is chosen here and marked ★.  Its modules are in `imrsf_blocks.py`.
 """
 
 import torch
@@ -81,7 +81,10 @@ class IMRSFDAMGCT(ModelMixin, ConfigMixin):
         torch.Size([1, 3, 40, 50])
     """
 
-    origin = Origin(title="基于语义信息引导的图像协调化", paper="")
+    origin = Origin(
+        title="基于语义信息引导的图像协调化, Acta Electronica Sinica 2023",
+        paper="https://doi.org/10.12263/DZXB.20221322",
+    )
     working_size = 256
     _supports_gradient_checkpointing = True
 

@@ -1,6 +1,7 @@
 """Compare a model with a case computed by the official implementation, see tests/oracles/README.md."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +23,21 @@ class Case:
     stored: dict[str, np.ndarray]
 
 
-def load_case(name: str, folder: Path = ORACLES) -> Case:
+def load_part(name: str, folder: Path = ORACLES) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Return the official weights of a case, and the arrays stored with it (for a layer, inputs too)."""
     with np.load(folder / f"{name}.npz", allow_pickle=False) as archive:
         stored = dict(archive)
     shapes = {
         str(key): tuple(int(d) for d in shape if d >= 0)
         for key, shape in zip(stored["keys"], stored["shapes"], strict=True)
     }
-    seed, height, width, batch = (int(stored[key]) for key in ("seed", "height", "width", "batch"))
-    official = fill_state_dict(shapes, seed, json.loads(str(stored["gain"])))
-    return Case(official, *make_inputs(seed, height, width, batch), stored)
+    return fill_state_dict(shapes, int(stored["seed"]), json.loads(str(stored["gain"]))), stored
+
+
+def load_case(name: str, folder: Path = ORACLES) -> Case:
+    official, stored = load_part(name, folder)
+    size = (int(stored[key]) for key in ("seed", "height", "width", "batch"))
+    return Case(official, *make_inputs(*size), stored)
 
 
 def load_official(model: torch.nn.Module, case: Case) -> torch.nn.Module:
@@ -40,18 +46,40 @@ def load_official(model: torch.nn.Module, case: Case) -> torch.nn.Module:
     return model.eval()
 
 
-def assert_close(ours: Tensor, stored: np.ndarray, stride: int = 1) -> None:
-    np.testing.assert_allclose(ours[..., ::stride, ::stride].numpy(), stored, rtol=0, atol=1e-4)
+def assert_close(ours: Tensor, stored: np.ndarray, stride: int = 1, atol: float = 1e-4) -> None:
+    np.testing.assert_allclose(ours[..., ::stride, ::stride].numpy(), stored, rtol=0, atol=atol)
 
 
-def assert_matches_official(model: torch.nn.Module, case: Case) -> None:
-    """`predict` is the official output; `forward` is that, clamped and pasted on the composite."""
+def assert_matches_official(model: torch.nn.Module, case: Case, blended: bool = False) -> None:
+    """`predict` is the official output; `forward` is that, clamped and pasted on the composite.
+
+    Args:
+        model: With any weights.
+        case: See `load_case`.
+        blended: The official output is pasted already, so that `forward` is compared with it.
+    """
     load_official(model, case)
     with torch.no_grad():
         predicted = model.predict(case.composite, case.mask)
         harmonized = model(case.composite, case.mask)
-    assert_close(predicted, case.stored["output"], int(case.stored["stride"]))
-    pasted = torch.where(
-        case.mask > 0, predicted.clamp(0, 1), case.composite
-    )  # the masks of the cases are hard
-    torch.testing.assert_close(harmonized, pasted, rtol=0, atol=1e-6)
+    assert_close(harmonized if blended else predicted, case.stored["output"], int(case.stored["stride"]))
+    if "extra_raw" in case.stored:
+        assert_close(predicted, case.stored["extra_raw"], 4)
+    inside = (case.mask > 0).expand_as(case.composite)  # the masks of the cases are hard
+    assert torch.equal(harmonized[~inside], case.composite[~inside])
+    torch.testing.assert_close(harmonized[inside], predicted.clamp(0, 1)[inside], rtol=0, atol=1e-6)
+
+
+def assert_layer_matches_official(
+    layer: torch.nn.Module, name: str, rename: Callable[[str], str | None] = lambda key: key
+) -> None:
+    """Load a single layer's official weights strictly (`rename` returns None for unused keys) and compare."""
+    official, stored = load_part(name)
+    weights = {ours: tensor for key, tensor in official.items() if (ours := rename(key)) is not None}
+    shapes = {key: parameter.shape for key, parameter in layer.state_dict().items()}
+    layer.load_state_dict({key: tensor.view(shapes[key]) for key, tensor in weights.items()}, strict=True)
+    x, mask = torch.from_numpy(stored["x"]), torch.from_numpy(stored["mask"])
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        with torch.no_grad():
+            output = layer(x.contiguous(memory_format=memory_format), mask)
+        assert_close(output, stored["output"], atol=1e-5)

@@ -1,16 +1,12 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from oracles.oracle_weights import fill_state_dict, make_inputs
+from official_cases import assert_close, load_case, load_official
 
 from harmony_diffusion import color
 from harmony_diffusion.errors import CheckpointError, InputError
 from harmony_diffusion.models.harmonizer import FILTER_NAMES, Harmonizer
 
-ORACLES = Path(__file__).parents[1] / "oracles"
 # The ranges the official training draws its arguments from.
 RANGES = torch.tensor([0.3, 0.5, 0.5, 0.6, 0.4, 0.4])
 
@@ -34,41 +30,26 @@ def frame():
     return composite, mask, filters
 
 
-def official_weights(oracle):
-    shapes = {
-        str(k): tuple(int(d) for d in s if d >= 0)
-        for k, s in zip(oracle["keys"], oracle["shapes"], strict=True)
-    }
-    return fill_state_dict(shapes, int(oracle["seed"]), json.loads(str(oracle["gain"])))
-
-
-def assert_parity(path):
-    with np.load(path, allow_pickle=False) as oracle:
-        model = Harmonizer().eval()
-        model.load_state_dict(Harmonizer.convert_official(official_weights(oracle)), strict=True)
-        size = (int(oracle[key]) for key in ("seed", "height", "width", "batch"))
-        composite, mask = make_inputs(*size)
-        with torch.no_grad():
-            filters = model.predict_filters(composite, mask)
-            harmonized = model(composite, mask)
-        stages = model.filter_stages(composite, filters, mask)
-        step = int(oracle["stride"])
-        np.testing.assert_allclose(filters, oracle["extra_arguments"], rtol=0, atol=1e-5)
-        for image in (harmonized, stages[-1], model.apply_filters(composite, filters, mask)):
-            np.testing.assert_allclose(image[..., ::step, ::step], oracle["output"], rtol=0, atol=1e-4)
-        if "extra_stages" in oracle:
-            stages = torch.stack(stages)[..., ::8, ::8]
-            np.testing.assert_allclose(stages, oracle["extra_stages"], rtol=0, atol=1e-4)
-            return True
-    return False
+def assert_arguments_and_image_match(case):
+    model = load_official(Harmonizer(), case)
+    with torch.no_grad():
+        filters = model.predict_filters(case.composite, case.mask)
+        harmonized = model(case.composite, case.mask)
+        stages = model.filter_stages(case.composite, filters, case.mask)
+        applied = model.apply_filters(case.composite, filters, case.mask)
+    np.testing.assert_allclose(filters, case.stored["extra_arguments"], rtol=0, atol=1e-5)
+    for image in (harmonized, stages[-1], applied):
+        assert_close(image, case.stored["output"], int(case.stored["stride"]))
+    return stages
 
 
 def test_arguments_and_image_equal_the_official_ones():
-    assert_parity(ORACLES / "harmonizer_s11_300x420.npz")
+    assert_arguments_and_image_match(load_case("harmonizer_s11_300x420"))
 
 
 def test_every_stage_equals_the_official_one(shared):
-    assert assert_parity(shared / "oracles" / "dev" / "harmonizer_s11_256x256.npz")
+    case = load_case("harmonizer_s11_256x256", shared / "oracles" / "dev")
+    assert_close(torch.stack(assert_arguments_and_image_match(case)), case.stored["extra_stages"], 8)
 
 
 def test_size_of_the_published_network(model):
@@ -77,8 +58,7 @@ def test_size_of_the_published_network(model):
 
 
 def test_converter_knows_every_key_and_no_other(model):
-    with np.load(ORACLES / "harmonizer_s11_300x420.npz", allow_pickle=False) as oracle:
-        official = official_weights(oracle)
+    official = load_case("harmonizer_s11_300x420").official
     assert Harmonizer.convert_official(official).keys() == model.state_dict().keys()
     for stray in ("backbone._fc.weight", "regressor.h.weight", "backbone._blocks.x._bn1.bias", "mean"):
         with pytest.raises(CheckpointError, match=stray):
