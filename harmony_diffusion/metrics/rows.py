@@ -1,4 +1,4 @@
-"""`rows.csv`: the scores of one method, one row an image and protocol; evaluation writes it, tables read it."""
+"""`rows.csv`: scores of one method, one row an image and protocol; evaluation writes it, tables read it."""
 
 import csv
 import gzip
