@@ -24,9 +24,9 @@ TITLES = {
 DECIMALS = {"mse": 2, "psnr": 2, "fmse": 2, "fpsnr": 2, "ssim": 4, "fssim": 4, "bmse": 3, "lpips": 4}
 HEADLINE = ("psnr", "mse", "fmse")
 _DIGITS = 6  # of CSV and JSON
-_ARROWS = {True: "↑", False: "↓"}
+ARROWS = {True: "↑", False: "↓"}
 _LATEX_ARROWS = {True: r"$\uparrow$", False: r"$\downarrow$"}
-_HEADINGS = {"all": "All images", "subset": "By subset", "ratio": "By foreground ratio"}
+HEADINGS = {"all": "All images", "subset": "By subset", "ratio": "By foreground ratio"}
 
 
 def to_json(tables: Tables) -> str:
@@ -88,10 +88,10 @@ def to_markdown(tables: Tables) -> str:
     lines = []
     for protocol in tables.protocols:
         lines += [f"## Protocol `{protocol}`", ""] if protocol else []
-        for kind, heading in _HEADINGS.items():
+        for kind, heading in HEADINGS.items():
             if not (groups := tables.of(protocol, kind)):
                 continue
-            spans, heads, body = _layout(groups, kind, "**{}**".format, _ARROWS)
+            spans, heads, body = layout_table(groups, kind, "**{}**".format, ARROWS)
             labels = [label for label, width in spans for _ in range(width)]
             headers = [f"{label} {head}".strip() for label, head in zip(labels, heads, strict=True)]
             lines += [f"### {heading}", "", "| " + " | ".join(headers) + " |"]
@@ -121,10 +121,10 @@ def to_latex(tables: Tables) -> str:
     """Return one `tabular` a table for the package booktabs, with the same cells as the Markdown."""
     lines = []
     for protocol in tables.protocols:
-        for kind, heading in _HEADINGS.items():
+        for kind, heading in HEADINGS.items():
             if not (groups := tables.of(protocol, kind)):
                 continue
-            spans, heads, body = _layout(groups, kind, r"\textbf{{{}}}".format, _LATEX_ARROWS)
+            spans, heads, body = layout_table(groups, kind, r"\textbf{{{}}}".format, _LATEX_ARROWS)
             title = f"{heading}, protocol {protocol}" if protocol else heading
             lines += [f"% {title}", r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}", r"\toprule"]
             if kind != "all":
@@ -149,7 +149,7 @@ def number_text(value: float, metric: str) -> str:
     return "–" if math.isnan(value) else f"{value:.{DECIMALS[metric]}f}"
 
 
-def _layout(
+def layout_table(
     groups: Sequence[Group], kind: str, bold: Callable[[str], str], arrows: Mapping[bool, str]
 ) -> tuple[list[tuple[str, int]], list[str], list[list[str]]]:
     """Return labels with the columns they span, column heads, and the body: methods down, scores across."""
