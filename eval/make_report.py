@@ -147,8 +147,8 @@ def main() -> None:
         protocol = methods[method][0].protocol
         facts = [
             f"Protocol: {protocol or 'not named in the rows'}. Means are over images; intervals are 95 % "
-            "bootstrap intervals that draw photographs; p comes from flipping signs photograph by photograph, "
-            "two-sided, not corrected for the number of metrics.",
+            "bootstrap intervals that draw photographs; p comes from flipping signs photograph by photograph "
+            "and is two-sided, not corrected for the number of metrics.",
             f"Command: <code>{escape(shlex.join(['eval/make_report.py', *sys.argv[1:]]))}</code>",
         ]
         page = report_page(method, composite, tables, cases, pictures, facts)

@@ -14,7 +14,7 @@ ERROR_LEVELS = 40  # 8-bit levels at which the error map is brightest, the same 
 ERROR_COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 
 # Pixels of the picture sheet; two blocks with their margins make 1,600.
-_CELL, _GAP, _BETWEEN, _MARGIN, _TOP, _CAPTION = 250, 6, 36, 20, 74, 36
+_CELL, _TALLEST, _GAP, _BETWEEN, _MARGIN, _TOP, _CAPTION = 250, 210, 6, 36, 20, 74, 36
 _PAPER, _INK, _FAINT = (255, 255, 255), (28, 27, 25), (120, 117, 112)
 
 
@@ -155,5 +155,5 @@ def case_caption(case: Case) -> str:
 def _fit(pixels: np.ndarray) -> tuple[int, int]:
     """Return width and height of the largest picture of these proportions in a cell of the sheet."""
     height, width = pixels.shape[:2]
-    scale = _CELL / max(width, height)
+    scale = min(_CELL / width, _TALLEST / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
