@@ -14,6 +14,7 @@ cannot be compared. LPIPS pairs the files of the two folders by name.
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harmony_diffusion.errors import HarmonyError, InputError, SizeMismatchError
+from harmony_diffusion.errors import HarmonyError, InputError, InputNote, SizeMismatchError
 from harmony_diffusion.image_processor import load_picture
 from harmony_diffusion.metrics.fid import RESIZE_MODES, compare_features, extract_features, load_extractor
 from harmony_diffusion.metrics.lpips import LPIPS
@@ -96,7 +97,13 @@ def main() -> None:
             extract_features(read(paths), network, batch_size=args.batch_size, device=args.device, **options)
             for paths in (generated, real)
         ]
-        distance = compare_features(*features, extractor=name, force=args.force, seed=args.seed, **options)
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", InputNote)
+            distance = compare_features(
+                *features, extractor=name, force=args.force, seed=args.seed, **options
+            )
+        for note in notes:
+            print(f"note: {note.message}", file=sys.stderr)
         result = {"schema": 1, **asdict(distance)}
         if args.lpips_heads:
             result |= mean_lpips(args, generated, real)

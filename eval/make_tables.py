@@ -12,9 +12,9 @@ photographs, since composites of one photograph are alike; `--compare A,B` tests
 images by flipping signs photograph by photograph. Writes tables.md, tables.tex, tables.csv and tables.json.
 
 Rows of the protocols `raw` and `pasted`, as diffusion models have them, also give the table of four variants;
-FID and KID are taken from `fid.json` beside the rows, as eval_fid.py writes it. `--control-scale` takes the rows
-of a sweep, with {} for the scale in their path, and prints the paper's Table 2. `--card` merges the scores of
-the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id.
+FID and KID are taken from `fid.json` beside the rows, as eval_fid.py writes it. `--control-scale` takes the
+rows of a sweep, with {} for the scale in their path, and prints the paper's Table 2. `--card` merges the
+scores of the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id.
 """
 
 import argparse

@@ -8,13 +8,12 @@ from harmony_diffusion.errors import InputError
 from harmony_diffusion.metrics.diffusion_tables import (
     Distances,
     SweepPoint,
-    legacy_uint8_mse,
     parse_scales,
     read_distances,
     sweep_markdown,
-    variant_scores,
     variants_markdown,
 )
+from harmony_diffusion.metrics.diffusion_variants import legacy_uint8_mse, variant_scores
 from harmony_diffusion.metrics.rows import Row
 from harmony_diffusion.metrics.tables import make_tables
 
