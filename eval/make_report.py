@@ -33,7 +33,7 @@ from harmony_diffusion.metrics.report_cases import (
     picture_sheet,
 )
 from harmony_diffusion.metrics.report_page import report_page
-from harmony_diffusion.metrics.rows import Row, protocols_of, read_rows
+from harmony_diffusion.metrics.score_rows import Row, protocols_of, read_rows
 from harmony_diffusion.metrics.tables import make_tables
 from harmony_diffusion.models import load_model
 from harmony_diffusion.output_files import check_output, write_atomically

@@ -34,7 +34,7 @@ from harmony_diffusion.metrics.diffusion_tables import (
     variants_markdown,
 )
 from harmony_diffusion.metrics.hub_results import merge_into_card, model_index_results, write_eval_results
-from harmony_diffusion.metrics.rows import Row, read_rows
+from harmony_diffusion.metrics.score_rows import Row, read_rows
 from harmony_diffusion.metrics.table_formats import to_csv, to_json, to_latex, to_markdown
 from harmony_diffusion.metrics.tables import Tables, make_tables
 from harmony_diffusion.output_files import write_atomically

@@ -144,6 +144,8 @@ def extract_features(
     batch: list[Tensor] = []
 
     def flush() -> None:
+        if len({image.shape for image in batch}) > 1:
+            raise InputError("images", "are of several sizes", "Let them be resized.")
         features = extractor(torch.stack(batch).to(device))
         if not isinstance(features, Tensor) or features.flatten(1).shape[0] != len(batch):
             raise InputError("extractor", "does not return one row of features an image")

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.metrics.rows import METRICS
+from harmony_diffusion.metrics.score_rows import METRICS
 from harmony_diffusion.metrics.table_formats import DECIMALS, TITLES, interval_text
 from harmony_diffusion.metrics.tables import Group, Tables
 from harmony_diffusion.output_files import write_atomically

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.metrics.rows import Row
+from harmony_diffusion.metrics.score_rows import Row
 
 ERROR_LEVELS = 40  # 8-bit levels at which the error map is brightest, the same for every case
 # From black over red to pale yellow, of evenly rising lightness: the anchors of an error map.

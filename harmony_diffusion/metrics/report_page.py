@@ -18,11 +18,13 @@ from harmony_diffusion.metrics.report_cases import (
     error_map,
 )
 from harmony_diffusion.metrics.report_charts import linear_axis, ratio_axis, scatter_svg
-from harmony_diffusion.metrics.rows import HIGHER_IS_BETTER
+from harmony_diffusion.metrics.score_rows import HIGHER_IS_BETTER
 from harmony_diffusion.metrics.table_formats import (
     ARROWS,
+    DECIMALS,
     HEADINGS,
     TITLES,
+    better_share,
     interval_text,
     layout_table,
     number_text,
@@ -99,20 +101,19 @@ def _tables(tables: Tables) -> str:
         if groups := tables.of(tables.protocols[0], kind):
             blocks += [f"<h3>{heading}</h3>", _table(*layout_table(groups, kind, "<b>{}</b>".format, ARROWS))]
     for comparison in tables.comparisons:
-        spans = [("", 4)]
-        heads = ["metric", "mean difference", "p", "images"]
+        title = escape(f"{comparison.first} against {comparison.second}, image by image")
+        heads = ["metric", "mean difference", "p", "better in", "images"]
         body = [
             [
                 TITLES[metric],
-                f"{test.difference:+.{2 if abs(test.difference) >= 0.1 else 4}f} "
-                f"{interval_text(test.interval, metric)}",
+                f"{test.difference:+.{DECIMALS[metric]}f} {interval_text(test.interval, metric)}",
                 escape(p_text(test.p_value)),
+                f"{100 * better_share(test, metric):.1f} %",
                 f"{test.images:,}",
             ]
             for metric, test in comparison.tests.items()
         ]
-        title = escape(f"{comparison.first} against {comparison.second}, image by image")
-        blocks += [f"<h3>{title}</h3>", _table(spans, heads, body)]
+        blocks += [f"<h3>{title}</h3>", _table([], heads, body)]
     return "\n".join(blocks)
 
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harmony_diffusion.metrics.resampling import Interval
-from harmony_diffusion.metrics.rows import HIGHER_IS_BETTER, METRICS
+from harmony_diffusion.metrics.resampling import Interval, PairedTest
+from harmony_diffusion.metrics.score_rows import HIGHER_IS_BETTER, METRICS
 from harmony_diffusion.metrics.tables import RATIO_BINS, Group, Score, Tables
 
 TITLES = {
@@ -102,7 +102,7 @@ def to_markdown(tables: Tables) -> str:
         lines += [f"### {comparison.first} against {comparison.second}{where}", ""]
         lines += ["| metric | images | mean difference | interval | p | better in |", "|---|" + "---:|" * 5]
         for metric, test in comparison.tests.items():
-            better = test.first_larger if metric in HIGHER_IS_BETTER else 1 - test.first_larger
+            better = better_share(test, metric)
             digits = DECIMALS[metric]
             cells = (
                 TITLES[metric],
@@ -142,6 +142,11 @@ def p_text(p_value: float) -> str:
         ('0.031', '< 0.001')
     """
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def better_share(test: PairedTest, metric: str) -> float:
+    """Return the share of images in which the first method is better; ties count half."""
+    return test.first_larger if metric in HIGHER_IS_BETTER else 1 - test.first_larger
 
 
 def number_text(value: float, metric: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.metrics.resampling import Interval, PairedTest, bootstrap_interval, paired_test
-from harmony_diffusion.metrics.rows import METRICS, Row, protocols_of
+from harmony_diffusion.metrics.score_rows import METRICS, Row, protocols_of
 
 # Lower bound excluded, upper bound included; the first bin takes 0, too.
 RATIO_BINS = {"0-5": (0.0, 0.05), "5-15": (0.05, 0.15), "15-100": (0.15, 1.0)}

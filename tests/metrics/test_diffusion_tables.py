@@ -14,7 +14,7 @@ from harmony_diffusion.metrics.diffusion_tables import (
     variants_markdown,
 )
 from harmony_diffusion.metrics.diffusion_variants import legacy_uint8_mse, variant_scores
-from harmony_diffusion.metrics.rows import Row
+from harmony_diffusion.metrics.score_rows import Row
 from harmony_diffusion.metrics.tables import make_tables
 
 # Table 2 of the paper: control scale, FID, PSNR, MSE.

@@ -132,6 +132,10 @@ def test_bad_extractors_are_refused(pictures):
         extract_features(as_arrays(pictures[0]), lambda x: x[:1], resize="none")
     with pytest.raises(InputError, match="images: are none"):
         extract_features([], TinyNetwork())
+    with pytest.raises(InputError, match="several sizes"):
+        extract_features(
+            [np.zeros((9, 9, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], TinyNetwork(), resize="none"
+        )
     with pytest.raises(InputError, match="is 'box'"):
         extract_features(as_arrays(pictures[0]), TinyNetwork(), resize="box")
 

@@ -5,7 +5,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.metrics.hub_results import merge_into_card, model_index_results, write_eval_results
-from harmony_diffusion.metrics.rows import Row
+from harmony_diffusion.metrics.score_rows import Row
 from harmony_diffusion.metrics.tables import make_tables
 
 CARD = """---
@@ -111,7 +111,7 @@ def test_eval_results_are_what_the_hub_parses(tmp_path, tables):
         ("owner/iHarmony4", "idih_psnr", 34.06),
     }
     assert entries[0].date == "2026-01-31"
-    assert entries[0].notes.startswith("protocol idih, mean over 2 images, 95 % interval [10.00, 20.00]")
+    assert entries[0].notes.startswith("protocol idih, mean over 2 images, 95 % interval [30.00, 38.13]")
     with pytest.raises(InputError, match="owner/name"):
         write_eval_results(tmp_path, tables, "hdnet_lite", dataset="iharmony4")
     with pytest.raises(InputError, match="is not among the methods"):

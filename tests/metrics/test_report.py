@@ -20,7 +20,7 @@ from harmony_diffusion.metrics.report_cases import (
 )
 from harmony_diffusion.metrics.report_charts import linear_axis, ratio_axis, scatter_svg
 from harmony_diffusion.metrics.report_page import report_page
-from harmony_diffusion.metrics.rows import Row
+from harmony_diffusion.metrics.score_rows import Row
 from harmony_diffusion.metrics.tables import make_tables
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

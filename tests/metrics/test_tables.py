@@ -8,7 +8,7 @@ import pytest
 
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.metrics.resampling import bootstrap_interval, paired_test
-from harmony_diffusion.metrics.rows import Row, read_rows
+from harmony_diffusion.metrics.score_rows import Row, read_rows
 from harmony_diffusion.metrics.table_formats import to_csv, to_json, to_latex, to_markdown
 from harmony_diffusion.metrics.tables import make_tables, ratio_bin
 
@@ -165,7 +165,7 @@ def test_markdown_has_equal_columns_and_bold_best(two_methods):
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") for line in block.splitlines()}) == 1
-    assert "| hdnet_lite | 2 | **14.00** [" in text
+    assert "| hdnet_lite | 2 | **35.00** [" in text
     assert "HCOCO (1) PSNR ↑" in text and "5-15 % (2) MSE ↓" in text
 
 
@@ -187,9 +187,9 @@ def test_csv_holds_one_line_a_score(two_methods):
         "protocol": "",
         "kind": "all",
         "name": "all",
-        "metric": "mse",
+        "metric": "psnr",
         "count": "2",
-        "mean": "14.000000",
+        "mean": "35.000000",
         "low": "",
         "high": "",
     }

@@ -1,4 +1,4 @@
-"""`rows.csv`: scores of one method, one row an image and protocol; evaluation writes it, tables read it."""
+"""The scores of one method, one row an image and protocol, as tables and reports take them from a file."""
 
 import csv
 import gzip
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from harmony_diffusion.errors import InputError
 
-METRICS = ("mse", "psnr", "fmse", "fpsnr", "ssim", "fssim", "bmse", "lpips")
+# In the order of the tables.
+METRICS = ("psnr", "mse", "fmse", "fpsnr", "ssim", "fssim", "bmse", "lpips")
 HIGHER_IS_BETTER = frozenset({"psnr", "fpsnr", "ssim", "fssim"})
 
 
