@@ -8,7 +8,8 @@ inception-2015-12-05.pt of clean-fid, with `--resize clean`), or weights of
 `harmony_diffusion.metrics.inception.FIDInception` as safetensors, whose keys are those of pytorch-fid's
 checkpoint. Open only TorchScript that you trust. Fewer than 2,048 images are refused without `--force`. The
 result names the extractor by the hash of its file, and the way images were resized: values under other ones
-cannot be compared. LPIPS pairs the files of the two folders by name.
+cannot be compared. LPIPS pairs the files of the two folders by name. `--masks` cuts both pictures to the
+bounding box of the mask of the same name, and so compares foregrounds.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harmony_diffusion.errors import HarmonyError, InputError, InputNote, SizeMismatchError
-from harmony_diffusion.image_processor import load_picture
+from harmony_diffusion.errors import HarmonyError, InputError, InputNote, MaskError, SizeMismatchError
+from harmony_diffusion.image_processor import load_mask, load_picture
 from harmony_diffusion.metrics.fid import RESIZE_MODES, compare_features, extract_features, load_extractor
 from harmony_diffusion.metrics.lpips import LPIPS
 from harmony_diffusion.output_files import write_atomically
@@ -45,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0, help="of KID's subsets")
+    parser.add_argument("--masks", type=Path, help="folder of masks, to compare foregrounds only")
     parser.add_argument("--force", action="store_true", help="go on with fewer than 2,048 images")
     parser.add_argument("--lpips-backbone", type=Path, help="AlexNet's ImageNet weights")
     parser.add_argument("--lpips-heads", type=Path, help="heads of LPIPS 0.1 for AlexNet")
@@ -63,8 +65,22 @@ def list_pictures(folder: Path) -> list[Path]:
     return paths
 
 
-def read(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    return (np.asarray(load_picture(path).to_pil().convert("RGB")) for path in paths)
+def read(
+    paths: Sequence[Path], folder: Path | None = None, masks: Path | None = None
+) -> Iterator[np.ndarray]:
+    """Yield pictures, `(H, W, 3)` uint8; with masks, the bounding box of the foreground of each."""
+    of_name = {p.relative_to(masks).with_suffix(""): p for p in list_pictures(masks)} if masks else {}
+    for path in paths:
+        pixels = np.asarray(load_picture(path).to_pil().convert("RGB"))
+        if masks:
+            if (name := path.relative_to(folder).with_suffix("")) not in of_name:
+                raise InputError(masks, f"has no mask {name}")
+            mask = load_mask(of_name[name], size=pixels.shape[:2])
+            rows, columns = (np.flatnonzero(mask.max(axis) > 0.5) for axis in (1, 0))
+            if not len(rows):
+                raise MaskError(of_name[name], "has no foreground", "Leave that picture out.")
+            pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        yield pixels
 
 
 @torch.no_grad()
@@ -93,9 +109,10 @@ def main() -> None:
         network, name = load_extractor(args.extractor)
         network.to(args.device)
         options = {"resize": args.resize, "size": args.size}
+        run = {"batch_size": args.batch_size, "device": args.device, **options}
         features = [
-            extract_features(read(paths), network, batch_size=args.batch_size, device=args.device, **options)
-            for paths in (generated, real)
+            extract_features(read(paths, folder, args.masks), network, **run)
+            for paths, folder in ((generated, args.generated), (real, args.real))
         ]
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", InputNote)
@@ -104,7 +121,7 @@ def main() -> None:
             )
         for note in notes:
             print(f"note: {note.message}", file=sys.stderr)
-        result = {"schema": 1, **asdict(distance)}
+        result = {"schema": 1, "foreground_only": bool(args.masks), **asdict(distance)}
         if args.lpips_heads:
             result |= mean_lpips(args, generated, real)
         if args.output:

@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_methods(args: argparse.Namespace) -> dict[str, list[Row]]:
-    """Return the rows of one protocol by method, the composites' first and then the reported method's."""
+    """Return the rows by method, the composites' first and then the reported method's."""
     methods = {"composite": read_rows(args.composite)}
     for argument in args.rows:
         name, _, path = argument.rpartition("=")
@@ -73,13 +73,15 @@ def read_methods(args: argparse.Namespace) -> dict[str, list[Row]]:
         if name in methods:
             raise InputError(name, "is the name of two methods", "Name one of them with METHOD=rows.csv.")
         methods[name] = read_rows(path)
-    protocol = args.protocol if args.protocol is not None else protocols_of(list(methods.values())[1])[0]
-    methods = {name: [row for row in rows if row.protocol == protocol] for name, rows in methods.items()}
-    if empty := [name for name, rows in methods.items() if not rows]:
-        raise InputError(
-            ", ".join(empty), f"has no row of the protocol {protocol!r}", "Choose with --protocol."
-        )
     return methods
+
+
+def of_protocol(methods: dict[str, list[Row]], protocol: str) -> dict[str, list[Row]]:
+    chosen = {name: [row for row in rows if row.protocol == protocol] for name, rows in methods.items()}
+    if empty := [name for name, rows in chosen.items() if not rows]:
+        reason = f"has no row of the protocol {protocol!r}"
+        raise InputError(", ".join(empty), reason, "Choose with --protocol.")
+    return chosen
 
 
 class Results:
@@ -139,19 +141,21 @@ def main() -> None:
     try:
         for path in filter(None, (args.output, args.picture)):
             check_output(path, overwrite=args.overwrite)
-        methods = read_methods(args)
-        composite, method = list(methods)[:2]
+        all_rows = read_methods(args)
+        composite, method = list(all_rows)[:2]
+        protocol = protocols_of(all_rows[method])[0] if args.protocol is None else args.protocol
+        methods = of_protocol(all_rows, protocol)
         cases = pair_cases(methods[composite], methods[method])
         tables = make_tables(methods, comparisons=[(method, composite)], seed=args.seed)
         pictures = collect(args, cases)
-        protocol = methods[method][0].protocol
         facts = [
             f"Protocol: {protocol or 'not named in the rows'}. Means are over images; intervals are 95 % "
             "bootstrap intervals that draw photographs; p comes from flipping signs photograph by photograph "
             "and is two-sided, not corrected for the number of metrics.",
             f"Command: <code>{escape(shlex.join(['eval/make_report.py', *sys.argv[1:]]))}</code>",
         ]
-        page = report_page(method, composite, tables, cases, pictures, facts)
+        by_protocol = make_tables({name: all_rows[name] for name in (composite, method)}, resamples=0)
+        page = report_page(method, composite, tables, cases, pictures, facts, by_protocol)
         write_atomically(args.output, page.encode(), overwrite=args.overwrite)
         if args.picture:
             shown = {"Best": pictures["best"], "Worst": pictures["worst"]}

@@ -11,10 +11,11 @@ images, "all" over all of them and never over subsets' means. Intervals are 95 %
 photographs, since composites of one photograph are alike; `--compare A,B` tests A against B on the same
 images by flipping signs photograph by photograph. Writes tables.md, tables.tex, tables.csv and tables.json.
 
-Rows of the protocols `raw` and `pasted`, as diffusion models have them, also give the table of four variants;
-FID and KID are taken from `fid.json` beside the rows, as eval_fid.py writes it. `--control-scale` takes the
-rows of a sweep, with {} for the scale in their path, and prints the paper's Table 2. `--card` merges the
-scores of the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id.
+Rows of the protocols `raw` and `pasted`, as diffusion models have them, also give the table of variants;
+FID and KID are taken from `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json` and
+`fid_pasted_foreground.json` beside the rows, as eval_fid.py writes them. `--control-scale` takes the rows of
+a sweep, with {} for the scale in their path, and prints the paper's Table 2. `--card` merges the scores of
+the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id.
 """
 
 import argparse
@@ -92,16 +93,16 @@ def sweep(args: argparse.Namespace) -> str:
     for scale in parse_scales(args.control_scale):
         path = Path(args.rows[0].replace("{}", f"{scale:g}" if scale % 1 else f"{scale:.1f}"))
         totals = make_tables({"": read_methods({"": path}, args.protocol)[""]}, resamples=0)
-        distances = read_distances(path.with_name("fid.json"))
         protocol = args.protocol or (RAW if RAW in totals.protocols else totals.protocols[0])
+        distance = read_distances(path).get(protocol)
         scores = totals.of(protocol, "all")[0].scores
         psnr, mse = (scores[metric].mean if metric in scores else math.nan for metric in ("psnr", "mse"))
-        points.append(SweepPoint(scale, distances.fid if distances else math.nan, psnr, mse))
+        points.append(SweepPoint(scale, distance.fid if distance else math.nan, psnr, mse))
     return sweep_markdown(points)
 
 
 def tables_of(args: argparse.Namespace, paths: Mapping[str, Path]) -> tuple[Tables, str]:
-    """Return the tables, and as Markdown with the four variants of diffusion models where there are any."""
+    """Return the tables, and as Markdown with the variants of diffusion models where there are any."""
     pairs = [tuple(pair.split(",")) for pair in args.compare]
     if any(len(pair) != 2 for pair in pairs):
         raise InputError("--compare", "takes two methods separated by a comma")
@@ -109,8 +110,8 @@ def tables_of(args: argparse.Namespace, paths: Mapping[str, Path]) -> tuple[Tabl
     tables = make_tables(methods, comparisons=pairs, resamples=args.resamples, seed=args.seed)
     markdown = to_markdown(tables)
     if {RAW, PASTED} & set(tables.protocols):
-        distances = {name: read_distances(path.with_name("fid.json")) for name, path in paths.items()}
-        markdown += "\n## Four variants\n\n" + variants_markdown(tables, distances)
+        distances = {name: read_distances(path) for name, path in paths.items()}
+        markdown += "\n## Variants\n\n" + variants_markdown(tables, distances)
     return tables, markdown
 
 

@@ -15,9 +15,18 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.metrics.tables import Group, Tables
+from harmony_diffusion.metrics.tables import Tables
 
-RAW, PASTED = "raw", "pasted"
+RAW, PASTED, LEGACY = "raw", "pasted", "legacy_uint8"
+_WHOLE, _FOREGROUND = ("psnr", "mse"), ("fpsnr", "fmse")
+# Variant, protocol of its rows, metrics, words in the table.
+_VARIANTS = (
+    ("raw", RAW, _WHOLE, "raw, whole"),
+    ("raw_foreground", RAW, _FOREGROUND, "raw, foreground"),
+    ("pasted", PASTED, _WHOLE, "pasted, whole"),
+    ("pasted_foreground", PASTED, _FOREGROUND, "pasted, foreground"),
+    ("legacy_uint8", LEGACY, _WHOLE, "raw, whole, wrapped 8-bit arithmetic"),
+)
 _MOST_SCALES = 1000
 
 
@@ -30,64 +39,59 @@ class Distances:
     images: int
 
 
-def read_distances(path: str | os.PathLike[str]) -> Distances | None:
-    """Read `fid.json`; None where there is no such file.
-
-    Raises:
-        InputError: It is there, and not what `eval_fid.py` writes.
-    """
-    path = Path(path)
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        return Distances(float(content["fid"]), float(content["kid"]), int(content["generated"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(path, f"is not what eval_fid.py writes: {error!r}") from None
-
-
-def variants_markdown(tables: Tables, distances: Mapping[str, Distances | None] | None = None) -> str:
-    """Return the table of the four variants, a line a method, with FID and KID where they are given.
+def read_distances(rows: str | os.PathLike[str]) -> dict[str, Distances]:
+    """Read what `eval_fid.py` left beside the rows of a method.
 
     Args:
-        tables: With the protocols `raw` and `pasted`.
-        distances: By method.
+        rows: `rows.csv`; beside it may lie `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json` and
+            `fid_pasted_foreground.json`.
+
+    Returns:
+        Distances by variant, those that are there.
 
     Raises:
-        InputError: The tables have neither protocol.
+        InputError: A file is not what `eval_fid.py` writes.
     """
-    groups = {
-        (group.method, group.protocol): group
-        for protocol in (RAW, PASTED)
-        for group in tables.of(protocol, "all")
-    }
-    methods = list(dict.fromkeys(method for method, _ in groups))
-    if not methods:
-        raise InputError("tables", f"have no rows of the protocols {RAW!r} and {PASTED!r}")
-    heads = ["method", "images", "FID ↓", "KID x 1000 ↓"]
-    for variant in ("raw", "pasted"):
-        heads += [
-            f"{variant}, {part} {metric}"
-            for part in ("whole", "foreground")
-            for metric in ("PSNR ↑", "MSE ↓")
-        ]
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    for method in methods:
-        counts = {groups[key].count for key in groups if key[0] == method}
-        distance = (distances or {}).get(method)
-        cells = [method, f"{max(counts):,}"]
-        cells += [f"{distance.fid:.2f}", f"{1000 * distance.kid:.2f}"] if distance else ["not run"] * 2
-        for variant in (RAW, PASTED):
-            group = groups.get((method, variant))
-            cells += [_mean(group, metric) for metric in ("psnr", "mse", "fpsnr", "fmse")]
-        lines.append("| " + " | ".join(cells) + " |")
+    found = {}
+    for variant, *_ in _VARIANTS:
+        path = Path(rows).with_name(f"fid_{variant}.json")
+        if path.exists():
+            try:
+                content = json.loads(path.read_text("utf-8"))
+                found[variant] = Distances(
+                    float(content["fid"]), float(content["kid"]), int(content["generated"])
+                )
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise InputError(path, f"is not what eval_fid.py writes: {error!r}") from None
+    return found
+
+
+def variants_markdown(tables: Tables, distances: Mapping[str, Mapping[str, Distances]] | None = None) -> str:
+    """Return the scores of every variant, a line each, with FID and KID where they are given.
+
+    Args:
+        tables: With the protocols `raw` and `pasted`, and perhaps `legacy_uint8`.
+        distances: By method and variant, see `read_distances`.
+
+    Raises:
+        InputError: The tables have none of these protocols.
+    """
+    groups = {(group.method, group.protocol): group for group in tables.groups if group.kind == "all"}
+    heads = ["method", "variant", "images", "FID ↓", "KID x 1000 ↓", "PSNR ↑", "MSE ↓"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    for method in dict.fromkeys(method for method, _ in groups):
+        for variant, protocol, metrics, label in _VARIANTS:
+            if (group := groups.get((method, protocol))) is None:
+                continue
+            distance = (distances or {}).get(method, {}).get(variant)
+            cells = [method, label, f"{group.count:,}"]
+            cells += [f"{distance.fid:.2f}", f"{1000 * distance.kid:.2f}"] if distance else ["not run"] * 2
+            scores = [group.scores.get(metric) for metric in metrics]
+            cells += ["not run" if score is None else f"{score.mean:.2f}" for score in scores]
+            lines.append("| " + " | ".join(cells) + " |")
+    if len(lines) == 2:
+        raise InputError("tables", f"have no rows of the protocols {RAW}, {PASTED}, {LEGACY}")
     return "\n".join(lines) + "\n"
-
-
-def _mean(group: Group | None, metric: str) -> str:
-    if group is None or metric not in group.scores:
-        return "not run"
-    return f"{group.scores[metric].mean:.2f}"
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from harmony_diffusion.metrics.diffusion_tables import PASTED, RAW
+from harmony_diffusion.metrics.diffusion_tables import LEGACY, PASTED, RAW
 from harmony_diffusion.metrics.functional import fmse, fpsnr, mse, psnr
-
-LEGACY = "legacy_uint8"
 
 
 def variant_scores(raw: Tensor, pasted: Tensor, real: Tensor, mask: Tensor) -> dict[str, dict[str, Tensor]]:

@@ -29,6 +29,7 @@ from harmony_diffusion.metrics.table_formats import (
     layout_table,
     number_text,
     p_text,
+    side_by_side,
 )
 from harmony_diffusion.metrics.tables import Tables
 
@@ -44,6 +45,7 @@ def report_page(
     cases: Sequence[Case],
     pictures: Mapping[str, Sequence[CasePictures]],
     facts: Sequence[str],
+    by_protocol: Tables | None = None,
 ) -> str:
     """Write the page.
 
@@ -53,7 +55,8 @@ def report_page(
         tables: Of one protocol, with both and perhaps other methods.
         cases: Every image before and after.
         pictures: The cases to show, by group.
-        facts: Lines for the notes: data, protocol, command.
+        facts: Lines for the notes, HTML: data, protocol, command.
+        by_protocol: Of all protocols, to show them side by side.
 
     Returns:
         HTML.
@@ -67,7 +70,7 @@ def report_page(
         lead=f"{len(cases):,} composites, each compared with its ground truth before and after "
         f"harmonization. PSNR rises in {better:.1f} % of them.",
         figures=_figures(method, baseline, tables),
-        tables=_tables(tables),
+        tables=_tables(tables, by_protocol),
         scatter_text="A point is one image. On the left, the method helps above the dashed line and harms "
         "below it; on the right, the gain against the size of the foreground. Rings mark the cases shown "
         "below.",
@@ -95,7 +98,7 @@ def _figures(method: str, baseline: str, tables: Tables) -> str:
     return "\n".join(entries)
 
 
-def _tables(tables: Tables) -> str:
+def _tables(tables: Tables, by_protocol: Tables | None) -> str:
     blocks = []
     for kind, heading in HEADINGS.items():
         if groups := tables.of(tables.protocols[0], kind):
@@ -114,6 +117,11 @@ def _tables(tables: Tables) -> str:
             for metric, test in comparison.tests.items()
         ]
         blocks += [f"<h3>{title}</h3>", _table([], heads, body)]
+    if by_protocol and len(by_protocol.protocols) > 1:
+        blocks += [
+            "<h3>The same results under every protocol</h3>",
+            _table(*side_by_side(by_protocol, ARROWS)),
+        ]
     return "\n".join(blocks)
 
 

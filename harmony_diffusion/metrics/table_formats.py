@@ -5,6 +5,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harmony_diffusion.metrics.resampling import Interval, PairedTest
@@ -86,17 +87,16 @@ def to_csv(tables: Tables) -> str:
 def to_markdown(tables: Tables) -> str:
     """Return the tables to read: intervals for all images, means for the parts; the best is bold."""
     lines = []
+    if len(tables.protocols) > 1:
+        spans, heads, body = side_by_side(tables, ARROWS)
+        lines += ["## Protocols side by side", "", *_markdown_table(spans, heads, body), ""]
     for protocol in tables.protocols:
         lines += [f"## Protocol `{protocol}`", ""] if protocol else []
         for kind, heading in HEADINGS.items():
             if not (groups := tables.of(protocol, kind)):
                 continue
             spans, heads, body = layout_table(groups, kind, "**{}**".format, ARROWS)
-            labels = [label for label, width in spans for _ in range(width)]
-            headers = [f"{label} {head}".strip() for label, head in zip(labels, heads, strict=True)]
-            lines += [f"### {heading}", "", "| " + " | ".join(headers) + " |"]
-            lines += ["|---|" + "---:|" * (len(headers) - 1)]
-            lines += ["| " + " | ".join(cells) + " |" for cells in body] + [""]
+            lines += [f"### {heading}", "", *_markdown_table(spans, heads, body), ""]
     for comparison in tables.comparisons:
         where = f", protocol `{comparison.protocol}`" if comparison.protocol else ""
         lines += [f"### {comparison.first} against {comparison.second}{where}", ""]
@@ -120,18 +120,30 @@ def to_markdown(tables: Tables) -> str:
 def to_latex(tables: Tables) -> str:
     """Return one `tabular` a table for the package booktabs, with the same cells as the Markdown."""
     lines = []
+    if len(tables.protocols) > 1:
+        lines += _latex_table("Protocols side by side", *side_by_side(tables, _LATEX_ARROWS))
     for protocol in tables.protocols:
         for kind, heading in HEADINGS.items():
             if not (groups := tables.of(protocol, kind)):
                 continue
             spans, heads, body = layout_table(groups, kind, r"\textbf{{{}}}".format, _LATEX_ARROWS)
             title = f"{heading}, protocol {protocol}" if protocol else heading
-            lines += [f"% {title}", r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}", r"\toprule"]
-            if kind != "all":
-                lines += _latex_spans(spans)
-            lines += [_latex(heads), r"\midrule", *map(_latex, body)]
-            lines += [r"\bottomrule", r"\end{tabular}", ""]
+            lines += _latex_table(title, spans, heads, body)
     return "\n".join([*lines, *(f"% {note}" for note in tables.notes)]).rstrip() + "\n"
+
+
+def side_by_side(
+    tables: Tables, arrows: Mapping[bool, str]
+) -> tuple[list[tuple[str, int]], list[str], list[list[str]]]:
+    """Return cells of all images under every protocol, as `layout_table`: protocols down, methods across."""
+    turned = [
+        replace(group, method=group.protocol, name=group.method, kind="subset")
+        for group in tables.groups
+        if group.kind == "all"
+    ]
+    # Which protocol gives the better number says nothing, so nothing is bold.
+    spans, heads, body = layout_table(turned, "subset", str, arrows)
+    return spans, ["protocol", *heads[1:]], body
 
 
 def p_text(p_value: float) -> str:
@@ -197,6 +209,24 @@ def interval_text(interval: Interval, metric: str) -> str:
 def _is_best(score: Score, metric: str, rivals: Sequence[Group]) -> bool:
     values = [rival.scores[metric].mean for rival in rivals if metric in rival.scores]
     return score.mean == (max(values) if metric in HIGHER_IS_BETTER else min(values))
+
+
+def _markdown_table(
+    spans: Sequence[tuple[str, int]], heads: Sequence[str], body: Sequence[Sequence[str]]
+) -> list[str]:
+    labels = [label for label, width in spans for _ in range(width)]
+    headers = [f"{label} {head}".strip() for label, head in zip(labels, heads, strict=True)]
+    lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
+    return lines + ["| " + " | ".join(cells) + " |" for cells in body]
+
+
+def _latex_table(
+    title: str, spans: Sequence[tuple[str, int]], heads: Sequence[str], body: Sequence[Sequence[str]]
+) -> list[str]:
+    lines = [f"% {title}", r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}", r"\toprule"]
+    lines += _latex_spans(spans) if any(label for label, _ in spans) else []
+    lines += [_latex(heads), r"\midrule", *map(_latex, body)]
+    return [*lines, r"\bottomrule", r"\end{tabular}", ""]
 
 
 def _latex(cells: Sequence[str]) -> str:

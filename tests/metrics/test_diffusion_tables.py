@@ -64,27 +64,25 @@ def rows(raw, pasted):
     ]
 
 
-def test_table_of_variants_has_a_line_a_method():
-    tables = make_tables(
-        {
-            "ours": rows((50, 31, 90, 28.5), (20, 35, 80, 29)),
-            "sd-inpainting": rows((60, 30, 95, 28), (25, 34, 85, 28)),
-        },
-        resamples=0,
-    )
-    lines = variants_markdown(tables, {"ours": Distances(11.79, 0.00123, 2000)}).splitlines()
-    assert (
-        lines[2]
-        == "| ours | 1 | 11.79 | 1.23 | 31.00 | 50.00 | 28.50 | 90.00 | 35.00 | 20.00 | 29.00 | 80.00 |"
-    )
-    assert lines[3].startswith("| sd-inpainting | 1 | not run | not run | 30.00 | 60.00 |")
-    assert len({line.count("|") for line in lines}) == 1
-    only_raw = make_tables({"ours": rows((50, 31, 90, 28.5), (1, 1, 1, 1))[:1]}, resamples=0)
-    assert (
-        variants_markdown(only_raw)
-        .splitlines()[2]
-        .endswith("| 90.00 | not run | not run | not run | not run |")
-    )
+def test_table_of_variants_has_four_lines_a_method():
+    methods = {
+        "ours": rows((50, 31, 90, 28.5), (20, 35, 80, 29)),
+        "sd": rows((60, 30, 95, 28), (1, 1, 1, 1))[:1],
+    }
+    methods["ours"].append(Row("a", "", 0.3, "legacy_uint8", {"mse": 9.0, "psnr": 38.0}))
+    distances = {
+        "ours": {"raw": Distances(11.79, 0.00123, 2000), "pasted_foreground": Distances(9, -0.001, 7)}
+    }
+    lines = variants_markdown(make_tables(methods, resamples=0), distances).splitlines()
+    assert lines[2:] == [
+        "| ours | raw, whole | 1 | 11.79 | 1.23 | 31.00 | 50.00 |",
+        "| ours | raw, foreground | 1 | not run | not run | 28.50 | 90.00 |",
+        "| ours | pasted, whole | 1 | not run | not run | 35.00 | 20.00 |",
+        "| ours | pasted, foreground | 1 | 9.00 | -1.00 | 29.00 | 80.00 |",
+        "| ours | raw, whole, wrapped 8-bit arithmetic | 1 | not run | not run | 38.00 | 9.00 |",
+        "| sd | raw, whole | 1 | not run | not run | 30.00 | 60.00 |",
+        "| sd | raw, foreground | 1 | not run | not run | 28.00 | 95.00 |",
+    ]
     with pytest.raises(InputError, match="no rows of the protocols"):
         variants_markdown(make_tables({"m": [Row("a", "", 0.1, "idih", {"mse": 1.0})]}, resamples=0))
 
@@ -127,10 +125,10 @@ def test_bad_scales_are_refused(text):
 
 
 def test_distances_are_read(tmp_path):
-    path = tmp_path / "fid.json"
-    assert read_distances(path) is None
+    assert read_distances(tmp_path / "rows.csv") == {}
+    path = tmp_path / "fid_pasted.json"
     path.write_text(json.dumps({"fid": 12.5, "kid": 0.002, "generated": 2000, "real": 2000}))
-    assert read_distances(path) == Distances(12.5, 0.002, 2000)
+    assert read_distances(tmp_path / "rows.csv") == {"pasted": Distances(12.5, 0.002, 2000)}
     path.write_text("{}")
     with pytest.raises(InputError, match="is not what eval_fid"):
-        read_distances(path)
+        read_distances(tmp_path / "rows.csv")

@@ -70,6 +70,7 @@ def test_tables_are_written_in_every_format_and_again_to_the_byte(run, tmp_path)
     second = write_rows(tmp_path / "run7" / "rows.csv", gain=2, protocols=("idih", "hdnet"))
     arguments = (first, f"hdnet={second}", "--compare", "hdnet,identity", "--output")
     shown = run("make_tables.py", *arguments, tmp_path / "out").stdout
+    assert "## Protocols side by side" in shown and "| protocol | identity (6) PSNR ↑ |" in shown
     assert "## Protocol `idih`" in shown and "**48.00** [48.00, 48.00] |" in shown
     assert "1 image without fmse, fpsnr (empty foreground), left out there." in shown
     run("make_tables.py", *arguments, tmp_path / "again")
@@ -112,9 +113,9 @@ def test_variants_and_sweep_are_printed(run, tmp_path):
     for scale in ("0.5", "1.0"):
         rows = write_rows(tmp_path / scale / "rows.csv", gain=float(scale), protocols=("raw", "pasted"))
         fid = {"fid": 20 - float(scale), "kid": 0.002, "generated": 2000}
-        rows.with_name("fid.json").write_text(json.dumps(fid))
+        rows.with_name("fid_raw.json").write_text(json.dumps(fid))
     shown = run("make_tables.py", f"sd={rows}", "--output", tmp_path / "out").stdout
-    assert "## Four variants" in shown and "| sd | 6 | 19.00 | 2.00 | 33.50 | 49.00 |" in shown
+    assert "## Variants" in shown and "| sd | raw, whole | 6 | 19.00 | 2.00 | 33.50 | 49.00 |" in shown
     pattern = tmp_path / "{}" / "rows.csv"
     shown = run(
         "make_tables.py", pattern, "--control-scale", "0.5:1:0.5", "--output", tmp_path / "out"
@@ -188,5 +189,16 @@ def test_fid_is_written_with_what_it_depends_on(run, data):
     result = json.loads((data / "fid.json").read_text())
     assert (result["resize"], result["size"], result["features"]) == ("bilinear", 32, 6)
     assert result["extractor"].startswith("colors.pt sha256:") and result["fid"] > 1
+    masks = data / "picture_masks"
+    masks.mkdir()
+    for i in range(6):  # named as the pictures are
+        mask = Image.open(data / "data" / "HCOCO" / "masks" / f"c{i}_1.png")
+        mask.save(masks / f"c{i}.png")
+        mask.save(masks / f"c{i}_1_1.png")
+    run("eval_fid.py", *arguments, "--force", "--resize", "bilinear", "--size", "32", "--masks", masks)
+    foreground = json.loads((data / "fid.json").read_text())
+    # The foreground is 20 levels brighter in each channel; the whole picture less.
+    assert foreground["foreground_only"] and not result["foreground_only"]
+    assert foreground["fid"] == pytest.approx(3 * 20**2, rel=0.1) and result["fid"] < 300
     same = run("eval_fid.py", real, real, "--extractor", extractor, "--force")
     assert "FID 0.000" in same.stdout
