@@ -127,7 +127,7 @@ def main() -> None:
         if args.output:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode(), overwrite=True)
-    except HarmonyError as error:
+    except (HarmonyError, OSError) as error:
         sys.exit(f"eval_fid: {error}")
     print(f"FID {distance.fid:.3f}   KID {distance.kid:.6f} ± {distance.kid_deviation:.6f}")
     print(f"{distance.generated:,} generated, {distance.real:,} real; resize {args.resize}; {name}")

@@ -139,6 +139,8 @@ def collect(args: argparse.Namespace, cases: Sequence[Case]) -> dict[str, list[C
 def main() -> None:
     args = parse_args()
     try:
+        if args.picture and args.picture.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            raise InputError(args.picture, "is neither .jpg nor .png")
         for path in filter(None, (args.output, args.picture)):
             check_output(path, overwrite=args.overwrite)
         all_rows = read_methods(args)
@@ -163,7 +165,7 @@ def main() -> None:
             sheet = picture_sheet(shown, method)
             sheet.save(buffer, "PNG" if args.picture.suffix.lower() == ".png" else "JPEG", quality=90)
             write_atomically(args.picture, buffer.getvalue(), overwrite=args.overwrite)
-    except HarmonyError as error:
+    except (HarmonyError, OSError) as error:
         sys.exit(f"make_report: {error}")
     print(args.output)
 

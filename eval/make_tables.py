@@ -134,7 +134,7 @@ def main() -> None:
             merge_into_card(args.card, method, model_index_results(tables, method, **options))
             if "/" in args.dataset:
                 write_eval_results(args.card.parent, tables, method, dataset=args.dataset)
-    except HarmonyError as error:
+    except (HarmonyError, OSError) as error:
         sys.exit(f"make_tables: {error}")
     print(next(iter(texts.values())), end="")
 

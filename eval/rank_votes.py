@@ -71,7 +71,7 @@ def main() -> None:
             texts = {"md": table, "csv": to_csv(ranks), "json": json.dumps(content, indent=1) + "\n"}
             for suffix, text in texts.items():
                 write_atomically(args.output / f"votes.{suffix}", text.encode(), overwrite=True)
-    except HarmonyError as error:
+    except (HarmonyError, OSError) as error:
         sys.exit(f"rank_votes: {error}")
     print(table, end="")
     known = f"{len(voters)} voters" if voters else "voters not named"

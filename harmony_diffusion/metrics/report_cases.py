@@ -72,7 +72,12 @@ def choose_cases(cases: Sequence[Case], count: int) -> dict[str, list[Case]]:
 
     Returns:
         `"best"` from the largest gain down, `"median"` around the median gain, `"worst"` from the lowest up.
+
+    Raises:
+        InputError: `count` is below 1.
     """
+    if count < 1:
+        raise InputError("cases", f"are {count} a group", "Show at least one.")
     ranked = sorted(cases, key=lambda case: (-case.gain, case.after.image))
     middle = float(np.median([case.gain for case in cases]))
     by_distance = sorted(ranked, key=lambda case: (abs(case.gain - middle), case.after.image))

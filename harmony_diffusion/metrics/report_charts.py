@@ -35,7 +35,8 @@ class Axis:
         """Return where values lie on the axis, 0 to 1 between the ends."""
         low, high, at = self.low, self.high, np.asarray(values, np.float64)
         if self.logarithmic:
-            low, high, at = math.log(low), math.log(high), np.log(at)
+            # What is smaller than the axis begins stands at its beginning.
+            low, high, at = math.log(low), math.log(high), np.log(np.maximum(at, low))
         return (at - low) / (high - low)
 
 

@@ -104,11 +104,14 @@ def make_tables(
         The tables; groups without images are left out.
 
     Raises:
-        InputError: No rows; or methods to compare that are not there or have no image in common.
+        InputError: No rows; options out of range; or methods to compare that are not there or have no image
+            in common.
     """
     if not methods or not all(methods.values()):
         empty = [method for method, rows in methods.items() if not rows]
         raise InputError(", ".join(empty) or "rows", "has no row", "Evaluate some images first.")
+    if resamples < 0 or not 0 < confidence < 1:
+        raise InputError("resamples, confidence", f"are {resamples}, {confidence}", "Give 0 or more, 0 to 1.")
     groups: list[Group] = []
     for protocol in protocols_of(row for rows in methods.values() for row in rows):
         for method, rows in methods.items():

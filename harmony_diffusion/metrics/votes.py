@@ -101,11 +101,13 @@ def rank_votes(votes: Sequence[Vote], *, confidence: float = 0.95) -> list[Rank]
         One rank a method, the best first.
 
     Raises:
-        InputError: No votes; or some methods never win against, or never lose to, the others, so that no
-            finite score is the most likely one.
+        InputError: No votes; a confidence that is not between 0 and 1; or some methods never win against, or
+            never lose to, the others, so that no finite score is the most likely one.
     """
     if not votes:
         raise InputError("votes", "are none", "Collect some first.")
+    if not 0 < confidence < 1:
+        raise InputError("confidence", f"is {confidence}", "Give a share between 0 and 1.")
     methods = sorted({name for vote in votes for name in (vote.first, vote.second)})
     index = {name: i for i, name in enumerate(methods)}
     wins = np.zeros((len(methods), len(methods)))

@@ -1,7 +1,9 @@
 import base64
 import io
 import re
+import tomllib
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -77,6 +79,9 @@ def test_best_median_and_worst_are_chosen_by_gain(cases):
     assert list(chosen) == ["best", "median", "worst"]
     assert [[case.gain for case in group] for group in chosen.values()] == [[9, 5], [1, 0], [-8, -4]]
 
+    with pytest.raises(InputError, match="are 0 a group"):
+        choose_cases(cases, 0)
+
 
 def test_no_photograph_is_shown_twice_in_a_group_and_no_case_in_two():
     before = [Row(f"a_1_{k}", "", 0.1, "", {"psnr": 30.0}) for k in range(4)]
@@ -124,6 +129,7 @@ def test_axes_hold_all_values_at_round_marks():
     axis = ratio_axis("x", np.array([0.012, 0.4]))
     assert axis.ticks == (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     assert axis.place(0.1) == pytest.approx(0.5)
+    assert ratio_axis("x", np.array([1e-7])).place(1e-7) == 0
 
 
 def test_points_stand_where_their_values_are():
@@ -166,6 +172,42 @@ def test_page_is_whole_and_needs_nothing_else(cases):
     assert image.size == (60, 40)
     for svg in re.findall(r"<svg.*?</svg>", page, re.S):
         ElementTree.fromstring(svg)
+
+
+def test_template_is_in_the_wheel():
+    root = Path(__file__).resolve().parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert (root / "harmony_diffusion" / "metrics" / "report.html").is_file()
+    assert "metrics/report.html" in patterns["harmony_diffusion"]
+
+
+def test_every_color_and_length_of_the_style_sheet_is_defined():
+    page = (Path(__file__).resolve().parents[2] / "harmony_diffusion" / "metrics" / "report.html").read_text()
+    style = page.split("<style>")[1].split("</style>")[0]
+    assert style.count("{") == style.count("}") and style.count("(") == style.count(")")
+    light, dark = (
+        re.findall(r"(--[a-z0-9]+):", block) for block in re.findall(r":root \{(.*?)\}", style, re.S)
+    )
+    assert set(re.findall(r"var\((--[a-z0-9]+)\)", style)) == set(light)
+    assert set(light) - set(dark) == {"--serif", "--sans"} and set(dark) < set(light)
+
+
+def contrast(first, second):
+    """Contrast of two colours #rrggbb as WCAG 2 defines it."""
+    levels = [[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in (first, second)]
+    linear = [[v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in c] for c in levels]
+    a, b = sorted(np.array(linear) @ (0.2126, 0.7152, 0.0722))
+    return (b + 0.05) / (a + 0.05)
+
+
+def test_text_has_enough_contrast_in_both_schemes():
+    page = (Path(__file__).resolve().parents[2] / "harmony_diffusion" / "metrics" / "report.html").read_text()
+    for block in re.findall(r":root \{(.*?)\}", page, re.S):
+        colors = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", block))
+        for name in ("ink", "soft", "good", "bad"):
+            assert contrast(colors[name], colors["paper"]) >= 4.5, name
+        for name in ("p0", "p1", "p2", "p3", "p4"):
+            assert contrast(colors[name], colors["paper"]) >= 3, name
 
 
 def test_page_without_ratios_has_one_chart():

@@ -224,6 +224,8 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
     (tmp_path / "rows.csv").write_bytes(b"name,mse\n\xff\xfe,1\n")
     with pytest.raises(InputError, match="is not a table"):
         read_rows(tmp_path / "rows.csv")
+    with pytest.raises(InputError, match="resamples, confidence: are -1"):
+        make_tables({"m": [row("a", mse=1.0)]}, resamples=-1)
     with pytest.raises(InputError, match="has no row"):
         make_tables({"m": []})
 

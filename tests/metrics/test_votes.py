@@ -81,6 +81,8 @@ def test_a_method_that_always_wins_has_no_score():
         rank_votes([Vote("a", "b", 1.0), Vote("b", "c", 1.0), Vote("c", "b", 1.0)])
     with pytest.raises(InputError, match="infinitely far apart"):
         rank_votes([Vote("a", "b", 0.5), Vote("c", "d", 0.5)])
+    with pytest.raises(InputError, match="confidence: is 95"):
+        rank_votes([Vote("a", "b", 0.5)], confidence=95)
     with pytest.raises(InputError, match="are none"):
         rank_votes([])
 
