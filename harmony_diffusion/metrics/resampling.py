@@ -7,6 +7,7 @@ iHarmony4's up to ten composites of a photograph as independent are too narrow.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -45,36 +46,44 @@ class PairedTest:
     first_larger: float
 
 
-def bootstrap_interval(
+def bootstrap_intervals(
     values: np.ndarray,
     groups: Sequence[Hashable],
     *,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Interval:
-    """Return the percentile bootstrap interval of the mean over images.
+) -> list[Interval]:
+    """Return the percentile bootstrap interval of the mean over images of each of several metrics.
 
     Args:
-        values: Finite scores, `(N,)` with N > 0.
-        groups: Photograph of each image; they are drawn with replacement.
+        values: Scores, `(N, K)` with N > 0; NaN where an image has not got a metric.
+        groups: Photograph of each image; they are drawn with replacement, for all metrics alike.
         resamples: Number of draws.
         confidence: Share of the draws inside the bounds.
         seed: Of the random numbers; same input and seed give the same bounds.
 
     Returns:
-        The bounds; both are the mean where there is a single photograph.
+        K intervals; both bounds are the mean where there is a single photograph, and NaN where no image has
+        the metric.
     """
-    sums, counts = _by_group(values, groups)
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
+    present = ~np.isnan(values)
+    places = _places(groups, len(values))
+    sums, counts = (_summed(column, places) for column in (np.where(present, values, 0.0), present))
+    drawn = _draws(len(sums), resamples, seed)
+    means = np.empty((resamples, values.shape[1]))
     step = max(1, _CHUNK // len(sums))
     for start in range(0, resamples, step):
-        drawn = generator.integers(len(sums), size=(min(step, resamples - start), len(sums)))
-        means[start : start + len(drawn)] = sums[drawn].sum(1) / counts[drawn].sum(1)
+        times = drawn[start : start + step].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # none of the photographs drawn may have the metric
+            means[start : start + step] = (times @ sums) / (times @ counts)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, (tail, 1 - tail))
-    return Interval(float(low), float(high))
+    intervals = []
+    for column in means.T:
+        known = column[~np.isnan(column)]
+        low, high = np.quantile(known, (tail, 1 - tail)) if len(known) else (np.nan, np.nan)
+        intervals.append(Interval(float(low), float(high)))
+    return intervals
 
 
 def paired_test(
@@ -103,7 +112,7 @@ def paired_test(
         The test, two-sided.
     """
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    sums, _ = _by_group(differences, groups)
+    sums = _summed(differences[:, None], _places(groups, len(differences)))[:, 0]
     observed = abs(sums.sum())
     # Sums in another order differ in the last bits; as far out as the observed one is meant to count.
     limit = observed - 1e-9 * np.abs(sums).sum()
@@ -115,7 +124,9 @@ def paired_test(
     return PairedTest(
         len(differences),
         float(differences.mean()),
-        bootstrap_interval(differences, groups, resamples=resamples, confidence=confidence, seed=seed),
+        bootstrap_intervals(
+            differences[:, None], groups, resamples=resamples, confidence=confidence, seed=seed
+        )[0],
         p_value,
         float(((differences > 0) + (differences == 0) / 2).mean()),
     )
@@ -131,10 +142,23 @@ def _flips_beyond(limit: float, sums: np.ndarray, resamples: int, seed: int) -> 
     return count
 
 
-def _by_group(values: np.ndarray, groups: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum of the values and the number of images of each group, in the order of their names."""
-    if len(values) != len(groups) or not len(values):
-        raise ValueError(f"`values` and `groups` must be as long, and not empty, got {len(values)}.")
-    _, inverse = np.unique([str(group) for group in groups], return_inverse=True)
-    sums = np.bincount(inverse, weights=np.asarray(values, np.float64))
-    return sums, np.bincount(inverse).astype(np.float64)
+@lru_cache(maxsize=8)
+def _draws(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """Return how often each group is drawn, `(resamples, groups)`; tables ask for the same again and again."""
+    generator = np.random.default_rng(seed)
+    drawn = np.empty((resamples, groups), np.uint16)
+    for i in range(resamples):
+        drawn[i] = np.bincount(generator.integers(groups, size=groups), minlength=groups)
+    return drawn
+
+
+def _places(groups: Sequence[Hashable], count: int) -> np.ndarray:
+    """Return the number of each image's group, in the order of their names."""
+    if count != len(groups) or not count:
+        raise ValueError(f"`values` and `groups` must be as long, and not empty, got {count}.")
+    return np.unique([str(group) for group in groups], return_inverse=True)[1]
+
+
+def _summed(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the sums of columns over the images of each group, `(groups, K)`."""
+    return np.stack([np.bincount(places, weights=column.astype(np.float64)) for column in values.T], 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.metrics.resampling import Interval, PairedTest, bootstrap_interval, paired_test
+from harmony_diffusion.metrics.resampling import Interval, PairedTest, bootstrap_intervals, paired_test
 from harmony_diffusion.metrics.score_rows import METRICS, Row, protocols_of
 
 # Lower bound excluded, upper bound included; the first bin takes 0, too.
@@ -151,19 +151,18 @@ def _split(rows: list[Row]) -> list[tuple[str, str, list[Row]]]:
 
 
 def _scores(rows: list[Row], resamples: int, confidence: float, seed: int) -> dict[str, Score]:
+    metrics = [metric for metric in METRICS if any(metric in row.scores for row in rows)]
+    values = np.array([[row.scores.get(metric, math.nan) for metric in metrics] for row in rows])
+    intervals: list[Interval | None] = [None] * len(metrics)
+    if resamples:
+        photographs = [row.photograph for row in rows]
+        intervals = [
+            *bootstrap_intervals(values, photographs, resamples=resamples, confidence=confidence, seed=seed)
+        ]
     scores = {}
-    for metric in METRICS:
-        members = [row for row in rows if metric in row.scores]
-        if not members:
-            continue
-        values = np.array([row.scores[metric] for row in members])
-        photographs = [row.photograph for row in members]
-        interval = None
-        if resamples:
-            interval = bootstrap_interval(
-                values, photographs, resamples=resamples, confidence=confidence, seed=seed
-            )
-        scores[metric] = Score(len(members), math.fsum(values) / len(values), interval)
+    for metric, column, interval in zip(metrics, values.T, intervals, strict=True):
+        known = column[~np.isnan(column)]
+        scores[metric] = Score(len(known), math.fsum(known) / len(known), interval)
     return scores
 
 

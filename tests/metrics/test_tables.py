@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.metrics.resampling import bootstrap_interval, paired_test
+from harmony_diffusion.metrics.resampling import bootstrap_intervals, paired_test
 from harmony_diffusion.metrics.score_rows import Row, read_rows
 from harmony_diffusion.metrics.table_formats import to_csv, to_json, to_latex, to_markdown
 from harmony_diffusion.metrics.tables import make_tables, ratio_bin
 
 METHODS = ("composite", "harmonizer", "dccf", "pctnet_cnn", "pctnet_vit")
+
+
+def bootstrap_interval(values, groups, **options):
+    return bootstrap_intervals(np.asarray(values)[:, None], groups, **options)[0]
 
 
 def row(name, subset="A", ratio=0.1, protocol="", **scores):
@@ -105,6 +109,20 @@ def test_composites_of_one_photograph_are_drawn_together():
     assert row("a0008_1_2").photograph == row("a0008_1_1").photograph == "a0008"
     assert row("d1048-20120628-200951_1_3").photograph == "d1048-20120628-200951"
     assert row("0001").photograph != row("0001", "B").photograph
+
+
+def test_metrics_that_some_images_lack_have_the_interval_of_the_others():
+    generator = np.random.default_rng(4)
+    values = generator.normal(30, 6, (600, 3))
+    values[300:, 1] = np.nan
+    values[:, 2] = np.nan
+    both, half, none = bootstrap_intervals(values, range(600))
+    same = bootstrap_interval(values[:, 0], range(600))
+    assert (both.low, both.high) == pytest.approx((same.low, same.high), rel=1e-12)
+    alone = bootstrap_interval(values[:300, 1], range(300))
+    assert half.high - half.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    assert half.low < values[:300, 1].mean() < half.high
+    assert np.isnan([none.low, none.high]).all()
 
 
 def test_intervals_are_those_of_the_seed():
