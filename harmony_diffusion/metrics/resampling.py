@@ -144,7 +144,7 @@ def _flips_beyond(limit: float, sums: np.ndarray, resamples: int, seed: int) -> 
 
 @lru_cache(maxsize=8)
 def _draws(groups: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each group is drawn, `(resamples, groups)`; tables ask for the same again and again."""
+    """Return how often each group is drawn, `(resamples, groups)`; tables ask for the same repeatedly."""
     generator = np.random.default_rng(seed)
     drawn = np.empty((resamples, groups), np.uint16)
     for i in range(resamples):
