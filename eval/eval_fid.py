@@ -1,0 +1,139 @@
+"""FID and KID of a folder of results against a folder of real images; LPIPS too, where its weights are given.
+
+    python eval/eval_fid.py outputs/hdnet/harmonized PATH/TO/REAL --extractor inception.safetensors \
+        --output outputs/hdnet/fid.json
+
+`--extractor` is a TorchScript module that takes (B, 3, H, W) float32 in [0, 255] (such as the
+inception-2015-12-05.pt of clean-fid, with `--resize clean`), or weights of
+`harmony_diffusion.metrics.inception.FIDInception` as safetensors, whose keys are those of pytorch-fid's
+checkpoint. Open only TorchScript that you trust. Fewer than 2,048 images are refused without `--force`. The
+result names the extractor by the hash of its file, and the way images were resized: values under other ones
+cannot be compared. LPIPS pairs the files of the two folders by name. `--masks` cuts both pictures to the
+bounding box of the mask of the same name, and so compares foregrounds.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harmony_diffusion.errors import HarmonyError, InputError, InputNote, MaskError, SizeMismatchError
+from harmony_diffusion.image_processor import load_mask, load_picture
+from harmony_diffusion.metrics.fid import RESIZE_MODES, compare_features, extract_features, load_extractor
+from harmony_diffusion.metrics.lpips import LPIPS
+from harmony_diffusion.output_files import write_atomically
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("generated", type=Path, help="folder of results, searched with its subfolders")
+    parser.add_argument("real", type=Path, help="folder of real images")
+    parser.add_argument(
+        "--extractor", type=Path, required=True, help="feature network: TorchScript, safetensors"
+    )
+    parser.add_argument("--resize", choices=tuple(RESIZE_MODES), default="clean")
+    parser.add_argument("--size", type=int, default=299, help="side of the images that the network sees")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of KID's subsets")
+    parser.add_argument("--masks", type=Path, help="folder of masks, to compare foregrounds only")
+    parser.add_argument("--force", action="store_true", help="go on with fewer than 2,048 images")
+    parser.add_argument("--lpips-backbone", type=Path, help="AlexNet's ImageNet weights")
+    parser.add_argument("--lpips-heads", type=Path, help="heads of LPIPS 0.1 for AlexNet")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    args = parser.parse_args()
+    if bool(args.lpips_backbone) != bool(args.lpips_heads):
+        parser.error("--lpips-backbone and --lpips-heads go together")
+    return args
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(folder, "is no folder")
+    if not (paths := sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)):
+        raise InputError(folder, "holds no picture")
+    return paths
+
+
+def read(
+    paths: Sequence[Path], folder: Path | None = None, masks: Path | None = None
+) -> Iterator[np.ndarray]:
+    """Yield pictures, `(H, W, 3)` uint8; with masks, the bounding box of the foreground of each."""
+    of_name = {p.relative_to(masks).with_suffix(""): p for p in list_pictures(masks)} if masks else {}
+    for path in paths:
+        pixels = np.asarray(load_picture(path).to_pil().convert("RGB"))
+        if masks:
+            if (name := path.relative_to(folder).with_suffix("")) not in of_name:
+                raise InputError(masks, f"has no mask {name}")
+            mask = load_mask(of_name[name], size=pixels.shape[:2])
+            rows, columns = (np.flatnonzero(mask.max(axis) > 0.5) for axis in (1, 0))
+            if not len(rows):
+                raise MaskError(of_name[name], "has no foreground", "Leave that picture out.")
+            pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        yield pixels
+
+
+@torch.no_grad()
+def mean_lpips(args: argparse.Namespace, generated: list[Path], real: list[Path]) -> dict[str, float | int]:
+    model = LPIPS.from_files(args.lpips_backbone, args.lpips_heads).to(args.device)
+    of_real = {path.relative_to(args.real).with_suffix(""): path for path in real}
+    names = [path.relative_to(args.generated).with_suffix("") for path in generated]
+    if absent := [name for name in names if name not in of_real]:
+        raise InputError(args.real, f"has no picture {absent[0]} ({len(absent)} missing), as LPIPS needs")
+    values = []
+    for path, name in zip(generated, names, strict=True):
+        first, second = (
+            torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(args.device)
+            for image in read((path, of_real[name]))
+        )
+        if first.shape != second.shape:
+            raise SizeMismatchError(path, f"is of another size than {of_real[name]}")
+        values.append(model(first, second).item())
+    return {"lpips": float(np.mean(values)), "lpips_pairs": len(values)}
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        generated, real = list_pictures(args.generated), list_pictures(args.real)
+        network, name = load_extractor(args.extractor)
+        network.to(args.device)
+        options = {"resize": args.resize, "size": args.size}
+        run = {"batch_size": args.batch_size, "device": args.device, **options}
+        features = [
+            extract_features(read(paths, folder, args.masks), network, **run)
+            for paths, folder in ((generated, args.generated), (real, args.real))
+        ]
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", InputNote)
+            distance = compare_features(
+                *features, extractor=name, force=args.force, seed=args.seed, **options
+            )
+        for note in notes:
+            print(f"note: {note.message}", file=sys.stderr)
+        result = {"schema": 1, "foreground_only": bool(args.masks), **asdict(distance)}
+        if args.lpips_heads:
+            result |= mean_lpips(args, generated, real)
+        if args.output:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode(), overwrite=True)
+    except (HarmonyError, OSError) as error:
+        sys.exit(f"eval_fid: {error}")
+    print(f"FID {distance.fid:.3f}   KID {distance.kid:.6f} ± {distance.kid_deviation:.6f}")
+    print(f"{distance.generated:,} generated, {distance.real:,} real; resize {args.resize}; {name}")
+    if "lpips" in result:
+        print(f"LPIPS {result['lpips']:.4f} ({result['lpips_pairs']:,} pairs)")
+
+
+if __name__ == "__main__":
+    main()

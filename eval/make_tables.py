@@ -1,0 +1,143 @@
+"""Tables from per-image scores: all images, by subset, by foreground ratio; no model is loaded.
+
+    python eval/make_tables.py outputs/identity/rows.csv hdnet=outputs/run7/rows.csv --output outputs/tables
+    python eval/make_tables.py outputs/*/rows.csv --compare hdnet,mkl --output outputs/tables
+    python eval/make_tables.py outputs/sweep/{}/rows.csv --control-scale 0.1:1.0:0.1 --output outputs/sweep
+    python eval/make_tables.py hdnet=outputs/run7/rows.csv --card FOLDER/README.md --dataset OWNER/iharmony4 \
+        --output outputs/tables
+
+A method is named before `=`, or after the folder of `rows.csv`, or after the file. Means are taken over
+images, "all" over all of them and never over subsets' means. Intervals are 95 % bootstrap intervals that draw
+photographs, since composites of one photograph are alike; `--compare A,B` tests A against B on the same
+images by flipping signs photograph by photograph. Writes tables.md, tables.tex, tables.csv and tables.json.
+
+Rows of the protocols `raw` and `pasted`, as diffusion models have them, also give the table of variants;
+FID and KID are taken from `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json` and
+`fid_pasted_foreground.json` beside the rows, as eval_fid.py writes them. `--control-scale` takes the rows of
+a sweep, with {} for the scale in their path, and prints the paper's Table 2. `--card` merges the scores of
+the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from harmony_diffusion.errors import HarmonyError, InputError
+from harmony_diffusion.metrics.diffusion_tables import (
+    PASTED,
+    RAW,
+    SweepPoint,
+    parse_scales,
+    read_distances,
+    sweep_markdown,
+    variants_markdown,
+)
+from harmony_diffusion.metrics.hub_results import merge_into_card, model_index_results, write_eval_results
+from harmony_diffusion.metrics.score_rows import Row, read_rows
+from harmony_diffusion.metrics.table_formats import to_csv, to_json, to_latex, to_markdown
+from harmony_diffusion.metrics.tables import Tables, make_tables
+from harmony_diffusion.output_files import write_atomically
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="+", metavar="[METHOD=]rows.csv", help="per-image scores of a method")
+    parser.add_argument("--protocol", help="only these protocols, separated by commas")
+    parser.add_argument("--compare", action="append", default=[], metavar="A,B", help="may be repeated")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws; 0 for no intervals")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--control-scale", metavar="START:STOP:STEP", help="scales of a sweep")
+    parser.add_argument(
+        "--card", type=Path, help="README.md of the model to merge the last method's scores into"
+    )
+    parser.add_argument(
+        "--dataset", default="iharmony4", help="of the card: OWNER/NAME on the Hub, or a name"
+    )
+    parser.add_argument("--dataset-name", default="iHarmony4", help="of the card: its name for people")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    return parser.parse_args()
+
+
+def find_methods(arguments: list[str]) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for argument in arguments:
+        name, _, path = argument.rpartition("=")
+        stem = Path(path).name.removesuffix(".gz").removesuffix(".csv")
+        name = name or (Path(path).resolve().parent.name if stem == "rows" else stem)
+        if name in paths:
+            raise InputError(name, "is the name of two methods", "Name one of them with METHOD=rows.csv.")
+        paths[name] = Path(path)
+    return paths
+
+
+def read_methods(paths: Mapping[str, Path], protocols: str | None) -> dict[str, list[Row]]:
+    methods = {name: read_rows(path) for name, path in paths.items()}
+    if protocols:
+        wanted = protocols.split(",")
+        for name, rows in methods.items():
+            if absent := set(wanted) - {row.protocol for row in rows}:
+                raise InputError(name, f"has no row of the protocol {', '.join(sorted(absent))}")
+            methods[name] = [row for row in rows if row.protocol in wanted]
+    return methods
+
+
+def sweep(args: argparse.Namespace) -> str:
+    """Return Table 2 of the paper from rows whose path holds the scale."""
+    if len(args.rows) != 1 or "{}" not in args.rows[0]:
+        raise InputError("--control-scale", "takes one path of rows with {} in the place of the scale")
+    points = []
+    for scale in parse_scales(args.control_scale):
+        path = Path(args.rows[0].replace("{}", f"{scale:g}" if scale % 1 else f"{scale:.1f}"))
+        totals = make_tables({"": read_methods({"": path}, args.protocol)[""]}, resamples=0)
+        protocol = args.protocol or (RAW if RAW in totals.protocols else totals.protocols[0])
+        distance = read_distances(path).get(protocol)
+        scores = totals.of(protocol, "all")[0].scores
+        psnr, mse = (scores[metric].mean if metric in scores else math.nan for metric in ("psnr", "mse"))
+        points.append(SweepPoint(scale, distance.fid if distance else math.nan, psnr, mse))
+    return sweep_markdown(points)
+
+
+def tables_of(args: argparse.Namespace, paths: Mapping[str, Path]) -> tuple[Tables, str]:
+    """Return the tables, and as Markdown with the variants of diffusion models where there are any."""
+    pairs = [tuple(pair.split(",")) for pair in args.compare]
+    if any(len(pair) != 2 for pair in pairs):
+        raise InputError("--compare", "takes two methods separated by a comma")
+    methods = read_methods(paths, args.protocol)
+    tables = make_tables(methods, comparisons=pairs, resamples=args.resamples, seed=args.seed)
+    markdown = to_markdown(tables)
+    if {RAW, PASTED} & set(tables.protocols):
+        distances = {name: read_distances(path) for name, path in paths.items()}
+        markdown += "\n## Variants\n\n" + variants_markdown(tables, distances)
+    return tables, markdown
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        if args.control_scale:
+            texts = {"sweep.md": sweep(args)}
+        else:
+            paths = find_methods(args.rows)
+            tables, markdown = tables_of(args, paths)
+            texts = {"tables.md": markdown, "tables.tex": to_latex(tables)}
+            texts |= {"tables.csv": to_csv(tables), "tables.json": to_json(tables)}
+        args.output.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_atomically(args.output / name, text.encode(), overwrite=True)
+        if args.card and not args.control_scale:
+            method = list(paths)[-1]
+            options = {"dataset": args.dataset, "dataset_name": args.dataset_name}
+            merge_into_card(args.card, method, model_index_results(tables, method, **options))
+            if "/" in args.dataset:
+                write_eval_results(args.card.parent, tables, method, dataset=args.dataset)
+    except (HarmonyError, OSError) as error:
+        sys.exit(f"make_tables: {error}")
+    print(next(iter(texts.values())), end="")
+
+
+if __name__ == "__main__":
+    main()
