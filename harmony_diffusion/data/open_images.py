@@ -24,7 +24,7 @@ from harmony_diffusion.data.open_images_tables import (
 )
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import ArchiveMember, Problem, Source, report
-from harmony_diffusion.errors import InputError
+from harmony_diffusion.errors import DecodeError, InputError
 
 MANIFEST_COLUMNS = ("Split", "ImageID", "MaskPath", "LabelName")
 # Masks of less or more of the frame than this (by their boxes) make poor foregrounds.
@@ -131,6 +131,7 @@ class MaskFiles:
         """Return the file of a mask.
 
         Raises:
+            DecodeError: The archive that should hold it is damaged.
             InputError: It is neither in a folder nor in an archive.
         """
         shard = name[:1]
@@ -150,7 +151,7 @@ def _members(archive: Path) -> list[str]:
         with zipfile.ZipFile(archive) as file:
             return file.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(archive, f"cannot be read: {error}") from None
+        raise DecodeError(archive, f"cannot be read: {error}") from None
 
 
 def _wanted(row: dict[str, str], licence: dict[str, str], least_iou: float) -> bool:
