@@ -129,6 +129,16 @@ def test_fine_stripes_do_not_alias_when_they_are_cut():
     assert region.cut(stripes, mode="nearest").unique().tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_cut_as_it_came(dtype):
+    image = make_photo(300, 200)
+    for size in ((64, 64), (512, 384)):
+        region = WorkingRegion(10, 20, 200, 150, *size)
+        for mode in ("area", "bilinear", "nearest"):
+            part = region.cut(image.to(dtype), mode=mode)
+            assert part.dtype == dtype and (part.float() - region.cut(image, mode=mode)).abs().max() < 0.01
+
+
 def test_enlarging_is_smooth():
     ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
     part = WorkingRegion(0, 0, 32, 32, 128, 128).cut(ramp)
@@ -278,6 +288,14 @@ def test_each_object_has_a_shadow_of_its_own_size_and_specks_have_none():
     wide = shadow_mask(mask)
     assert wide[0, 0, 125, 70] == 1 and wide[0, 0, 364, 270] == 1
     assert torch.equal(wide[..., 150:280, :], mask[..., 150:280, :])
+
+
+@pytest.mark.parametrize("offset", [(0, 30), (150, 0), (150, 260), (217, 250)])
+def test_shadows_at_the_border_are_those_of_a_larger_picture(offset):
+    top, left = offset
+    small = make_mask(250, 290, (top, min(top + 33, 250), left, min(left + 40, 290)))
+    large = F.pad(small, (100, 100, 100, 100))
+    assert torch.equal(shadow_mask(small), shadow_mask(large)[..., 100:-100, 100:-100])
 
 
 def test_no_room_asked_for_is_the_mask():

@@ -313,6 +313,8 @@ def test_masks_are_measured():
     assert measure_mask(draw("band")).sides == 4
     assert measure_mask(np.zeros((5, 7), np.uint8)) == Measure(0.0, 0, 0.0)
     assert measure_mask(np.full((5, 7), 255, np.uint8)) == Measure(1.0, 4, 1.0)
+    large = np.kron(draw("two"), np.ones((20, 20), np.uint8))
+    assert measure_mask(large) == Measure(450 / 7500, 0, pytest.approx(0.5, abs=0.01))
     assert measure_file(Path("/nowhere/mask.png")) == "does not exist"
 
 
