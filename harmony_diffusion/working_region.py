@@ -94,6 +94,7 @@ class WorkingRegion:
         *,
         detail: Literal["generated", "preserve"] = "generated",
         feather: float = 8.0,
+        match_surroundings: bool = False,
     ) -> Tensor:
         """Put what the network made back into the picture.
 
@@ -105,6 +106,9 @@ class WorkingRegion:
                 their colour and light, and keeps texture and lettering of the composite; the mask is then
                 used as it is.
             feather: Width of the fading in working pixels.
+            match_surroundings: Where the network changed the colour of what surrounds the mask, take that
+                change back, and continue it smoothly into the mask: networks drift in colour, and the drift
+                shows as a seam.
 
         Returns:
             `(1, 3, H, W)` in [0, 1], equal to `composite` to the bit beyond the feathered mask.
@@ -116,6 +120,8 @@ class WorkingRegion:
         self._check_paste(generated, composite, mask, feather)
         window = (..., *self.window)
         part, share = composite[window], mask[window]
+        if match_surroundings:
+            generated = _without_drift(generated, self.cut(composite), self.cut(mask))
         if detail == "preserve":
             seen, weight = self.cut(composite), _without_rim(self.cut(mask))
             wanted = blend(generated.to(seen), seen, weight)
@@ -397,6 +403,17 @@ def _enlarge(generated: Tensor, part: Tensor) -> Tensor:
         antialias=True,
     )
     return scaled.clamp(0, 1).to(part.dtype)
+
+
+def _without_drift(generated: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+    """Subtract the change of colour around the mask, continued smoothly into it."""
+    confidence = (mask <= 0).float()
+    drift = torch.cat(((generated.to(seen) - seen).float() * confidence, confidence), 1)
+    # Averaged over what one latent decodes to, for detail that the decoder lost is no change of colour.
+    drift, confidence = F.avg_pool2d(drift, 8, ceil_mode=True).split((3, 1), 1)
+    drift = fill_smoothly(drift / confidence.clamp_min(1e-6), confidence)
+    drift = F.interpolate(drift, seen.shape[-2:], mode="bilinear", align_corners=False)
+    return (generated.to(seen) - drift.to(seen)).clamp(0, 1)
 
 
 def _recolor(part: Tensor, color_map: Tensor, mask: Tensor) -> Tensor:

@@ -212,6 +212,24 @@ def test_preserve_takes_the_colour_and_keeps_the_detail():
     assert torch.equal(preserved[~inside], composite[~inside])
 
 
+def test_a_drift_of_colour_is_taken_back_where_it_can_be_seen():
+    composite, mask = make_photo(256, 256), make_mask(256, 256, (80, 180, 90, 170))
+    region = WorkingRegion(0, 0, 256, 256, 256, 256)
+    wanted = blend(0.7 * composite, composite, mask)
+    ramp = torch.linspace(-0.06, 0.06, 256).expand(256, 256) * torch.tensor([1.0, -0.5, 0.3]).view(1, 3, 1, 1)
+    generated = (wanted + ramp).clamp(0, 1)
+
+    def error(**options):
+        return float((region.paste(generated, composite, mask, **options) - wanted).abs().mean())
+
+    for detail in ("generated", "preserve"):
+        assert error(detail=detail, match_surroundings=True) < 0.25 * error(detail=detail)
+    unchanged = region.paste(wanted, composite, mask, match_surroundings=True)
+    assert torch.allclose(unchanged, region.paste(wanted, composite, mask), atol=1e-6)
+    whole = torch.ones_like(mask)
+    assert torch.equal(region.paste(generated, composite, whole, match_surroundings=True), generated)
+
+
 def test_preserve_survives_an_outline_that_moved():
     """Generated outlines never match to the pixel; the background there must not colour the foreground."""
     composite, mask = make_photo(256, 256), make_mask(256, 256, (60, 200, 60, 200))
