@@ -4,6 +4,7 @@
 |---|---|---|
 | `photographs` | `index.csv`, `SOURCE/ID.jpg`, `SOURCE/ID.png` | `photographs` |
 | `open-images` | `SPLIT-annotations-object-segmentation.csv`, masks, images | `open_images` |
+| `manifest` | a file `manifest-SPLIT.csv` in such a folder, of the masks chosen | `open_images` |
 | `iharmony4` | `SUBSET/SUBSET_SPLIT.txt` or `IHD_SPLIT.txt`, three folders a subset | `iharmony4` |
 | `json-lines` | a file `.jsonl` with `composite`, `mask`, `real` a line | `folders` |
 | `folders` | `composite/`, `mask/`, `real/` with files of the same names | `folders` |
@@ -11,5 +12,6 @@
 
 `layouts.list_dataset` reads all but the last by their path. In training, `training_set.PairSet` and
 `PhotographSet` give the crop at (seed, epoch, index), and `synthetic.SyntheticComposites` makes composites of
-a batch of photographs, on the device. `check.check_dataset` says beforehand what cannot be used.
+a batch of photographs, on the device. `captions` makes prompts by BLIP and reads them. `check.check_dataset`
+says beforehand what cannot be used.
 """
