@@ -90,7 +90,9 @@ def check_controlnet(controlnet: Any, unet: Any, control_input: str, name: str) 
     for key in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
         theirs, ours = controlnet.config[key], unet.config[key]
         if _plain(theirs) != _plain(ours):
-            raise CheckpointError(f"{name} has {key}={theirs}, the U-Net {ours}: they belong to other models.")
+            raise CheckpointError(
+                f"{name} has {key}={theirs}, the U-Net {ours}: they belong to other models."
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Stable Diffusion 2 inpainting with random weights, of any size: to test and to measure without a download."""
+"""Stable Diffusion 2 inpainting with random weights, small or full size: to test and measure offline."""
 
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UniPCMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UniPCMultistepScheduler
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -22,7 +22,12 @@ _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[in
             "norm_num_groups": 8,
             "sample_size": 8,
         },
-        {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 64},
+        {
+            "block_out_channels": (8, 8, 16, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "sample_size": 64,
+        },
         {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 2},
         (8, 8, 16, 16),
     ),
