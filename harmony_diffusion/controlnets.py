@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import CheckpointError, InputError
@@ -53,10 +53,10 @@ def make_controlnet(
         raise InputError(
             "control_input", f"must be one of {', '.join(CONTROL_CHANNELS)}, got {control_input!r}"
         )
-    if unet.config.in_channels != 9:
+    if unet.config["in_channels"] != 9:
         raise CheckpointError(
-            f"The U-Net has {unet.config.in_channels} input channels; a ControlNet for harmonization is made "
-            "from an inpainting U-Net, which has 9: noisy latents, mask, latents of the background."
+            f"The U-Net has {unet.config['in_channels']} input channels; a ControlNet for harmonization is "
+            "made from an inpainting U-Net, which has 9: noisy latents, mask, latents of the background."
         )
     controlnet = ControlNetModel.from_unet(
         unet,
@@ -64,7 +64,7 @@ def make_controlnet(
         conditioning_embedding_out_channels=conditioning_embedding_out_channels,
     )
     channels = CONTROL_CHANNELS[control_input]
-    if channels != unet.config.in_channels:
+    if channels != unet.config["in_channels"]:
         wide = controlnet.conv_in
         controlnet.conv_in = nn.Conv2d(channels, wide.out_channels, kernel_size=3, padding=1)
         controlnet.conv_in.load_state_dict({"weight": wide.weight[:, :channels], "bias": wide.bias})

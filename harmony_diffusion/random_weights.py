@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UniPCMultistepScheduler
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -108,7 +110,7 @@ def random_components(
             }
         finally:
             torch.set_default_dtype(previous)
-        text_encoder = CLIPTextModel(
+        text_encoder: torch.nn.Module = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
                 max_position_embeddings=_TEXT_LENGTH,
@@ -118,8 +120,8 @@ def random_components(
                 dtype=dtype,
                 **text_config,
             )
-        ).to(dtype)
-    components = {"vae": vae, "text_encoder": text_encoder, "unet": unet, **controlnets}
+        )
+    components = {"vae": vae, "text_encoder": text_encoder.to(dtype), "unet": unet, **controlnets}
     for module in components.values():
         module.eval().requires_grad_(False)
     scheduler = UniPCMultistepScheduler(

@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DiffusionPipeline,
-    StableDiffusionInpaintPipeline,
-    UNet2DConditionModel,
-)
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint import retrieve_latents
-from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint import (
+    StableDiffusionInpaintPipeline,
+    retrieve_latents,
+)
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from torch import Tensor
 from transformers import (
     BlipForConditionalGeneration,
@@ -168,10 +168,10 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             premultiplied=premultiplied,
             working_size=working_size,
         )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
+        self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._guidance_scale, self._interrupt, self._num_timesteps = 1.0, False, 0
-        self._clip_skip = self._cross_attention_kwargs = None
+        self._clip_skip, self._cross_attention_kwargs = None, None  # type: ignore[assignment]
 
     @classmethod
     def from_base(
@@ -264,7 +264,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         settings = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
         seen = callback_on_step_end_tensor_inputs
         after_step = StepCallback(callback_on_step_end, seen, self._callback_tensor_inputs)
-        cutting = {"shadow": shadow, "working_size": self.config.working_size, "context": context}
+        cutting = {"shadow": shadow, "working_size": self.config["working_size"], "context": context}
         works = load_working_pictures(composite, mask, foreground, background, **cutting)
         generator = check_generators(generator, len(works) * num_images_per_prompt)
         self._guidance_scale, self._interrupt = guidance_scale, False
@@ -284,7 +284,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             controls = self.prepare_controls(batch, settings)
             self.denoise(batch, timesteps, controls, control_cfg, after_step)
         self.release_controlnets()
-        making = {"detail": detail, "feather": feather, "return_layers": return_layers}
+        making: dict[str, Any] = {"detail": detail, "feather": feather, "return_layers": return_layers}
         output = self.make_output(works, batches, prompts, num_images_per_prompt, output_type, **making)
         self.maybe_free_model_hooks()
         return output if return_dict else (output.images, output.nsfw_content_detected)
@@ -394,13 +394,13 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
     def make_control_images(self, batch: Batch) -> dict[str, Callable[[], Tensor]]:
         """Return for each ControlNet's name what draws its control images, `(B, 3, H, W)` in [0, 1]."""
         foreground, mask, config = batch.stack("foreground"), batch.stack("foreground_mask"), self.config
-        low, high = config.canny_thresholds
+        low, high = config["canny_thresholds"]
         return {
             "controlnet_high": lambda: canny_image(
-                foreground, mask, low_threshold=low, high_threshold=high, silhouette=config.silhouette
+                foreground, mask, low_threshold=low, high_threshold=high, silhouette=config["silhouette"]
             ),
             "controlnet_low": lambda: gaussian_image(
-                foreground, mask, sigma=config.sigma, premultiplied=config.premultiplied
+                foreground, mask, sigma=config["sigma"], premultiplied=config["premultiplied"]
             ),
         }
 
@@ -444,7 +444,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         guided = self.do_classifier_free_guidance
         latents = self.scheduler.scale_model_input(batch.latents, timestep)
         unet_input = torch.cat([latents, batch.mask, batch.masked_image_latents], dim=1)  # equation 11
-        control_input = latents if self.config.control_input == "noisy_latents" else unet_input
+        control_input = latents if self.config["control_input"] == "noisy_latents" else unet_input
         half = guided and control_cfg == "cond"
         if guided:
             unet_input = torch.cat([unet_input] * 2)
