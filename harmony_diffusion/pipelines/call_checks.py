@@ -85,8 +85,8 @@ def check_controls(control_cfg: Any, **settings: tuple[Any, Any]) -> dict[str, C
     return checked
 
 
-def check_result(output_type: Any, detail: Any, return_layers: bool) -> None:
-    """Check what is asked for.
+def check_result(output_type: Any, detail: Any, feather: Any, return_layers: bool) -> None:
+    """Check what is asked for, and how it is put into the picture.
 
     Raises:
         InputError: An unknown kind, or layers of latents.
@@ -96,6 +96,7 @@ def check_result(output_type: Any, detail: Any, return_layers: bool) -> None:
         raise InputError("output_type", f"must be one of {', '.join(kinds)}, got {output_type!r}")
     if detail not in ("generated", "preserve"):
         raise InputError("detail", f"must be 'generated' or 'preserve', got {detail!r}")
+    _check_number("feather", feather, 0, math.inf)
     if return_layers and output_type == "latent":
         raise InputError("return_layers", "is of pictures, and output_type is 'latent'")
 

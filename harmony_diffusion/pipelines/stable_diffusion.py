@@ -260,7 +260,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         """
         check_text(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         check_sampling(num_inference_steps, guidance_scale, init, strength, num_images_per_prompt)
-        check_result(output_type, detail, return_layers)
+        check_result(output_type, detail, feather, return_layers)
         settings = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
         seen = callback_on_step_end_tensor_inputs
         after_step = StepCallback(callback_on_step_end, seen, self._callback_tensor_inputs)

@@ -1,4 +1,4 @@
-"""How the diffusion pipeline is used: saved and loaded, offloaded, watched, interrupted, and given bad input."""
+"""How the diffusion pipeline is used: saved, loaded, offloaded, watched, interrupted, given bad input."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_saved_pipeline_loads_and_gives_the_same(load, tiny_sd2_components, tmp_
     loaded = load(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     assert type(loaded).__name__ == "StableDiffusionHarmonizationPipeline"
-    assert {key: loaded.config[key] for key in config} == config | {"canny_thresholds": [50, 80]}
+    assert {key: loaded.config[key] for key in config} == config
     assert type(loaded.scheduler) is type(pipe.scheduler)
     assert np.array_equal(call(loaded).images[0], call(pipe).images[0])
 
@@ -131,12 +131,20 @@ def test_an_empty_mask_among_others_leaves_that_picture_alone(pipe):
     )
 
 
-@pytest.mark.parametrize("way", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_offloaded_pipeline_gives_the_same_twice(way, pipe):
-    expected = call(pipe).images[0]
-    getattr(pipe, way)(device="cpu")
+@pytest.mark.parametrize(
+    ("way", "device"),
+    [
+        # A processor may play the accelerator: all hooks run, and move nothing.
+        ("enable_model_cpu_offload", "cpu"),
+        pytest.param("enable_model_cpu_offload", "cuda", marks=pytest.mark.gpu),
+        pytest.param("enable_sequential_cpu_offload", "cuda", marks=pytest.mark.gpu),
+    ],
+)
+def test_offloaded_pipeline_gives_the_same_twice(way, device, pipe):
+    expected = call(pipe).images[0].astype(int)
+    getattr(pipe, way)(device=device)
     for _ in range(2):
-        assert np.array_equal(call(pipe).images[0], expected)
+        assert np.abs(call(pipe).images[0] - expected).max() <= 1
 
 
 def test_controlnets_are_unloaded_before_decoding(pipe):
@@ -151,7 +159,7 @@ def test_controlnets_are_unloaded_before_decoding(pipe):
     assert order[:3] == ["controlnet_high", "controlnet_low", "decoder"]
 
 
-def test_group_offload_and_layerwise_types(pipe):
+def test_group_offloaded_pipeline_gives_the_same(pipe):
     expected = call(pipe).images[0]
     pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
     assert np.array_equal(call(pipe).images[0], expected)
