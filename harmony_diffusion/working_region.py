@@ -25,7 +25,9 @@ _MOST_ENLARGED = 4
 _LEAST_MARGIN = 1 / 16
 # Half the side of the neighbourhoods of which colour and light are carried over, in working pixels, and the
 # variance of colour from which on more than their mean is.
-_LIGHT_RADIUS, _LIGHT_EPS = 8, 1e-3
+_LIGHT_RADIUS, _LIGHT_EPS = 16, 1e-2
+# A generated outline is never quite the old one: what lies this close to it says little about colour.
+_RIM, _RIM_WEIGHT = 3, 0.05
 # Objects are looked at in at most this many pixels to decide where their shadow may fall.
 _SHADOW_SIDE = 128
 
@@ -111,9 +113,9 @@ class WorkingRegion:
         window = (..., *self.window)
         part, share = composite[window], mask[window]
         if detail == "preserve":
-            seen, small_mask = self.cut(composite), self.cut(mask)
-            wanted = blend(generated.to(seen), seen, small_mask)
-            color_map = fit_color_map(seen, wanted, small_mask, radius=_LIGHT_RADIUS, eps=_LIGHT_EPS)
+            seen, weight = self.cut(composite), _without_rim(self.cut(mask))
+            wanted = blend(generated.to(seen), seen, weight)
+            color_map = fit_color_map(seen, wanted, weight, radius=_LIGHT_RADIUS, eps=_LIGHT_EPS)
             changed = apply_color_map(part, color_map.to(part.dtype), share)
         else:
             scale = math.sqrt(self.height * self.width / (self.working_height * self.working_width))
@@ -245,18 +247,23 @@ def shadow_mask(mask: Tensor, *, below: float = 0.15, beside: float = 0.5) -> Te
 
 def _with_shadow(plane: np.ndarray, below: float, beside: float) -> np.ndarray:
     result = np.zeros_like(plane)
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats((plane >= 0.5).astype(np.uint8))
+    solid = (plane >= 0.5).astype(np.uint8)
+    # Parts of an object that a strap or a thin mask edge separates belong together.
+    joint = 2 * (max(plane.shape) // 100) + 1
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(
+        cv2.dilate(solid, np.ones((joint, joint), np.uint8))
+    )
     largest = max((int(box[cv2.CC_STAT_AREA]) for box in boxes[1:]), default=0)
-    for index, (left, top, width, height, area) in enumerate(boxes[1:].tolist(), start=1):
-        if area < 0.05 * largest:
-            continue
+    for index in (i for i, box in enumerate(boxes) if i and box[cv2.CC_STAT_AREA] >= 0.05 * largest):
+        inside = ((labels == index) & (solid > 0)).astype(np.uint8)
+        left, top, width, height = cv2.boundingRect(inside)
         down, aside = math.ceil(below * height), math.ceil(beside * width)
         # The lower third of the object stands on, or near, what the shadow falls on.
         start = top + height - max(1, round(height / 3))
-        rows = slice(start, min(top + height + down, plane.shape[0]))
+        rows = slice(max(start - down, 0), min(top + height + down, plane.shape[0]))
         columns = slice(max(left - aside, 0), min(left + width + aside, plane.shape[1]))
-        foot = (labels[rows, columns] == index).astype(np.float32)
-        foot[top + height - start :] = 0
+        foot = inside[rows, columns].astype(np.float32)
+        foot[: start - rows.start] = 0
         window = result[rows, columns]
         np.maximum(window, _dilate(foot, down, aside), out=window)
     return result
@@ -355,6 +362,12 @@ def _enlarge(generated: Tensor, part: Tensor) -> Tensor:
         generated.to(part), part.shape[-2:], mode="bicubic", align_corners=False, antialias=True
     )
     return scaled.clamp(0, 1)
+
+
+def _without_rim(mask: Tensor) -> Tensor:
+    """Lower the mask near its outline, but not so far that thin parts vanish."""
+    inner = -F.max_pool2d(-mask, 2 * _RIM + 1, 1, _RIM)
+    return mask * (_RIM_WEIGHT + (1 - _RIM_WEIGHT) * inner)
 
 
 def _feathered(mask: Tensor, width: float) -> Tensor:

@@ -4,6 +4,7 @@
 |---|---|---|
 | `photographs` | `index.csv`, `SOURCE/ID.jpg`, `SOURCE/ID.png` | `photographs` |
 | `open-images` | `SPLIT-annotations-object-segmentation.csv`, masks, images | `open_images` |
+| `manifest` | a file `manifest-SPLIT.csv` in such a folder, of the masks chosen | `open_images` |
 | `iharmony4` | `SUBSET/SUBSET_SPLIT.txt` or `IHD_SPLIT.txt`, three folders a subset | `iharmony4` |
 | `json-lines` | a file `.jsonl` with `composite`, `mask`, `real` a line | `folders` |
 | `folders` | `composite/`, `mask/`, `real/` with files of the same names | `folders` |

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from harmony_diffusion.data.folders import FOLDERS, read_folders, read_json_lines
 from harmony_diffusion.data.iharmony4 import has_iharmony4_layout, read_iharmony4
-from harmony_diffusion.data.open_images import read_open_images
+from harmony_diffusion.data.open_images import read_manifest, read_open_images
 from harmony_diffusion.data.photographs import Photograph, read_photographs
 from harmony_diffusion.data.sample import HarmonySample, Problem
 from harmony_diffusion.data.web_shards import list_shards
 from harmony_diffusion.errors import InputError
 
-LAYOUTS = ("photographs", "open-images", "iharmony4", "json-lines", "shards", "folders")
+LAYOUTS = ("photographs", "open-images", "manifest", "iharmony4", "json-lines", "shards", "folders")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ def detect_layout(path: Path) -> str:
         return "json-lines"
     if path.suffix == ".tar" and path.is_file():
         return "shards"
+    if path.suffix == ".csv" and path.is_file():
+        return "manifest"
     if not path.is_dir():
-        raise InputError(path, "is neither a folder nor a .jsonl or .tar file")
+        raise InputError(path, "is neither a folder nor a .jsonl, .csv or .tar file")
     if (path / "index.csv").is_file():
         return "photographs"
     if any(path.glob("*-annotations-object-segmentation.csv")):
@@ -84,6 +86,8 @@ def list_dataset(
         return Listing(layout, photographs=read_photographs(path, split, filters, problems))
     if layout == "open-images":
         return Listing(layout, photographs=read_open_images(path, split, shards, problems=problems))
+    if layout == "manifest":
+        return Listing(layout, photographs=read_manifest(path, problems))
     if layout == "iharmony4":
         return Listing(layout, read_iharmony4(path, split, problems))
     if layout == "json-lines":

@@ -5,20 +5,28 @@ A folder holds what https://storage.googleapis.com/openimages/web/download_v7.ht
 digit S of the image's name, or unpacked in `SPLIT-masks/` or `SPLIT-masks-S/`; the photographs in `SPLIT/` or
 `SPLIT_S/` (as the tar files unpack); and, for licences and rotations, `SPLIT-images*-with-rotation.csv`.
 Masks have another size than the photographs and are scaled when they are read.
+
+`train/prepare_open_images.py` chooses masks by what `instances` measures of them and writes a manifest, the
+table `manifest-SPLIT.csv` in the same folder, which `read_manifest` lists.
 """
 
-import csv
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
+from harmony_diffusion.data.open_images_tables import (
+    MASK_COLUMNS,
+    box_of,
+    masks_table,
+    read_image_records,
+    read_table,
+)
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import ArchiveMember, Problem, Source, report
-from harmony_diffusion.errors import InputError
+from harmony_diffusion.errors import DecodeError, InputError
 
-COLUMNS = ("MaskPath", "ImageID", "LabelName", "BoxID", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")
-LICENCE_COLUMNS = ("License", "Author", "AuthorProfileURL", "Title", "OriginalLandingURL")
+MANIFEST_COLUMNS = ("Split", "ImageID", "MaskPath", "LabelName")
 # Masks of less or more of the frame than this (by their boxes) make poor foregrounds.
 BOX_AREA = (0.01, 0.9)
 
@@ -51,23 +59,23 @@ def read_open_images(
         InputError: No annotations, a column that is missing, nothing left; or a file that is missing, and
             `problems` is None.
     """
-    table = root / f"{split}-annotations-object-segmentation.csv"
-    if not table.is_file():
-        raise InputError(root, f"holds no {table.name}")
+    table = masks_table(root, split)
     digits = {f"{shard:x}" for shard in (range(16) if shards is None else shards)}
     # Read twice, since millions of rows need not be kept.
-    per_image = Counter(row["ImageID"] for row in _rows(table, COLUMNS) if row["ImageID"][:1] in digits)
-    licences = _image_records(root, split, per_image)
-    masks = _MaskFiles(root, split)
+    per_image = Counter(
+        row["ImageID"] for row in read_table(table, MASK_COLUMNS) if row["ImageID"][:1] in digits
+    )
+    licences = read_image_records(root, split, per_image)
+    masks = MaskFiles(root, split)
     photographs: list[Photograph] = []
-    for row in _rows(table, COLUMNS):
+    for row in read_table(table, MASK_COLUMNS):
         licence = licences.get(row["ImageID"], {})
         if row["ImageID"] not in per_image or not _wanted(row, licence, least_iou):
             continue
         if single and per_image[row["ImageID"]] > 1:
             continue
         try:
-            picture, mask = _picture_file(root, split, row["ImageID"]), masks.find(row["MaskPath"])
+            picture, mask = find_photograph(root, split, row["ImageID"]), masks.find(row["MaskPath"])
         except InputError as error:
             report(error, problems)
             continue
@@ -78,14 +86,54 @@ def read_open_images(
     return photographs
 
 
-class _MaskFiles:
-    """Where the masks of a split are: in archives as distributed, or unpacked."""
+def read_manifest(manifest: Path, problems: list[Problem] | None = None) -> list[Photograph]:
+    """List the photographs of a manifest, which lies in the folder of the dataset.
+
+    Args:
+        manifest: Table with `MANIFEST_COLUMNS`; the other columns are kept in `record`.
+        problems: Where missing files are appended, and left out; None to raise at the first one.
+
+    Raises:
+        InputError: A column that is missing, nothing left; or a file that is missing, and `problems` is None.
+    """
+    root = manifest.parent
+    masks: dict[str, MaskFiles] = {}
+    photographs: list[Photograph] = []
+    for row in read_table(manifest, MANIFEST_COLUMNS):
+        files = masks.setdefault(row["Split"], MaskFiles(root, row["Split"]))
+        try:
+            picture = find_photograph(root, row["Split"], row["ImageID"])
+            mask = files.find(row["MaskPath"])
+        except InputError as error:
+            report(error, problems)
+            continue
+        photographs.append(
+            Photograph(Path(row["MaskPath"]).stem, row["LabelName"], picture, mask, row, resize_mask=True)
+        )
+    if not photographs and not problems:
+        raise InputError(manifest, "lists no mask")
+    return photographs
+
+
+class MaskFiles:
+    """Where the masks of a split are: in archives as distributed, or unpacked.
+
+    Args:
+        root: Folder of the dataset.
+        split: Part of it.
+    """
 
     def __init__(self, root: Path, split: str) -> None:
         self.root, self.split = root, split
         self.members: dict[str, set[str]] = {}
 
     def find(self, name: str) -> Source:
+        """Return the file of a mask.
+
+        Raises:
+            DecodeError: The archive that should hold it is damaged.
+            InputError: It is neither in a folder nor in an archive.
+        """
         shard = name[:1]
         for folder in (f"{self.split}-masks", f"{self.split}-masks-{shard}"):
             if (path := self.root / folder / name).is_file():
@@ -103,26 +151,7 @@ def _members(archive: Path) -> list[str]:
         with zipfile.ZipFile(archive) as file:
             return file.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(archive, f"cannot be read: {error}") from None
-
-
-def _rows(table: Path, columns: Collection[str]) -> Iterator[dict[str, str]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise InputError(table, f"has no column {', '.join(missing)}")
-        yield from reader
-
-
-def _image_records(root: Path, split: str, images: Collection[str]) -> dict[str, dict[str, str]]:
-    """Read licence and rotation of images from whichever of the tables of images is there."""
-    records: dict[str, dict[str, str]] = {}
-    for table in sorted(root.glob(f"{split}-images*-with-rotation.csv")):
-        for row in _rows(table, ("ImageID", "License")):
-            if row["ImageID"] in images:
-                wanted = {name: row.get(name) or "" for name in (*LICENCE_COLUMNS, "Rotation")}
-                records[row["ImageID"]] = wanted
-    return records
+        raise DecodeError(archive, f"cannot be read: {error}") from None
 
 
 def _wanted(row: dict[str, str], licence: dict[str, str], least_iou: float) -> bool:
@@ -130,11 +159,15 @@ def _wanted(row: dict[str, str], licence: dict[str, str], least_iou: float) -> b
         return False
     if float(licence.get("Rotation") or 0) != 0:
         return False
-    x0, x1, y0, y1 = (float(row[name]) for name in ("BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax"))
-    return BOX_AREA[0] <= (x1 - x0) * (y1 - y0) <= BOX_AREA[1]
+    return BOX_AREA[0] <= box_of(row).area <= BOX_AREA[1]
 
 
-def _picture_file(root: Path, split: str, image: str) -> Path:
+def find_photograph(root: Path, split: str, image: str) -> Path:
+    """Return the file of a photograph.
+
+    Raises:
+        InputError: It is in none of the folders.
+    """
     for folder in (split, f"{split}_{image[:1]}"):
         if (path := root / folder / f"{image}.jpg").is_file():
             return path

@@ -1,0 +1,88 @@
+"""Which masks of a segmentation data set make good foregrounds: what is measured of them, and the limits."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from harmony_diffusion.data.decoding import read_mask
+from harmony_diffusion.data.sample import Source
+from harmony_diffusion.errors import InputError
+
+
+class Measure(NamedTuple):
+    """What is measured of a mask.
+
+    Attributes:
+        area: Share of the frame.
+        sides: How many of the frame's four sides it touches.
+        largest_part: Share of its largest connected part.
+    """
+
+    area: float
+    sides: int
+    largest_part: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a mask must keep to.
+
+    Attributes:
+        least_area: Smallest share of the frame.
+        most_area: Largest share of the frame.
+        most_sides: How many sides of the frame it may touch.
+        least_largest_part: Smallest share of its largest connected part; the rest is crumbs or other objects.
+    """
+
+    least_area: float = 0.01
+    most_area: float = 0.6
+    most_sides: int = 2
+    least_largest_part: float = 0.8
+
+    def fault(self, measure: Measure) -> str:
+        """Say what is wrong with a mask in a word, or return an empty string."""
+        if measure.area < self.least_area:
+            return "small"
+        if measure.area > self.most_area:
+            return "large"
+        if measure.sides > self.most_sides:
+            return "border"
+        return "scattered" if measure.largest_part < self.least_largest_part else ""
+
+
+def measure_mask(mask: np.ndarray) -> Measure:
+    """Measure a mask, `(H, W)` uint8, foreground above 127.
+
+    Example:
+        >>> mask = np.zeros((10, 10), np.uint8)
+        >>> mask[:4, 2:7] = 255
+        >>> measure_mask(mask)
+        Measure(area=0.2, sides=1, largest_part=1.0)
+    """
+    inside = (mask > 127).astype(np.uint8)
+    total = int(inside.sum())
+    if not total:
+        return Measure(0.0, 0, 0.0)
+    sides = sum(int(edge.any()) for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(inside)
+    return Measure(total / inside.size, sides, int(boxes[1:, cv2.CC_STAT_AREA].max()) / total)
+
+
+def measure_file(mask: Source) -> Measure | str:
+    """Measure the mask in a file, or say why it cannot be read."""
+    try:
+        return measure_mask(read_mask(mask))
+    except InputError as error:
+        return error.reason
+
+
+def in_random_order(names: Iterable[str], seed: int) -> list[str]:
+    """Shuffle names so that the place of one does not depend on which others there are.
+
+    The first N of them are a sample that stays nearly the same when a few names come or go.
+    """
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
