@@ -48,8 +48,8 @@ def load_pipeline(
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
-                f"{ENVIRONMENT_VARIABLE}={named} is neither the folder of a saved pipeline nor reachable on the "
-                f"Hub: {reason}"
+                f"{ENVIRONMENT_VARIABLE}={named} is neither the folder of a saved pipeline nor reachable on "
+                f"the Hub: {reason}"
             ) from error
     if controls:
         raise CheckpointError(
