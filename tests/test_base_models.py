@@ -36,9 +36,8 @@ def no_variable(monkeypatch):
 def test_base_loads_from_a_folder_with_a_fast_scheduler(by_variable, repository, monkeypatch):
     if by_variable:
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(repository))
-    pipe = StableDiffusionHarmonizationPipeline.from_base(
-        None if by_variable else repository, dtype=torch.bfloat16, working_size=64
-    )
+    components = load_base_components(None if by_variable else repository, dtype=torch.bfloat16)
+    pipe = StableDiffusionHarmonizationPipeline(**components)
     assert isinstance(pipe.scheduler, UniPCMultistepScheduler)
     assert pipe.scheduler.config.beta_schedule == "scaled_linear" and pipe.scheduler.config.steps_offset == 1
     assert pipe.unet.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == torch.bfloat16

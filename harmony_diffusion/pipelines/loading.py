@@ -37,6 +37,7 @@ def load_pipeline(
     saved = (Path(source) / "model_index.json").is_file()
     if source != DUAL and not saved:
         return HarmonizationPipeline(load_model(source))
+    from harmony_diffusion.base_models import load_base_components
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
     if saved:
@@ -58,4 +59,4 @@ def load_pipeline(
             f"{ENVIRONMENT_VARIABLE} (or give the folder as the model). With both scales 0 it needs Stable "
             "Diffusion 2 inpainting alone."
         )
-    return StableDiffusionHarmonizationPipeline.from_base()
+    return StableDiffusionHarmonizationPipeline(**load_base_components())

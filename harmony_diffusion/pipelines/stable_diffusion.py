@@ -31,7 +31,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from harmony_diffusion.base_models import check_base, load_base_components
+from harmony_diffusion.base_models import check_base
 from harmony_diffusion.captioner import caption_images
 from harmony_diffusion.control_images import SIGMA, canny_image, gaussian_image
 from harmony_diffusion.controlnets import (
@@ -172,22 +172,6 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._guidance_scale, self._interrupt, self._num_timesteps = 1.0, False, 0
         self._clip_skip, self._cross_attention_kwargs = None, None  # type: ignore[assignment]
-
-    @classmethod
-    def from_base(
-        cls, source: Any = None, *, dtype: torch.dtype | None = None, **arguments: Any
-    ) -> "StableDiffusionHarmonizationPipeline":
-        """Build the pipeline from Stable Diffusion 2 inpainting, wherever that is to be had.
-
-        Args:
-            source: See `load_base_components`.
-            dtype: Type of the weights.
-            arguments: Arguments of the constructor: ControlNets, captioner, config.
-
-        Raises:
-            CheckpointError: The weights are neither local nor reachable, or do not belong together.
-        """
-        return cls(**{**load_base_components(source, dtype=dtype), **arguments})
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]

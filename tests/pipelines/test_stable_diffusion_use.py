@@ -240,6 +240,10 @@ def test_captioner_writes_the_prompt_nobody_gave(tiny_sd2_components, tmp_path):
     runs = count_calls(captioner.vision_model)
     call(pipe)
     assert not runs
+    pipe.save_pretrained(tmp_path / "saved")
+    loaded = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path / "saved")
+    loaded.set_progress_bar_config(disable=True)
+    assert call(loaded, prompt=None).prompts == output.prompts[:1]
 
 
 def test_without_prompt_and_captioner_the_prompt_is_empty_and_that_is_noted(pipe):
