@@ -34,12 +34,11 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-def test_published_size_runs_in_24_gib(record_property):
+def test_published_size_runs_in_24_gib():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout.splitlines()[-1])
-    for name in ("build_seconds", "call_seconds", "peak_gib"):
-        record_property(name, figures[name])
+    print(figures)  # `pytest -rP` shows it
     assert figures["parameters"]["unet"] == 865_925_124
     assert 363e6 < figures["parameters"]["controlnet_high"] < 365e6
     assert figures["size"] == [512, 512] and figures["background"] and figures["changed"] > 0.9
