@@ -5,6 +5,7 @@ the result back to the picture; `shadow_mask` leaves room for a shadow, `split_l
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from harmony_diffusion.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.highres import upsample_window
 from harmony_diffusion.models.layers import blend
-from harmony_diffusion.thumbnail import fill_smoothly
+from harmony_diffusion.thumbnail import fill_smoothly, row_bands
 
 # A part of a picture is enlarged at most this often, unless the picture itself is smaller.
 _MOST_ENLARGED = 4
@@ -80,7 +82,9 @@ class WorkingRegion:
             return F.interpolate(part, size, mode="nearest-exact")
         if mode == "area" and self.height >= size[0] and self.width >= size[1]:
             return _area(part, size)
-        return F.interpolate(part, size, mode="bilinear", align_corners=False, antialias=True)
+        # Half precision has no antialiasing on CPUs.
+        scaled = F.interpolate(part.float(), size, mode="bilinear", align_corners=False, antialias=True)
+        return scaled.to(image.dtype)
 
     def paste(
         self,
@@ -90,6 +94,7 @@ class WorkingRegion:
         *,
         detail: Literal["generated", "preserve"] = "generated",
         feather: float = 8.0,
+        match_surroundings: bool = False,
     ) -> Tensor:
         """Put what the network made back into the picture.
 
@@ -101,6 +106,9 @@ class WorkingRegion:
                 their colour and light, and keeps texture and lettering of the composite; the mask is then
                 used as it is.
             feather: Width of the fading in working pixels.
+            match_surroundings: Where the network changed the colour of what surrounds the mask, take that
+                change back, and continue it smoothly into the mask: networks drift in colour, and the drift
+                shows as a seam.
 
         Returns:
             `(1, 3, H, W)` in [0, 1], equal to `composite` to the bit beyond the feathered mask.
@@ -112,11 +120,13 @@ class WorkingRegion:
         self._check_paste(generated, composite, mask, feather)
         window = (..., *self.window)
         part, share = composite[window], mask[window]
+        if match_surroundings:
+            generated = _without_drift(generated, self.cut(composite), self.cut(mask))
         if detail == "preserve":
             seen, weight = self.cut(composite), _without_rim(self.cut(mask))
             wanted = blend(generated.to(seen), seen, weight)
             color_map = fit_color_map(seen, wanted, weight, radius=_LIGHT_RADIUS, eps=_LIGHT_EPS)
-            changed = apply_color_map(part, color_map.to(part.dtype), share)
+            changed = _recolor(part, color_map.to(part.dtype), share)
         else:
             scale = math.sqrt(self.height * self.width / (self.working_height * self.working_width))
             changed = blend(_enlarge(generated, part), part, _feathered(share, feather * scale))
@@ -179,12 +189,10 @@ def choose_region(
         raise InputError("context", f"is {context}, expected 0 or more")
     if multiple < 1 or working_size < 1 or working_size % multiple:
         raise InputError("working_size", f"is {working_size}, expected a multiple of {multiple}")
-    inside = mask.reshape(-1, *mask.shape[-2:]).amax(0) > 0
-    rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
-    if not len(rows):
+    spans = _bounds(mask > 0)
+    if spans is None:
         raise MaskError("mask", "is empty: there is nothing to work on", "Mark the foreground.")
-    spans = [(int(line[0]), int(line[-1]) + 1) for line in (rows, columns)]
-    sides = [end - start for start, end in spans]
+    sides = [span.stop - span.start for span in spans]
     # Room for the fading, whatever the context, and never so small a part that it is all enlargement.
     wanted = max(max(sides) * (1 + 2 * max(context, _LEAST_MARGIN)), working_size / _MOST_ENLARGED)
     picture = (mask.shape[-2], mask.shape[-1])
@@ -192,10 +200,19 @@ def choose_region(
     working = _working_sides(box, working_size, multiple)
     box = _fit_shape(box, sides, picture, working)
     top, left = (
-        min(max((start + end - length) // 2, 0), whole - length)
-        for (start, end), length, whole in zip(spans, box, picture, strict=True)
+        min(max((span.start + span.stop - length) // 2, 0), whole - length)
+        for span, length, whole in zip(spans, box, picture, strict=True)
     )
     return WorkingRegion(top, left, box[0], box[1], *working)
+
+
+def _bounds(inside: Tensor) -> tuple[slice, slice] | None:
+    """Rows and columns of the smallest box that holds all that is true; None if nothing is."""
+    plane = inside.flatten(0, -3).any(0)
+    rows, columns = plane.any(1).nonzero().flatten(), plane.any(0).nonzero().flatten()
+    if not len(rows):
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _working_sides(box: list[int], working_size: int, multiple: int) -> tuple[int, int]:
@@ -240,33 +257,41 @@ def shadow_mask(mask: Tensor, *, below: float = 0.15, beside: float = 0.5) -> Te
     for name, share in (("below", below), ("beside", beside)):
         if not (math.isfinite(share) and share >= 0):
             raise InputError(name, f"is {share}, expected 0 or more")
-    planes = mask.detach().float().cpu().numpy()[:, 0]
-    widened = np.stack([_with_shadow(np.ascontiguousarray(plane), below, beside) for plane in planes])
-    return torch.maximum(mask, torch.from_numpy(widened)[:, None].to(mask))
+    widened = mask.clone()
+    for one in widened:
+        bounds = _bounds(one >= 0.5)
+        if bounds is None:
+            continue
+        solid = np.ascontiguousarray((one[0][bounds] >= 0.5).cpu().numpy(), np.uint8)
+        for rows, columns, shadow in _shadows(solid, below, beside):
+            start, left = rows.start + bounds[0].start, columns.start + bounds[1].start
+            # What lies beyond the frame is cut off.
+            above, before = max(-start, 0), max(-left, 0)
+            window = one[0, start + above : start + len(shadow), left + before : left + shadow.shape[1]]
+            shadow = shadow[above:, before:][: window.shape[0], : window.shape[1]]
+            torch.maximum(window, torch.from_numpy(shadow).to(window), out=window)
+    return widened
 
 
-def _with_shadow(plane: np.ndarray, below: float, beside: float) -> np.ndarray:
-    result = np.zeros_like(plane)
-    solid = (plane >= 0.5).astype(np.uint8)
+def _shadows(solid: np.ndarray, below: float, beside: float) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Yield where the shadow of each object of a mask may fall, rows and columns counted from its corner."""
     # Parts of an object that a strap or a thin mask edge separates belong together.
-    joint = 2 * (max(plane.shape) // 100) + 1
+    joint = 2 * (max(solid.shape) // 50) + 1
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(
         cv2.dilate(solid, np.ones((joint, joint), np.uint8))
     )
-    largest = max((int(box[cv2.CC_STAT_AREA]) for box in boxes[1:]), default=0)
+    largest = max(int(box[cv2.CC_STAT_AREA]) for box in boxes[1:])
     for index in (i for i, box in enumerate(boxes) if i and box[cv2.CC_STAT_AREA] >= 0.05 * largest):
         inside = ((labels == index) & (solid > 0)).astype(np.uint8)
         left, top, width, height = cv2.boundingRect(inside)
         down, aside = math.ceil(below * height), math.ceil(beside * width)
         # The lower third of the object stands on, or near, what the shadow falls on.
-        start = top + height - max(1, round(height / 3))
-        rows = slice(max(start - down, 0), min(top + height + down, plane.shape[0]))
-        columns = slice(max(left - aside, 0), min(left + width + aside, plane.shape[1]))
-        foot = inside[rows, columns].astype(np.float32)
-        foot[: start - rows.start] = 0
-        window = result[rows, columns]
-        np.maximum(window, _dilate(foot, down, aside), out=window)
-    return result
+        third = max(1, round(height / 3))
+        foot = inside[top + height - third : top + height, left : left + width].astype(np.float32)
+        foot = np.pad(foot, ((down, down), (aside, aside)))
+        start = top + height - third - down
+        rows, columns = slice(start, start + len(foot)), slice(left - aside, left + width + aside)
+        yield rows, columns, _dilate(foot, down, aside)
 
 
 def _dilate(plane: np.ndarray, down: int, aside: int) -> np.ndarray:
@@ -324,6 +349,18 @@ def split_layers(result: Tensor, composite: Tensor, mask: Tensor, generation_mas
         if tensor.shape != (1, channels, *size):
             expected = (1, channels, *size)
             raise SizeMismatchError(name, f"has shape {tuple(tensor.shape)}, expected {expected}")
+    foreground = result.new_zeros(1, 4, *size)
+    shadow = torch.ones_like(mask)
+    bounds = _bounds((mask > 0) | (generation_mask > 0))
+    if bounds is not None:
+        window = (..., *bounds)
+        parts = (tensor[window] for tensor in (result, composite, mask, generation_mask))
+        foreground[window], shadow[window] = _split(*parts)
+    return Layers(foreground, shadow, result)
+
+
+def _split(result: Tensor, composite: Tensor, mask: Tensor, generation_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return foreground and shadow of `split_layers`."""
     shadow = _shadow_of(result, composite, mask, generation_mask)
     below = composite * shadow
     # As much alpha as the mask says, and more only where no colour could give the result otherwise.
@@ -332,7 +369,7 @@ def split_layers(result: Tensor, composite: Tensor, mask: Tensor, generation_mas
     needed = (change.abs() / room).amax(1, keepdim=True).clamp(0, 1)
     alpha = torch.where(mask > 0, torch.maximum(mask, needed), mask)
     color = torch.where(alpha > 0, below + change / alpha.clamp_min(1e-6), 0).clamp(0, 1)
-    return Layers(torch.cat((color, alpha), 1), shadow, result)
+    return torch.cat((color, alpha), 1), shadow
 
 
 def _shadow_of(result: Tensor, composite: Tensor, mask: Tensor, generation_mask: Tensor) -> Tensor:
@@ -359,9 +396,35 @@ def _enlarge(generated: Tensor, part: Tensor) -> Tensor:
     if generated.shape[-2:] == part.shape[-2:]:
         return generated.to(part)
     scaled = F.interpolate(
-        generated.to(part), part.shape[-2:], mode="bicubic", align_corners=False, antialias=True
+        generated.to(part.device).float(),
+        part.shape[-2:],
+        mode="bicubic",
+        align_corners=False,
+        antialias=True,
     )
-    return scaled.clamp(0, 1)
+    return scaled.clamp(0, 1).to(part.dtype)
+
+
+def _without_drift(generated: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+    """Subtract the change of colour around the mask, continued smoothly into it."""
+    confidence = (mask <= 0).float()
+    drift = torch.cat(((generated.to(seen) - seen).float() * confidence, confidence), 1)
+    # Averaged over what one latent decodes to, for detail that the decoder lost is no change of colour.
+    drift, confidence = F.avg_pool2d(drift, 8, ceil_mode=True).split((3, 1), 1)
+    drift = fill_smoothly(drift / confidence.clamp_min(1e-6), confidence)
+    drift = F.interpolate(drift, seen.shape[-2:], mode="bilinear", align_corners=False)
+    return (generated.to(seen) - drift.to(seen)).clamp(0, 1)
+
+
+def _recolor(part: Tensor, color_map: Tensor, mask: Tensor) -> Tensor:
+    """Apply a colour map of the working size, in bands, for it is four times as large as the picture."""
+    result = part.clone()
+    size = (part.shape[-2], part.shape[-1])
+    for rows in row_bands(size):
+        if mask[..., rows, :].any():
+            band = upsample_window(color_map, size, (rows, slice(0, size[1])), "bilinear")
+            result[..., rows, :] = apply_color_map(part[..., rows, :], band, mask[..., rows, :])
+    return result
 
 
 def _without_rim(mask: Tensor) -> Tensor:

@@ -129,6 +129,16 @@ def test_fine_stripes_do_not_alias_when_they_are_cut():
     assert region.cut(stripes, mode="nearest").unique().tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_cut_as_it_came(dtype):
+    image = make_photo(300, 200)
+    for size in ((64, 64), (512, 384)):
+        region = WorkingRegion(10, 20, 200, 150, *size)
+        for mode in ("area", "bilinear", "nearest"):
+            part = region.cut(image.to(dtype), mode=mode)
+            assert part.dtype == dtype and (part.float() - region.cut(image, mode=mode)).abs().max() < 0.01
+
+
 def test_enlarging_is_smooth():
     ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
     part = WorkingRegion(0, 0, 32, 32, 128, 128).cut(ramp)
@@ -200,6 +210,24 @@ def test_preserve_takes_the_colour_and_keeps_the_detail():
     preserved = region.paste(generated, composite, mask, detail="preserve")
     assert error(preserved) < 0.01 < 0.03 < error(region.paste(generated, composite, mask))
     assert torch.equal(preserved[~inside], composite[~inside])
+
+
+def test_a_drift_of_colour_is_taken_back_where_it_can_be_seen():
+    composite, mask = make_photo(256, 256), make_mask(256, 256, (80, 180, 90, 170))
+    region = WorkingRegion(0, 0, 256, 256, 256, 256)
+    wanted = blend(0.7 * composite, composite, mask)
+    ramp = torch.linspace(-0.06, 0.06, 256).expand(256, 256) * torch.tensor([1.0, -0.5, 0.3]).view(1, 3, 1, 1)
+    generated = (wanted + ramp).clamp(0, 1)
+
+    def error(**options):
+        return float((region.paste(generated, composite, mask, **options) - wanted).abs().mean())
+
+    for detail in ("generated", "preserve"):
+        assert error(detail=detail, match_surroundings=True) < 0.25 * error(detail=detail)
+    unchanged = region.paste(wanted, composite, mask, match_surroundings=True)
+    assert torch.allclose(unchanged, region.paste(wanted, composite, mask), atol=1e-6)
+    whole = torch.ones_like(mask)
+    assert torch.equal(region.paste(generated, composite, whole, match_surroundings=True), generated)
 
 
 def test_preserve_survives_an_outline_that_moved():
@@ -278,6 +306,14 @@ def test_each_object_has_a_shadow_of_its_own_size_and_specks_have_none():
     wide = shadow_mask(mask)
     assert wide[0, 0, 125, 70] == 1 and wide[0, 0, 364, 270] == 1
     assert torch.equal(wide[..., 150:280, :], mask[..., 150:280, :])
+
+
+@pytest.mark.parametrize("offset", [(0, 30), (150, 0), (150, 260), (217, 250)])
+def test_shadows_at_the_border_are_those_of_a_larger_picture(offset):
+    top, left = offset
+    small = make_mask(250, 290, (top, min(top + 33, 250), left, min(left + 40, 290)))
+    large = F.pad(small, (100, 100, 100, 100))
+    assert torch.equal(shadow_mask(small), shadow_mask(large)[..., 100:-100, 100:-100])
 
 
 def test_no_room_asked_for_is_the_mask():

@@ -219,6 +219,20 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_manifest(folder, monkeypatc
     assert kept["mask"] not in {row["MaskPath"] for row in rows_of(folder)}
 
 
+def test_unpacked_masks_serve_as_well_as_archives(folder, monkeypatch):
+    prepare(monkeypatch, folder)
+    expected = (folder / "manifest-train.csv").read_bytes()
+    (folder / "measures-train.jsonl").unlink()
+    for digit in "01f":
+        archive = folder / f"train-masks-{digit}.zip"
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder / f"train-masks-{digit}")
+        archive.unlink()
+    prepare(monkeypatch, folder)
+    assert (folder / "manifest-train.csv").read_bytes() == expected
+    assert (folder / "urls-train.txt").read_text() == ""
+
+
 def test_processes_measure_the_same(folder, monkeypatch):
     prepare(monkeypatch, folder)
     expected = (folder / "manifest-train.csv").read_bytes()
@@ -313,6 +327,8 @@ def test_masks_are_measured():
     assert measure_mask(draw("band")).sides == 4
     assert measure_mask(np.zeros((5, 7), np.uint8)) == Measure(0.0, 0, 0.0)
     assert measure_mask(np.full((5, 7), 255, np.uint8)) == Measure(1.0, 4, 1.0)
+    large = np.kron(draw("two"), np.ones((20, 20), np.uint8))
+    assert measure_mask(large) == Measure(450 / 7500, 0, pytest.approx(0.5, abs=0.01))
     assert measure_file(Path("/nowhere/mask.png")) == "does not exist"
 
 

@@ -1,0 +1,216 @@
+"""Caption photographs with BLIP, for the prompts of `train_controlnet.py`.
+
+    python train/prepare_captions.py --data OPEN_IMAGES/manifest-train.csv --output OPEN_IMAGES/captions
+    torchrun --nproc_per_node 8 train/prepare_captions.py --data … --output …
+
+OUTPUT receives `captions-I-of-N.jsonl` from each of N processes, one line a photograph, and `captions.json`,
+which says how they were made. The same command, run again after it was killed, goes on where it was, with any
+number of processes. Photographs with several masks are captioned once. `--column` takes captions from a
+column of the data set instead, for example `Label` of Open Images.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from harmony_diffusion.data.captions import (
+    DEFAULT_CAPTIONER,
+    generate_captions,
+    load_captioner,
+    picture_key,
+    prepare_picture,
+    prompts_from_column,
+    read_captions,
+)
+from harmony_diffusion.data.decoding import read_picture
+from harmony_diffusion.data.layouts import Listing, list_dataset
+from harmony_diffusion.data.photographs import parse_filters
+from harmony_diffusion.data.record_files import append_records
+from harmony_diffusion.data.sample import Problem, Source
+from harmony_diffusion.errors import HarmonyError, InputError
+from harmony_diffusion.output_files import write_atomically
+
+logger = logging.getLogger("prepare_captions")
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+COLUMN_CHUNK = 4096  # captions from a column written at a time
+
+# The key of a photograph, and its pixels or what is wrong with it.
+Prepared = tuple[str, torch.Tensor | str]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a data set of any layout, or the manifest of one")
+    add("--output", type=Path, required=True, help="folder of the captions")
+    add("--split", default="train")
+    add("--filter", action="append", default=[], metavar="COLUMN=VALUE[,VALUE]")
+    add("--shards", type=int, nargs="+", help="parts of Open Images, of 0 to 15")
+    add("--captioner", default=DEFAULT_CAPTIONER, help="folder or Hub id of a BLIP (default: %(default)s)")
+    add("--column", help="take captions from this column instead")
+    add("--beginning", default="", help="what every caption begins with")
+    add("--max-new-tokens", type=int, default=30)
+    add("--num-beams", type=int, default=3)
+    add("--dtype", choices=DTYPES, default="bf16")
+    add("--batch-size", type=int, default=32)
+    add("--workers", type=int, default=4, help="processes that decode photographs for each that captions")
+    add("--device", help="default: a GPU if there is one")
+    add("--part", metavar="I/N", help="caption the I-th (from 0) of N parts; default: as torchrun says")
+    add("--skip-bad", action="store_true", help="pass over photographs that cannot be used")
+    args = parser.parse_args()
+    args.part, args.parts = part_of(args.part, parser)
+    if args.device is None:
+        args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return args
+
+
+def part_of(text: str | None, parser: argparse.ArgumentParser) -> tuple[int, int]:
+    """Return which part of how many this process does."""
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        parser.error(f"--part: expected I/N with I from 0 to N - 1, got {text}")
+    return int(part), int(parts)
+
+
+def main() -> None:
+    args = parse_args()
+    problems: list[Problem] | None = [] if args.skip_bad else None
+    listing = list_dataset(
+        args.data,
+        args.split,
+        filters=parse_filters(args.filter) or None,
+        shards=args.shards,
+        problems=problems,
+    )
+    for problem in problems or ():
+        logger.warning("%s: %s", *problem)
+    args.output.mkdir(parents=True, exist_ok=True)
+    check_settings(args)
+    root = args.data if args.data.is_dir() else args.data.parent
+    if args.column is not None:
+        caption_from_column(args, listing, root)
+    else:
+        caption_with_blip(args, listing, root)
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Keep captions of different kinds apart."""
+    if args.column is not None:
+        settings: dict[str, object] = {"column": args.column}
+    else:
+        names = ("captioner", "beginning", "max_new_tokens", "num_beams", "dtype")
+        settings = {name: getattr(args, name) for name in names}
+    path = args.output / "captions.json"
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise InputError(args.output, f"holds captions made otherwise ({path.read_text()})", "Choose another")
+    write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode(), overwrite=True)
+
+
+def unfinished(args: argparse.Namespace, keys: list[str]) -> list[str]:
+    """Return those of this process's part that have no caption yet, in order."""
+    done = read_captions(args.output) if any(args.output.glob("*.jsonl")) else {}
+    mine = sorted(key for key in set(keys) if number_of(key) % args.parts == args.part)
+    left = [key for key in mine if key not in done]
+    print(f"{len(left)} of {len(mine)} photographs to caption (part {args.part} of {args.parts})", flush=True)
+    return left
+
+
+def number_of(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def output_file(args: argparse.Namespace) -> Path:
+    return args.output / f"captions-{args.part}-of-{args.parts}.jsonl"
+
+
+def caption_from_column(args: argparse.Namespace, listing: Listing, root: Path) -> None:
+    if not listing.photographs:
+        raise InputError(args.data, f"is of the layout {listing.layout}, which has no columns")
+    keys = [picture_key(photograph.picture, root) for photograph in listing.photographs]
+    # Of several masks of a photograph the first one speaks.
+    captions = dict(
+        reversed(list(zip(keys, prompts_from_column(listing.photographs, args.column), strict=True)))
+    )
+    left = unfinished(args, keys)
+    for start in range(0, len(left), COLUMN_CHUNK):
+        chunk = left[start : start + COLUMN_CHUNK]
+        append_records(output_file(args), ({"image": key, "caption": captions[key]} for key in chunk))
+
+
+def caption_with_blip(args: argparse.Namespace, listing: Listing, root: Path) -> None:
+    pictures = [photograph.picture for photograph in listing.photographs]
+    pictures += [sample.real for sample in listing.samples]
+    by_key = {picture_key(picture, root): picture for picture in pictures}
+    left = unfinished(args, list(by_key))
+    if not left:
+        return
+    processor, model = load_captioner(args.captioner, dtype=DTYPES[args.dtype], device=args.device)
+    failed = 0
+    with tqdm(total=len(left), unit="image", disable=None) as bar:
+        for batch in batches(args, processor, {key: by_key[key] for key in left}):
+            good = [(key, values) for key, values in batch if isinstance(values, torch.Tensor)]
+            for key, fault in batch:
+                if isinstance(fault, str):
+                    if not args.skip_bad:
+                        raise InputError(key, fault, "Pass over such photographs with --skip-bad")
+                    failed += 1
+                    logger.warning("%s: %s", key, fault)
+            if good:
+                texts = generate_captions(
+                    processor,
+                    model,
+                    torch.stack([values for _, values in good]),
+                    beginning=args.beginning,
+                    max_new_tokens=args.max_new_tokens,
+                    num_beams=args.num_beams,
+                )
+                records = [
+                    {"image": key, "caption": text} for (key, _), text in zip(good, texts, strict=True)
+                ]
+                append_records(output_file(args), records)
+            bar.update(len(batch))
+    if failed:
+        print(f"{failed} photographs cannot be used and have no caption")
+
+
+def batches(
+    args: argparse.Namespace, processor: Any, pictures: dict[str, Source]
+) -> Iterator[list[Prepared]]:
+    items: Any = list(pictures.items())
+    prepare = functools.partial(prepare_pictures, processor)
+    yield from DataLoader(items, batch_size=args.batch_size, num_workers=args.workers, collate_fn=prepare)
+
+
+def prepare_pictures(processor: Any, items: list[tuple[str, Source]]) -> list[Prepared]:
+    prepared: list[Prepared] = []
+    for key, source in items:
+        try:
+            prepared.append((key, prepare_picture(processor, Image.fromarray(read_picture(source)))))
+        except InputError as error:
+            prepared.append((key, error.reason))
+    return prepared
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(name)s: %(message)s")
+    try:
+        main()
+    except HarmonyError as error:
+        sys.exit(f"prepare_captions: {error}")
