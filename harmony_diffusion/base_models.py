@@ -11,7 +11,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from harmony_diffusion.controlnets import is_inpainting_unet
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.tiny_autoencoder import TinyAutoencoder
 
 ENVIRONMENT_VARIABLE = "HARMONY_SD2_INPAINTING"
 
@@ -101,11 +103,19 @@ def _load(source: str, dtype: torch.dtype | None) -> dict[str, Any]:
     check_base(unet, text_encoder, scheduler)
     return {
         "unet": unet,
-        "vae": AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype),
+        "vae": load_autoencoder(source, dtype),
         "text_encoder": text_encoder,
         "tokenizer": CLIPTokenizer.from_pretrained(source, subfolder="tokenizer"),
         "scheduler": scheduler,
     }
+
+
+def load_autoencoder(source: str, dtype: torch.dtype | None = None) -> Any:
+    """Load the autoencoder of a model in diffusers layout, of whichever of the known classes it is."""
+    config = AutoencoderKL.load_config(source, subfolder="vae")
+    kinds = {kind.__name__: kind for kind in (AutoencoderKL, TinyAutoencoder)}
+    kind: Any = kinds.get(config.get("_class_name"), AutoencoderKL)
+    return kind.from_pretrained(source, subfolder="vae", torch_dtype=dtype)
 
 
 def check_base(unet: Any, text_encoder: Any, scheduler: Any) -> None:
@@ -128,10 +138,11 @@ def check_base(unet: Any, text_encoder: Any, scheduler: Any) -> None:
             )
     if unet is None:
         return
-    if unet.config.in_channels != 9:
+    if not is_inpainting_unet(unet):
         raise CheckpointError(
-            f"The U-Net has {unet.config.in_channels} input channels, an inpainting U-Net has 9: noisy "
-            f"latents, mask, latents of the background. Load {BASE_MODELS[0].repository}."
+            f"The U-Net has {unet.config.in_channels} input channels, an inpainting U-Net has "
+            f"{2 * unet.config.out_channels + 1}: noisy latents, mask, latents of the background. Load "
+            f"{BASE_MODELS[0].repository}."
         )
     width = unet.config.cross_attention_dim
     if text_encoder is not None and text_encoder.config.hidden_size != width:

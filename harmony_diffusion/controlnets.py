@@ -1,8 +1,8 @@
-"""ControlNets for a 9-channel inpainting U-Net: made from it, fed by the pipeline, run only when they count.
+"""ControlNets for an inpainting U-Net: made from it, fed by the pipeline, run only when they count.
 
 `ControlNetModel` is diffusers' own. Equation 6 of the paper gives the trainable copy of the encoder the noisy
-latents alone (4 channels, `control_input="noisy_latents"`); the original ControlNet gives it what the frozen
-encoder sees (here 9 channels, `"unet_input"`).
+latents alone (`control_input="noisy_latents"`, 4 channels); the original ControlNet gives it what the frozen
+encoder sees (`"unet_input"`, 9 channels). With an autoencoder of C latent channels these are C and 2 C + 1.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,24 @@ from harmony_diffusion.errors import CheckpointError, InputError
 ControlInput = Literal["noisy_latents", "unet_input"]
 Residuals = tuple[list[Tensor], Tensor]
 
-# Channels that a ControlNet reads in each mode: Z_t, or [Z_t, M', Z_ms].
-CONTROL_CHANNELS: dict[str, int] = {"noisy_latents": 4, "unet_input": 9}
+# What a ControlNet reads in each mode: Z_t, or [Z_t, M', Z_ms].
+CONTROL_INPUTS: tuple[ControlInput, ...] = ("noisy_latents", "unet_input")
+
+
+def control_channels(unet: Any) -> dict[str, int]:
+    """Return how many channels a ControlNet of an inpainting U-Net reads in each mode.
+
+    Example:
+        >>> from harmony_diffusion.random_weights import random_components
+        >>> control_channels(random_components("tiny")["unet"])
+        {'noisy_latents': 4, 'unet_input': 9}
+    """
+    return {"noisy_latents": unet.config["out_channels"], "unet_input": unet.config["in_channels"]}
+
+
+def is_inpainting_unet(unet: Any) -> bool:
+    """Tell whether a U-Net reads noisy latents, mask and latents of the background: 9 channels of 4 latents."""
+    return bool(unet.config["in_channels"] == 2 * unet.config["out_channels"] + 1)
 
 
 def make_controlnet(
@@ -30,9 +46,9 @@ def make_controlnet(
     conditioning_channels: int = 3,
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256),
 ) -> ControlNetModel:
-    """Make a ControlNet that adds nothing yet, from any 9-channel inpainting U-Net.
+    """Make a ControlNet that adds nothing yet, from any inpainting U-Net.
 
-    It holds the encoder's weights; for `"noisy_latents"` the first convolution keeps the weights of the four
+    It holds the encoder's weights; for `"noisy_latents"` the first convolution keeps the weights of the
     channels of the noisy latents. The convolutions that lead out of it are zero.
 
     Args:
@@ -46,24 +62,25 @@ def make_controlnet(
         The ControlNet, in the dtype and on the device of the U-Net.
 
     Raises:
-        CheckpointError: The U-Net does not have 9 input channels.
+        CheckpointError: The U-Net is not for inpainting.
         InputError: Unknown `control_input`.
     """
-    if control_input not in CONTROL_CHANNELS:
+    if control_input not in CONTROL_INPUTS:
         raise InputError(
-            "control_input", f"must be one of {', '.join(CONTROL_CHANNELS)}, got {control_input!r}"
+            "control_input", f"must be one of {', '.join(CONTROL_INPUTS)}, got {control_input!r}"
         )
-    if unet.config["in_channels"] != 9:
+    if not is_inpainting_unet(unet):
         raise CheckpointError(
             f"The U-Net has {unet.config['in_channels']} input channels; a ControlNet for harmonization is "
-            "made from an inpainting U-Net, which has 9: noisy latents, mask, latents of the background."
+            "made from an inpainting U-Net, which has 9 (noisy latents, mask, latents of the background), or "
+            f"with {unet.config['out_channels']} latent channels {2 * unet.config['out_channels'] + 1}."
         )
     controlnet = ControlNetModel.from_unet(
         unet,
         conditioning_channels=conditioning_channels,
         conditioning_embedding_out_channels=conditioning_embedding_out_channels,
     )
-    channels = CONTROL_CHANNELS[control_input]
+    channels = control_channels(unet)[control_input]
     if channels != unet.config["in_channels"]:
         wide = controlnet.conv_in
         controlnet.conv_in = nn.Conv2d(channels, wide.out_channels, kernel_size=3, padding=1)
@@ -80,12 +97,13 @@ def check_controlnet(controlnet: Any, unet: Any, control_input: str, name: str) 
         CheckpointError: It does not.
     """
     channels = controlnet.config.in_channels
-    if channels != CONTROL_CHANNELS[control_input]:
-        fitting = [mode for mode, count in CONTROL_CHANNELS.items() if count == channels]
+    expected = control_channels(unet)
+    if channels != expected[control_input]:
+        fitting = [mode for mode, count in expected.items() if count == channels]
         advice = f"it was made for control_input={fitting[0]!r}" if fitting else "it fits neither mode"
         raise CheckpointError(
             f"{name} has {channels} input channels, but control_input={control_input!r} feeds it "
-            f"{CONTROL_CHANNELS[control_input]}: {advice}."
+            f"{expected[control_input]}: {advice}."
         )
     for key in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
         theirs, ours = controlnet.config[key], unet.config[key]
@@ -178,7 +196,7 @@ def control_residuals(
 
     Args:
         controls: Those that count in this step.
-        sample: What they see, `(N, 4 or 9, h, w)`; N is a multiple of the control images' batch size.
+        sample: What they see, Z_t or all that the U-Net sees, `(N, C, h, w)`; N is a multiple of the control images' batch size.
         timestep: Of this step.
         prompt_embeds: `(N, L, D)`.
 

@@ -10,6 +10,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from harmony_diffusion.controlnets import ControlInput, make_controlnet
+from harmony_diffusion.tiny_autoencoder import TinyAutoencoder
 
 # (U-Net, autoencoder, text encoder, channels of the conditioning embedding); "full" is the published model.
 _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
@@ -44,6 +45,21 @@ _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[in
         {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
         (16, 16, 32, 32),
     ),
+    # For the 32 latent channels of TAEF2; with both ControlNets 17 M parameters.
+    "mini": (
+        {
+            "block_out_channels": (64, 128, 160),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "attention_head_dim": (2, 4, 5),
+            "cross_attention_dim": 64,
+            "sample_size": 16,
+        },
+        {"block_out_channels": (64, 64, 64, 64), "latent_channels": 32},
+        {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
+        (16, 32, 48, 64),
+    ),
     "full": (
         {
             "block_out_channels": (320, 640, 1280, 1280),
@@ -71,36 +87,34 @@ def random_components(
     control_input: ControlInput = "noisy_latents",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    vae: Any = None,
 ) -> dict[str, Any]:
     """Build every component that `StableDiffusionHarmonizationPipeline` needs.
 
     Args:
-        size: "tiny" (megabytes, for tests), "small" (tens of megabytes) or "full" (as published: a U-Net of
-            866 M parameters and two ControlNets of 364 M).
+        size: "tiny" (megabytes, for tests), "small" (tens of megabytes), "mini" (for `TinyAutoencoder`, whose
+            latents have 32 channels) or "full" (as published: a U-Net of 866 M parameters and two
+            ControlNets of 364 M).
         control_input: What the ControlNets see, see `make_controlnet`.
         dtype: Type of all weights; they are made in it, so that no larger copy exists at any time.
         seed: Seed of the weights.
+        vae: Autoencoder to take in place of a random one; the others fit its latent channels.
 
     Returns:
         Components by name. The ControlNets are zero-initialised, as at the start of training.
     """
     unet_config, vae_config, text_config, embedding = _SIZES[size]
-    blocks = len(vae_config["block_out_channels"])
     tokenizer = byte_tokenizer()
     previous = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_default_dtype(dtype)
         try:
-            unet = UNet2DConditionModel(in_channels=9, use_linear_projection=True, **unet_config)
-            vae = AutoencoderKL(
-                **{
-                    "down_block_types": ("DownEncoderBlock2D",) * blocks,
-                    "up_block_types": ("UpDecoderBlock2D",) * blocks,
-                    "latent_channels": 4,
-                    "layers_per_block": 2,
-                    **vae_config,
-                }
+            if vae is None:
+                vae = _random_autoencoder(vae_config)
+            latents = vae.config["latent_channels"]
+            unet = UNet2DConditionModel(
+                in_channels=2 * latents + 1, out_channels=latents, use_linear_projection=True, **unet_config
             )
             controlnets = {
                 name: make_controlnet(
@@ -128,6 +142,17 @@ def random_components(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
     )
     return {**components, "tokenizer": tokenizer, "scheduler": scheduler}
+
+
+def _random_autoencoder(config: dict[str, Any]) -> Any:
+    if "latent_channels" in config:
+        return TinyAutoencoder(**config)
+    blocks = len(config["block_out_channels"])
+    kinds = {
+        "down_block_types": ("DownEncoderBlock2D",) * blocks,
+        "up_block_types": ("UpDecoderBlock2D",) * blocks,
+    }
+    return AutoencoderKL(**{**kinds, "latent_channels": 4, "layers_per_block": 2, **config})
 
 
 def byte_tokenizer() -> CLIPTokenizer:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
-from harmony_diffusion.controlnets import CONTROL_CHANNELS, make_controlnet
+from harmony_diffusion.controlnets import CONTROL_INPUTS, control_channels, make_controlnet
 from harmony_diffusion.errors import CheckpointError, InputError
 from harmony_diffusion.random_weights import random_components
 
@@ -19,9 +19,9 @@ def inputs(channels):
     return sample, torch.tensor(5), text, image
 
 
-@pytest.mark.parametrize("control_input", CONTROL_CHANNELS)
+@pytest.mark.parametrize("control_input", CONTROL_INPUTS)
 def test_new_controlnet_adds_nothing_and_can_learn(control_input, unet):
-    channels = CONTROL_CHANNELS[control_input]
+    channels = control_channels(unet)[control_input]
     net = make_controlnet(
         unet, control_input=control_input, conditioning_embedding_out_channels=(8, 8, 16, 16)
     )
@@ -33,9 +33,9 @@ def test_new_controlnet_adds_nothing_and_can_learn(control_input, unet):
     assert net.controlnet_mid_block.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("control_input", CONTROL_CHANNELS)
+@pytest.mark.parametrize("control_input", CONTROL_INPUTS)
 def test_controlnet_starts_from_the_encoder(control_input, unet):
-    channels = CONTROL_CHANNELS[control_input]
+    channels = control_channels(unet)[control_input]
     net = make_controlnet(
         unet, control_input=control_input, conditioning_embedding_out_channels=(8, 8, 16, 16)
     )

@@ -22,6 +22,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint impo
 )
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import (
     BlipForConditionalGeneration,
@@ -35,7 +36,7 @@ from harmony_diffusion.base_models import check_base
 from harmony_diffusion.captioner import caption_images
 from harmony_diffusion.control_images import SIGMA, canny_image, gaussian_image
 from harmony_diffusion.controlnets import (
-    CONTROL_CHANNELS,
+    CONTROL_INPUTS,
     Control,
     ControlInput,
     check_controlnet,
@@ -63,18 +64,20 @@ from harmony_diffusion.pipelines.working_picture import (
     groups_of_equal_size,
     load_working_pictures,
 )
+from harmony_diffusion.tiny_autoencoder import TinyAutoencoder
 
 Window = tuple[float, float]
+IMAGE_CHANNELS = ("masked", "composite")
 
 
 class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
     """Generate the foreground anew, so that it keeps its shape and colours and fits its background.
 
     Args:
-        vae: Autoencoder.
+        vae: Autoencoder, of any number of latent channels.
         text_encoder: Text encoder.
         tokenizer: Its tokenizer.
-        unet: Inpainting U-Net of 9 channels.
+        unet: Inpainting U-Net: of 9 channels for 4 latent channels.
         scheduler: Any; UniPC needs about 20 steps.
         controlnet_high: ControlNet for Canny edges (`make_controlnet`); None = no such control.
         controlnet_low: ControlNet for blurred colours; None = no such control.
@@ -89,6 +92,8 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         sigma: Blur that `controlnet_low` was trained with, see `gaussian_image`.
         premultiplied: Whether it was blurred on black.
         working_size: Side in pixels of the square that the network works at, a multiple of 64.
+        image_channel: What the U-Net was trained to see beside the mask: "masked", the background alone, as
+            inpainting models are; or "composite", all of the composite (Zhou et al., DiffHarmony, ICMR 2024).
 
     Raises:
         CheckpointError: Components that do not belong together.
@@ -121,7 +126,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | TinyAutoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
@@ -138,11 +143,14 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         sigma: float = SIGMA,
         premultiplied: bool = True,
         working_size: int = 512,
+        image_channel: str = "masked",
     ) -> None:
         # Not the parent's, which edits the scheduler it is given, and asks for components of no use here.
         DiffusionPipeline.__init__(self)
-        if control_input not in CONTROL_CHANNELS:
-            raise InputError("control_input", f"must be one of {', '.join(CONTROL_CHANNELS)}")
+        if control_input not in CONTROL_INPUTS:
+            raise InputError("control_input", f"must be one of {', '.join(CONTROL_INPUTS)}")
+        if image_channel not in IMAGE_CHANNELS:
+            raise InputError("image_channel", f"must be one of {', '.join(IMAGE_CHANNELS)}")
         check_base(unet, text_encoder, scheduler)
         for name, controlnet in (("controlnet_high", controlnet_high), ("controlnet_low", controlnet_low)):
             if controlnet is not None and unet is not None:
@@ -167,6 +175,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             sigma=sigma,
             premultiplied=premultiplied,
             working_size=working_size,
+            image_channel=image_channel,
         )
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -346,34 +355,32 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         """Set what the U-Net is told at each step: embeddings, M' and Z_ms of equation 11."""
         embeds = [part[batch.rows] for part in (text[1], text[0]) if part is not None]
         batch.prompt_embeds = torch.cat(embeds)
-        hole, background = batch.stack("hole"), batch.stack("background")
-        # Equation 9, in the autoencoder's [-1, 1]: what is left out is mid-grey.
-        latents = self.encode_images((2 * background - 1) * (1 - hole))
+        hole = batch.stack("hole")
+        if self.config["image_channel"] == "composite":
+            latents = self.encode_images(2 * batch.stack("composite") - 1)
+        else:
+            # Equation 9, in the autoencoder's [-1, 1]: what is left out is mid-grey.
+            latents = self.encode_images((2 * batch.stack("background") - 1) * (1 - hole))
         mask = F.interpolate(hole, latents.shape[-2:])  # nearest, as the paper has it
         batch.mask, batch.masked_image_latents = batch.repeat(mask.to(latents)), batch.repeat(latents)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, 4, h, w)`; not sampled."""
+        """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, C, h, w)`; not sampled."""
         images = images.to(self._execution_device, self.vae.dtype)
         latents = retrieve_latents(self.vae.encode(images), sample_mode="argmax")
         return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
 
     def prepare_start(self, batch: Batch, init: str, timesteps: Tensor) -> None:
         """Set the latents to start from: noise, or the composite with the first timestep's noise."""
-        start = (
-            batch.repeat(self.encode_images(2 * batch.stack("composite") - 1)) if init != "noise" else None
-        )
-        (batch.latents,) = self.prepare_latents(
-            len(batch),
-            self.vae.config.latent_channels,
-            *batch.works[0].size,
-            self.unet.dtype,
-            self._execution_device,
-            batch.generator,
-            image=start,
-            timestep=timesteps[:1].repeat(len(batch)),
-            is_strength_max=start is None,
-        )
+        device, dtype = self._execution_device, self.unet.dtype
+        height, width = (side // self.vae_scale_factor for side in batch.works[0].size)
+        shape = (len(batch), self.vae.config.latent_channels, height, width)
+        noise = randn_tensor(shape, generator=batch.generator, device=device, dtype=dtype)
+        if init == "noise":
+            batch.latents = noise * self.scheduler.init_noise_sigma
+        else:
+            start = batch.repeat(self.encode_images(2 * batch.stack("composite") - 1))
+            batch.latents = self.scheduler.add_noise(start, noise, timesteps[:1].repeat(len(batch)))
 
     def make_control_images(self, batch: Batch) -> dict[str, Callable[[], Tensor]]:
         """Return for each ControlNet's name what draws its control images, `(B, 3, H, W)` in [0, 1]."""
@@ -459,7 +466,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
                 hook.offload()
 
     def decode(self, latents: Tensor) -> tuple[Tensor, list[bool] | None]:
-        """Decode latents `(N, 4, h, w)` to images `(N, 3, H, W)` in [0, 1], and say which are unsafe.
+        """Decode latents `(N, C, h, w)` to images `(N, 3, H, W)` in [0, 1], and say which are unsafe.
 
         Raises:
             InputError: The autoencoder's number format is too small for its values.

@@ -181,10 +181,10 @@ class Batch:
 
     Attributes:
         rows: Position of each image among all images of the call.
-        latents: Z_t, `(N, 4, h, w)`.
+        latents: Z_t, `(N, C, h, w)`.
         prompt_embeds: `(N, L, D)`, with guidance `(2N, L, D)`: those of the negative prompts first.
         mask: M' of equation 11: 1 where to generate, `(N, 1, h, w)`.
-        masked_image_latents: Z_ms, the background's latents, `(N, 4, h, w)`.
+        masked_image_latents: Z_ms, the background's latents, `(N, C, h, w)`.
     """
 
     latents: Tensor
