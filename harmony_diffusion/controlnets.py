@@ -35,7 +35,7 @@ def control_channels(unet: Any) -> dict[str, int]:
 
 
 def is_inpainting_unet(unet: Any) -> bool:
-    """Tell whether a U-Net reads noisy latents, mask and latents of the background: 9 channels of 4 latents."""
+    """Tell whether a U-Net reads noisy latents, mask and latents of the background (4 + 1 + 4 channels)."""
     return bool(unet.config["in_channels"] == 2 * unet.config["out_channels"] + 1)
 
 
@@ -196,7 +196,8 @@ def control_residuals(
 
     Args:
         controls: Those that count in this step.
-        sample: What they see, Z_t or all that the U-Net sees, `(N, C, h, w)`; N is a multiple of the control images' batch size.
+        sample: What they see, Z_t or all that the U-Net sees, `(N, C, h, w)`; N is a multiple of the control
+            images' batch size.
         timestep: Of this step.
         prompt_embeds: `(N, L, D)`.
 

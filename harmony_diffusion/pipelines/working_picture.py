@@ -15,7 +15,7 @@ from harmony_diffusion.working_region import Layers, WorkingRegion, choose_regio
 
 # Pixels that hold more of the foreground than this are generated anew: their old value would show the network
 # the colours it is to replace.
-_HOLE = 0.1
+HOLE_THRESHOLD = 0.1
 
 
 @dataclass
@@ -130,7 +130,7 @@ def _cut(
     if work.picture.visible is not None:
         hidden = torch.from_numpy(work.picture.visible == 0)[None, None]
         unknown = torch.maximum(unknown, hidden.to(unknown))
-    work.hole = (region.cut(unknown) > _HOLE).float()
+    work.hole = (region.cut(unknown) > HOLE_THRESHOLD).float()
 
 
 def _cut_other(work: WorkingPicture, picture: Picture, region: WorkingRegion) -> Tensor:

@@ -1,0 +1,141 @@
+"""One training step of the diffusion method as functions: latents, noise, timesteps, prompts, loss.
+
+Liu et al. 2025, DOI 10.20169/j.issn.2095-2163.24111102, equations 6-11. All that is random is a function of
+the keys of the samples, so that a step is the same in any number of processes and after any restart.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint import retrieve_latents
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from harmony_diffusion.controlnets import ControlInput
+from harmony_diffusion.data.keyed_random import KeyedDraws
+from harmony_diffusion.pipelines.working_picture import HOLE_THRESHOLD
+from harmony_diffusion.validation import Triple
+
+
+class Conditions(NamedTuple):
+    """What the U-Net is trained to turn noise into, and what it is told of it.
+
+    Attributes:
+        latents: Scaled latents of the real image, Z_0, `(B, C, h, w)`.
+        mask: M' of equation 11, `(B, 1, h, w)`.
+        image_latents: Z_ms, scaled latents of the background or of the composite, `(B, C, h, w)`.
+        text: Embedded prompts, `(B, L, D)`.
+        control: Control images in [0, 1], `(B, 3, H, W)`; None when the U-Net itself is trained.
+    """
+
+    latents: Tensor
+    mask: Tensor
+    image_latents: Tensor
+    text: Tensor
+    control: Tensor | None
+
+
+@torch.no_grad()
+def encode_latents(vae: Any, images: Tensor) -> Tensor:
+    """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, C, h, w)` in float32; not sampled."""
+    encoded = retrieve_latents(vae.encode(images.to(vae.dtype)), sample_mode="argmax")
+    return encoded.float() * vae.config["scaling_factor"]
+
+
+def encode_images(vae: Any, images: Triple, image_channel: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode the real image and what the U-Net sees of the picture.
+
+    Args:
+        vae: Autoencoder.
+        images: Composite, mask and real image.
+        image_channel: "masked": the background alone, the rest mid-grey (equation 9); "composite".
+
+    Returns:
+        `latents`, `mask` and `image_latents` of `Conditions`.
+    """
+    hole = (images.mask > HOLE_THRESHOLD).to(images.real)
+    shown = 2 * images.composite - 1
+    if image_channel == "masked":
+        # Where there is no hole the composite is the real image.
+        shown = (2 * images.real - 1) * (1 - hole)
+    latents, image_latents = encode_latents(vae, torch.cat([2 * images.real - 1, shown])).chunk(2)
+    return latents, F.interpolate(hole, latents.shape[-2:]), image_latents
+
+
+@torch.no_grad()
+def embed_prompts(tokenizer: Any, text_encoder: Any, prompts: Sequence[str]) -> Tensor:
+    """Embed prompts as the pipeline does, `(B, L, D)`."""
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return text_encoder(tokens.input_ids.to(text_encoder.device))[0]
+
+
+def drops_prompt(keys: Tensor, share: float) -> Tensor:
+    """Draw which samples go without their prompt, `(B,)` bool."""
+    return KeyedDraws(keys).chance("prompt", share).bool()
+
+
+def sample_noise(keys: Tensor, like: Tensor) -> Tensor:
+    """Draw normal noise, of the shape, type and on the device of `like`."""
+    return KeyedDraws(keys).normal("noise", *like.shape[1:]).to(like)
+
+
+def sample_timesteps(keys: Tensor, count: int) -> Tensor:
+    """Draw timesteps from 0, …, `count - 1` uniformly, `(B,)` int64."""
+    return (KeyedDraws(keys).uniform("timestep") * count).long()
+
+
+class NoisePrediction(nn.Module):
+    """The loss of equation 8: the squared error of the predicted noise.
+
+    Args:
+        unet: Inpainting U-Net.
+        scheduler: Whose noise schedule is trained on.
+        controlnet: Trained ControlNet; None to train the U-Net.
+        control_input: What the ControlNet sees.
+        control_scale: Lambda of equation 7.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: Any,
+        controlnet: nn.Module | None = None,
+        control_input: ControlInput = "noisy_latents",
+        control_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.unet, self.controlnet = unet, controlnet
+        self.control_input, self.control_scale = control_input, control_scale
+        self.noising = DDPMScheduler.from_config(scheduler.config)
+
+    def forward(self, conditions: Conditions, noise: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
+        """Return `loss`, a scalar; `noise` is `(B, C, h, w)`, `timesteps` `(B,)`."""
+        noisy: Any = self.noising.add_noise(conditions.latents, noise, timesteps)
+        sample = torch.cat([noisy, conditions.mask, conditions.image_latents], 1)  # equation 11
+        down = middle = None
+        if self.controlnet is not None:
+            down, middle = self.controlnet(
+                noisy if self.control_input == "noisy_latents" else sample,
+                timesteps,
+                encoder_hidden_states=conditions.text,
+                controlnet_cond=conditions.control,
+                conditioning_scale=self.control_scale,
+                return_dict=False,
+            )
+        predicted = self.unet(
+            sample,
+            timesteps,
+            encoder_hidden_states=conditions.text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+        return {"loss": F.mse_loss(predicted.float(), noise.float())}

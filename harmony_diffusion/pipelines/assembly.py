@@ -1,0 +1,56 @@
+"""From a base model and trained ControlNets to a pipeline."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+
+from harmony_diffusion.base_models import load_base_components
+from harmony_diffusion.diffusion_training.controls import load_control_settings
+from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+
+
+def assemble_pipeline(
+    base: str | os.PathLike[str] | None = None,
+    *,
+    high: str | os.PathLike[str] | None = None,
+    low: str | os.PathLike[str] | None = None,
+    dtype: torch.dtype | None = None,
+    working_size: int | None = None,
+) -> StableDiffusionHarmonizationPipeline:
+    """Put a pipeline together that draws control images as its ControlNets were trained with them.
+
+    Args:
+        base: Inpainting model, see `load_base_components`; what `train/train_inpainting.py` wrote, too.
+        high: Folder of a ControlNet for edges by `train/train_controlnet.py`; None = no such control.
+        low: Folder of a ControlNet for colours.
+        dtype: Type of all weights; by default as saved.
+        working_size: Of the pipeline; by default that of the base.
+
+    Raises:
+        CheckpointError: A folder that holds no such thing, or parts that do not belong together.
+    """
+    components = load_base_components(base, dtype=dtype)
+    config: dict[str, Any] = {}
+    index = Path(base or "") / "model_index.json"
+    if base is not None and index.is_file():
+        entries = json.loads(index.read_text("utf-8"))
+        config = {name: entries[name] for name in ("working_size", "image_channel") if name in entries}
+    if working_size is not None:
+        config["working_size"] = working_size
+    for role, source in (("high", high), ("low", low)):
+        if source is None:
+            continue
+        settings = load_control_settings(Path(source))
+        if settings.role != role:
+            raise CheckpointError(f"{source} is a ControlNet of the kind {settings.role!r}, not {role!r}.")
+        own = settings.of_pipeline()
+        if config.get("control_input", own["control_input"]) != own["control_input"]:
+            raise CheckpointError("The two ControlNets were trained with another control_input each.")
+        config |= own
+        components[f"controlnet_{role}"] = ControlNetModel.from_pretrained(source, torch_dtype=dtype)
+    return StableDiffusionHarmonizationPipeline(**components, **config)

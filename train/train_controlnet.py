@@ -1,0 +1,293 @@
+"""Train a ControlNet for edges or for colours of the foreground, beside a frozen inpainting model.
+
+    accelerate launch train/train_controlnet.py --control high --data OPEN_IMAGES/manifest-train.csv \
+        --captions OPEN_IMAGES/captions --output outputs/high
+
+`--data` is photographs with masks. Each photograph is its own target: the ControlNet sees the foreground's
+edges (`high`) or blurred colours (`low`), the inpainting model the background. With `--perturb_foreground`
+colour and light of the foreground are changed before the control image is drawn; without it the blurred
+colours are the right ones already, and nothing teaches harmonization. It is on by default for `low`.
+
+OUTPUT_DIR gets `checkpoint-STEP` folders and at the end `model`, a ControlNet of diffusers with its card. The
+same command, run again after the process was killed, goes on from the newest checkpoint and ends with the
+same weights. The paper's settings are in `train/recipes`.
+"""
+
+import argparse
+import contextlib
+import copy
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from harmony_diffusion.base_models import load_base_components
+from harmony_diffusion.control_images import SIGMA
+from harmony_diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
+from harmony_diffusion.data.keyed_random import sample_key
+from harmony_diffusion.data.training_set import KeyedView
+from harmony_diffusion.diffusion_training.controls import ROLES, ControlSettings
+from harmony_diffusion.diffusion_training.data import DiffusionData, PrecomputedSet, precompute
+from harmony_diffusion.diffusion_training.run import (
+    DTYPES,
+    FIXED,
+    Board,
+    Conditioner,
+    add_data_arguments,
+    add_optimizer_arguments,
+    add_run_arguments,
+    build_optimizer,
+    check_arguments,
+    evaluating,
+    finite_loss,
+    forget_origins,
+    learning_rate,
+    open_split,
+    push_to_hub,
+    training_facts,
+    validate_pipeline,
+    validation_images,
+    write_card,
+)
+from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
+from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+from harmony_diffusion.training import (
+    BatchPositions,
+    MovingAverage,
+    checkpoints,
+    load_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+    write_folder_atomically,
+)
+
+logger = logging.getLogger("train_controlnet")
+
+USAGE = """from harmony_diffusion.pipelines.assembly import assemble_pipeline
+
+pipe = assemble_pipeline(BASE, {role}="PATH/TO/THIS/FOLDER")"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument_group("model").add_argument
+    add("--control", choices=ROLES, required=True, help="high: edges; low: blurred colours")
+    add("--pretrained_model_name_or_path", help="inpainting model (default: Stable Diffusion 2)")
+    add("--controlnet_model_name_or_path", help="ControlNet to start from (default: the U-Net's encoder)")
+    add("--control_input", choices=CONTROL_INPUTS, default="noisy_latents", help="4 channels, or all 9")
+    add("--control_scale", type=float, default=1.0, help="lambda of equation 7")
+    add("--conditioning_embedding", type=int, nargs="*", default=[16, 32, 96, 256], help="widths of the part that embeds the control image")  # fmt: skip  # noqa: E501
+    add("--canny_thresholds", type=float, nargs=2, default=[100, 200])
+    add("--no_silhouette", action="store_true", help="leave the outline of the mask out of the edges")
+    add("--sigma", type=float, default=SIGMA, help="of the blur, in pixels of the resolution")
+    add("--no_premultiplied", action="store_true", help="average foreground colours alone in the blur")
+    add_data_arguments(parser)
+    add_optimizer_arguments(parser, learning_rate=5e-6)
+    add_run_arguments(parser)
+    args = parser.parse_args()
+    check_arguments(parser, args)
+    if args.perturb_foreground is None:
+        args.perturb_foreground = args.control == "low"
+    return args
+
+
+def control_settings(args: argparse.Namespace) -> ControlSettings:
+    return ControlSettings(
+        args.control,
+        args.control_input,
+        tuple(args.canny_thresholds),
+        not args.no_silhouette,
+        args.sigma,
+        not args.no_premultiplied,
+    )
+
+
+def build_controlnet(args: argparse.Namespace, unet: Any) -> ControlNetModel:
+    torch.manual_seed(args.seed)
+    if args.controlnet_model_name_or_path:
+        controlnet = ControlNetModel.from_pretrained(args.controlnet_model_name_or_path).float()
+        check_controlnet(controlnet, unet, args.control_input, args.controlnet_model_name_or_path)
+    else:
+        controlnet = make_controlnet(
+            unet,
+            control_input=args.control_input,
+            conditioning_embedding_out_channels=tuple(args.conditioning_embedding),
+        )
+    controlnet.requires_grad_(True).train()
+    if args.gradient_checkpointing:
+        controlnet.enable_gradient_checkpointing()
+        unet.enable_gradient_checkpointing()
+    return controlnet
+
+
+def publish(
+    controlnet: ControlNetModel,
+    settings: ControlSettings,
+    args: argparse.Namespace,
+    data: DiffusionData,
+    training: dict[str, object],
+    scores: dict[str, float],
+) -> None:
+    """Write OUTPUT_DIR/model with its card, and upload it if asked."""
+    base = Path(args.pretrained_model_name_or_path or "Stable Diffusion 2 inpainting").name
+
+    def write(folder: Path) -> None:
+        (copy.deepcopy(controlnet).half() if args.half else controlnet).save_pretrained(folder)
+        settings.save(folder)
+        forget_origins(folder)
+        facts = {"Training": {"base": base, "control": settings, **training}, "Data": data.facts}
+        title = f"ControlNet for the {'edges' if args.control == 'high' else 'colours'} of a foreground"
+        write_card(folder, title, USAGE.format(role=args.control), facts, scores)
+
+    write_folder_atomically(args.output_dir / "model", write)
+    if args.push_to_hub:
+        push_to_hub(args.output_dir / "model", args.hub_model_id)
+
+
+def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    accumulation, processes = args.gradient_accumulation_steps, accelerator.num_processes
+    device, is_main, rank = accelerator.device, accelerator.is_main_process, accelerator.process_index
+    torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
+    if is_main:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(args.output_dir)
+
+    models = load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
+    settings = control_settings(args)
+    controlnet = build_controlnet(args, models["unet"]).to(device)
+    for name in ("unet", "vae", "text_encoder"):
+        # The autoencoders of Stable Diffusion overflow in float16.
+        dtype = DTYPES["no" if name == "vae" and args.mixed_precision == "fp16" else args.mixed_precision]
+        models[name].requires_grad_(False).eval().to(device, dtype)
+
+    data = open_split(args, args.train_split)
+    held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
+    samples = data.samples
+    if args.precompute:
+        folder = args.precomputed_dir or args.output_dir / "precomputed"
+        share = {"rank": rank, "processes": processes, "seed": args.seed}
+        work = {"variants": args.precompute, "image_channel": "masked", "batch_size": args.train_batch_size}
+        written = precompute(folder, data, models, **work, **share)
+        logger.info("%d samples and prompts computed beforehand", written)
+        accelerator.wait_for_everyone()
+        samples = PrecomputedSet(folder, data.samples, args.precompute)
+    batch = args.train_batch_size * accumulation * processes
+    total = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
+
+    optimizer = build_optimizer(list(controlnet.parameters()), args)
+    average = MovingAverage(controlnet, args.ema_decay) if args.use_ema else None
+    fixed = {name: getattr(args, name) for name in (*FIXED, "control_scale")}
+    fixed |= {"control": str(settings), "samples": len(samples), "batch": batch}
+    if not args.lr_scheduler.startswith("constant"):
+        fixed["steps"] = total
+    found = checkpoints(args.output_dir)
+    if args.resume_from_checkpoint != "latest":
+        found = [Path(args.resume_from_checkpoint)]
+    start = load_checkpoint(found[-1], controlnet, optimizer, average, fixed) if found else 0
+
+    objective = NoisePrediction(
+        models["unet"], models["scheduler"], controlnet, args.control_input, args.control_scale
+    )
+    objective, stepper = accelerator.prepare(objective, optimizer)
+    positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)
+    loader = DataLoader(
+        KeyedView(samples, args.seed),
+        batch_sampler=positions,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    conditioner = Conditioner(data, models, "masked", settings.draw, args.proportion_empty_prompts, device)
+    timestep_count = models["scheduler"].config.num_train_timesteps
+    board = Board(args.output_dir, args.report_to) if is_main else None
+
+    def validate(step: int) -> dict[str, float]:
+        if held_out is None or board is None:
+            return {}
+        images, prompts = validation_images(held_out, args.num_validation_images)
+        pipe = StableDiffusionHarmonizationPipeline(
+            **models,
+            **{f"controlnet_{args.control}": controlnet},
+            **settings.of_pipeline(),
+            working_size=args.resolution,
+        )
+        options = {"num_inference_steps": args.validation_inference_steps}
+        with (
+            evaluating(controlnet),
+            average.in_place_of(controlnet) if average is not None else contextlib.nullcontext(),
+            accelerator.autocast(),
+        ):
+            scores, pictures = validate_pipeline(
+                pipe, images, prompts, guidance_scale=args.validation_guidance_scale, **options
+            )
+        logger.info("validation after %d steps: %s", step, scores)
+        board.scalars({f"validation/{name}": value for name, value in scores.items()}, step)
+        board.pictures(pictures, step)
+        return scores
+
+    batches = iter(loader)
+    progress = tqdm(total=total, initial=start, unit=" steps", desc=args.control, disable=not is_main)
+    for step in range(start, total):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(args, step, total, batch)
+        for part in range(step * accumulation, (step + 1) * accumulation):
+            items = next(batches)
+            torch.manual_seed(sample_key(args.seed, part, rank))
+            conditions = conditioner(items)
+            noise = sample_noise(items["key"], conditions.latents)
+            timesteps = sample_timesteps(items["key"], timestep_count).to(device)
+            with accelerator.accumulate(objective):
+                losses = objective(conditions, noise, timesteps)
+                accelerator.backward(losses["loss"])
+                if args.max_grad_norm and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(controlnet.parameters(), args.max_grad_norm)
+                stepper.step()
+                stepper.zero_grad()
+        if average is not None:
+            average.update(controlnet, step)
+        done = step + 1
+        progress.update()
+        if board is not None and done % args.logging_steps == 0:
+            loss = finite_loss(losses, done)
+            progress.set_postfix(loss=f"{loss:.4g}")
+            rate = optimizer.param_groups[0]["lr"]
+            board.scalars({"train/loss": loss, "train/learning_rate": rate}, done)
+        if done % args.checkpointing_steps == 0 or done == total:
+            finite_loss(losses, done)
+            if is_main:
+                limit = args.checkpoints_total_limit
+                save_checkpoint(args.output_dir, done, controlnet, optimizer, average, fixed, limit)
+            accelerator.wait_for_everyone()
+        if done % args.validation_steps == 0 and done < total:
+            validate(done)
+            accelerator.wait_for_everyone()
+    progress.close()
+    if is_main:
+        scores = validate(total)
+        with average.in_place_of(controlnet) if average is not None else contextlib.nullcontext():
+            publish(controlnet, settings, args, data, training_facts(args, total, batch), scores)
+
+
+def main() -> None:
+    args = parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
+    )
+    train(args, accelerator)
+    # No process leaves while another still publishes; and what uses the process group is released before
+    # the group is, or gloo may wait for ever.
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
