@@ -78,6 +78,7 @@ _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[in
         (16, 32, 96, 256),
     ),
 }
+BASES = tuple(_SIZES)
 _TEXT_LENGTH = 77
 
 

@@ -18,6 +18,7 @@ import contextlib
 import copy
 import logging
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from harmony_diffusion.diffusion_training.run import (
     write_card,
 )
 from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
+from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.training import (
     BatchPositions,
@@ -110,12 +112,19 @@ def control_settings(args: argparse.Namespace) -> ControlSettings:
     )
 
 
-def build_controlnet(args: argparse.Namespace, unet: Any) -> ControlNetModel:
+def build_controlnet(args: argparse.Namespace, unet: Any, vae: Any) -> ControlNetModel:
     torch.manual_seed(args.seed)
     if args.controlnet_model_name_or_path:
         controlnet = ControlNetModel.from_pretrained(args.controlnet_model_name_or_path).float()
         check_controlnet(controlnet, unet, args.control_input, args.controlnet_model_name_or_path)
     else:
+        if len(args.conditioning_embedding) != len(vae.config.block_out_channels):
+            widths = len(vae.config.block_out_channels)
+            raise InputError(
+                "--conditioning_embedding",
+                f"has {len(args.conditioning_embedding)} widths",
+                f"Give {widths}: each after the first halves the image, as the autoencoder does.",
+            )
         controlnet = make_controlnet(
             unet,
             control_input=args.control_input,
@@ -143,7 +152,7 @@ def publish(
         (copy.deepcopy(controlnet).half() if args.half else controlnet).save_pretrained(folder)
         settings.save(folder)
         forget_origins(folder)
-        facts = {"Training": {"base": base, "control": settings, **training}, "Data": data.facts}
+        facts = {"Training": {"base": base, **asdict(settings), **training}, "Data": data.facts}
         title = f"ControlNet for the {'edges' if args.control == 'high' else 'colours'} of a foreground"
         write_card(folder, title, USAGE.format(role=args.control), facts, scores)
 
@@ -162,11 +171,12 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
     models = load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
     settings = control_settings(args)
-    controlnet = build_controlnet(args, models["unet"]).to(device)
+    controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
     for name in ("unet", "vae", "text_encoder"):
         # The autoencoders of Stable Diffusion overflow in float16.
         dtype = DTYPES["no" if name == "vae" and args.mixed_precision == "fp16" else args.mixed_precision]
-        models[name].requires_grad_(False).eval().to(device, dtype)
+        models[name].requires_grad_(False).eval()
+        torch.nn.Module.to(models[name], device, dtype)  # ModelMixin.to gives advice on other cases
 
     data = open_split(args, args.train_split)
     held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
