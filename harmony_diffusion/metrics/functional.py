@@ -98,8 +98,8 @@ def ssim(harmonized: Tensor, real: Tensor, window: str = "gaussian") -> Tensor:
         harmonized: Result in [0, 255], `(B, 3, H, W)`, no side shorter than the window.
         real: Ground truth in [0, 255], `(B, 3, H, W)`.
         window: `"gaussian"`, 11x11 of deviation 1.5 with biased variances, as in the paper; or `"uniform"`,
-            7x7 with unbiased variances, the default of scikit-image. (torchmetrics averages windows that reach
-            over the border, too.)
+            7x7 with unbiased variances, the default of scikit-image. (torchmetrics averages windows that
+            reach over the border, too.)
 
     Returns:
         `(B,)` float64 in [-1, 1].
