@@ -195,9 +195,10 @@ class _Sums:
 def _sums(harmonized: np.ndarray, real: np.ndarray, mask: np.ndarray, *, squared_mask: bool) -> _Sums:
     if harmonized.dtype == np.uint8 and mask.dtype == np.uint8:
         # Several times as fast as in float64. The sums are whole numbers; OpenCV squares some of their roots.
-        area, whole, inside = cv2.countNonZero(mask), round(cv2.norm(harmonized, real, cv2.NORM_L2SQR)), 0
+        area, inside = cv2.countNonZero(mask), 0.0
+        whole = float(round(cv2.norm(harmonized, real, cv2.NORM_L2SQR)))
         if area:
-            inside = round(cv2.norm(harmonized, real, cv2.NORM_L2SQR, mask))
+            inside = float(round(cv2.norm(harmonized, real, cv2.NORM_L2SQR, mask)))
         return _Sums(whole, inside, inside, area)
     squares = np.subtract(harmonized, real, dtype=np.float64)
     np.square(squares, out=squares)
