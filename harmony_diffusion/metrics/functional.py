@@ -21,7 +21,7 @@ from harmony_diffusion.errors import InputError
 PSNR_CAP = 100.0
 # Window side of each kind: Wang et al. (2004) weigh by a Gaussian of deviation 1.5; scikit-image's default.
 SSIM_WINDOWS = {"gaussian": 11, "uniform": 7}
-BAND_ROWS = 256
+BAND_ROWS = 32
 
 
 def mse(harmonized: Tensor, real: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def ssim_map(harmonized: np.ndarray, real: np.ndarray, window: str = "gaussian")
     edge = side // 2
     padded = [cv2.copyMakeBorder(a, edge, edge, edge, edge, cv2.BORDER_REFLECT) for a in (harmonized, real)]
     result = np.empty((height, width))
-    # In bands, for a picture of 24 megapixels would need gigabytes in float64.
+    # In bands that stay in the cache; whole pictures of 24 megapixels would need gigabytes in float64.
     for top in range(0, height, BAND_ROWS):
         rows = slice(top, min(top + BAND_ROWS, height))
         x, y = (image[rows.start : rows.stop + 2 * edge].astype(np.float64) for image in padded)

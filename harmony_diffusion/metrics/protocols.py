@@ -275,7 +275,7 @@ def _mask(images: _Images, size: int | None, resize: str, kind: str) -> np.ndarr
     if size == plane.shape[0] == plane.shape[1]:
         size = None
     if kind == "hard" or (size is None and bool(((plane == 0) | (plane == 255)).all())):
-        hard = np.where(plane > 127, np.uint8(255), np.uint8(0))
+        hard = cv2.threshold(plane, 127, 255, cv2.THRESH_BINARY)[1]
         if size is None:
             return hard
         return np.asarray(Image.fromarray(hard).resize((size, size), Image.Resampling.NEAREST))
