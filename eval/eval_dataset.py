@@ -16,6 +16,7 @@ replaced. SSIM takes longer than all else together, and is computed if asked for
 import argparse
 import math
 import sys
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -29,7 +30,6 @@ import cv2
 import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import DiffusionPipeline
 from PIL import Image
 
 import harmony_diffusion
@@ -40,9 +40,7 @@ from harmony_diffusion.data.sample import HarmonySample
 from harmony_diffusion.errors import HarmonyError, InputError, SizeMismatchError
 from harmony_diffusion.metrics.protocols import METRICS, Protocol, find_protocols, score
 from harmony_diffusion.metrics.rows import ResumableRows, format_row, mean_rows
-from harmony_diffusion.models import load_model
 from harmony_diffusion.output_files import write_atomically
-from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
 _DIGITS = {"ssim": 4, "fssim": 4}
 FAST_METRICS = ("mse", "psnr", "fmse", "fpsnr", "bmse")
@@ -79,6 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="score only the first N of each subset")
     parser.add_argument("--ids", type=Path, help="score only the names in this file, one a line")
     parser.add_argument("--save-images", type=Path, metavar="DIR", help="write DIR/SUBSET/NAME.png")
+    parser.add_argument("--timing", action="store_true", help="say how long it took, without imports")
     parser.add_argument("--restart", action="store_true", help="throw away the rows of an earlier run")
     args = parser.parse_args()
     if args.raw and not args.size:
@@ -143,6 +142,10 @@ def read_predictions(folder: Path) -> Predict:
 def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
     if args.predictions:
         return read_predictions(args.predictions)
+    # Imported here, since it takes longer than to score a thousand predictions.
+    from harmony_diffusion.models import load_model
+    from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+
     if (Path(args.model) / "model_index.json").is_file():
         pipe = load_pipeline(Path(args.model))
     else:
@@ -153,22 +156,29 @@ def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
         if not isinstance(pipe, HarmonizationPipeline):
             raise InputError("size", "is for models; a pipeline sees composites as they are")
         return partial(predict_copies, pipe.model, device, args.size, args.raw)
+    if isinstance(pipe, HarmonizationPipeline):
+        return partial(predict_with_model, pipe)
     return partial(predict_with_pipeline, pipe, args.seed)
 
 
-def load_pipeline(folder: Path) -> DiffusionPipeline:
+def load_pipeline(folder: Path) -> Any:
     """Load a saved pipeline; ours by their class, others as diffusers does it."""
+    from diffusers import DiffusionPipeline
+
     name = DiffusionPipeline.load_config(folder)["_class_name"]
     name = name[1] if isinstance(name, list) else name
     own = getattr(harmony_diffusion, name) if name in harmony_diffusion.__all__ else DiffusionPipeline
     return own.from_pretrained(folder)
 
 
-def predict_with_pipeline(pipe: Any, seed: int, cases: Sequence[Case]) -> list[np.ndarray]:
+def predict_with_model(pipe: Any, cases: Sequence[Case]) -> list[np.ndarray]:
     """Harmonize at the composites' own pixels."""
-    if isinstance(pipe, HarmonizationPipeline):
-        composites, masks = [case.composite for case in cases], [case.mask for case in cases]
-        return pipe(composites, masks, output_type="np").images
+    composites, masks = [case.composite for case in cases], [case.mask for case in cases]
+    return pipe(composites, masks, output_type="np").images
+
+
+def predict_with_pipeline(pipe: Any, seed: int, cases: Sequence[Case]) -> list[np.ndarray]:
+    """Harmonize by any pipeline that is called as ours are."""
     if missing := {"composite", "mask"} - {*signature(pipe.__call__).parameters}:
         reason = f"takes no {' and no '.join(sorted(missing))}: it is no pipeline that harmonizes"
         raise InputError(type(pipe).__name__, reason)
@@ -275,6 +285,13 @@ def print_means(title: str, rows: Path, metrics: Sequence[str]) -> None:
             print(f"{protocol}: {mean['empty']:.0f} images have no foreground: no fmse, fpsnr, fssim of them")
 
 
+def print_timing(seconds: float, busy: float) -> None:
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"scored in {seconds:.3f} s, {busy:.3f} s of CPU, peak {peak:.1f} MiB", file=sys.stderr)
+
+
 def run(args: argparse.Namespace) -> None:
     protocols, metrics = find_protocols(args.protocol), find_metrics(args.metrics)
     samples = list_samples(args)
@@ -291,6 +308,7 @@ def run(args: argparse.Namespace) -> None:
 
     mine = pending[state.process_index :: state.num_processes]
     predict = load_predictor(args, state.device) if mine else None
+    start, busy = time.perf_counter(), time.process_time()
     pastes = any(protocol.background == "composite" for protocol in protocols.values())
     for unit in mine:
         needs_composite = args.predictions is None or pastes
@@ -305,7 +323,11 @@ def run(args: argparse.Namespace) -> None:
         rows.append(unit, found)
     state.wait_for_everyone()
     if state.is_main_process:
-        print_means(args.model or args.predictions.name, rows.finish(), metrics)
+        rows.finish()
+    if args.timing:
+        print_timing(time.perf_counter() - start, time.process_time() - busy)
+    if state.is_main_process:
+        print_means(args.model or args.predictions.name, rows.target, metrics)
 
 
 def main() -> int:
