@@ -4,11 +4,12 @@
     python eval/bench_evaluation.py --count 7404 --repeats 3 --output outputs/bench_evaluation.json
 
 Makes triples of 256x256 (prediction, mask and real; noise over gradients, so that files are as large as those
-of photographs), then lets two processes decode them with Pillow and do nothing else, and two processes of
+of photographs), then lets two processes decode them with Pillow, to arrays, and do nothing else, and two of
 `eval/eval_dataset.py --predictions` score them. Both loops are timed from a common start, after the imports,
 to the end of the slower process; evaluation until `rows.csv` is written. Rounds alternate, and medians are
-compared: of the time on the clock, which other work on the machine disturbs, and of the CPU's. `peak` is the
-memory of the larger process; it is also measured at a quarter of the images.
+compared: of the time on the clock, which other work on the machine disturbs, and of the CPU's. Beside them
+stands decoding that leaves the pixels inside Pillow (`load`), where nothing can be computed with them. `peak`
+is the memory of the larger process; it is also measured at a quarter of the images.
 """
 
 import argparse
@@ -79,16 +80,19 @@ def make_triples(folder: Path, count: int, suffix: str) -> None:
         (link / "HBench_test.txt").write_text("".join(names[:share]))
 
 
-def decode(paths: list[Path], barrier: Any, times: Any) -> None:
+def decode(paths: list[Path], to_arrays: bool, barrier: Any, times: Any) -> None:
     barrier.wait()
     start, busy = time.perf_counter(), time.process_time()
     for path in paths:
         with Image.open(path) as image:
-            image.load()
+            if to_arrays:
+                np.asarray(image)
+            else:
+                image.load()
     times.put((time.perf_counter() - start, time.process_time() - busy))
 
 
-def time_decoding(folder: Path, processes: int) -> dict[str, float]:
+def time_decoding(folder: Path, processes: int, *, to_arrays: bool) -> dict[str, float]:
     data = folder / "data" / "HBench"
     triples = zip(
         *(
@@ -102,7 +106,7 @@ def time_decoding(folder: Path, processes: int) -> dict[str, float]:
     barrier, times = context.Barrier(processes), context.Queue()
     share = -(-len(files) // processes)
     workers = [
-        context.Process(target=decode, args=(files[i * share : (i + 1) * share], barrier, times))
+        context.Process(target=decode, args=(files[i * share : (i + 1) * share], to_arrays, barrier, times))
         for i in range(processes)
     ]
     for worker in workers:
@@ -110,7 +114,8 @@ def time_decoding(folder: Path, processes: int) -> dict[str, float]:
     seconds, busy = zip(*(times.get() for _ in workers), strict=True)
     for worker in workers:
         worker.join()
-    return {"decode_s": max(seconds), "decode_cpu_s": sum(busy)}
+    name = "decode" if to_arrays else "load"
+    return {f"{name}_s": max(seconds), f"{name}_cpu_s": sum(busy)}
 
 
 def time_evaluation(args: argparse.Namespace, folder: Path, part: str) -> dict[str, float]:
@@ -145,15 +150,17 @@ def main() -> None:
         quarter = time_evaluation(args, folder, "quarter")
         rounds = []
         for _ in range(args.repeats):
-            rounds.append(time_decoding(folder, args.processes) | time_evaluation(args, folder, "all"))
+            decoding = [time_decoding(folder, args.processes, to_arrays=kind) for kind in (True, False)]
+            rounds.append(decoding[0] | decoding[1] | time_evaluation(args, folder, "all"))
     medians = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-    print("| triples | format | metrics | time of | decoding | evaluation | ratio | peak | at a quarter |")
-    print("|---:|---|---|---|---:|---:|---:|---:|---:|")
+    print("| triples | format | metrics | time | load | decode | evaluate | ratio | peak | at a quarter |")
+    print("|---:|---|---|---|---:|---:|---:|---:|---:|---:|")
     for kind, name in (("", "clock"), ("cpu_", "CPU")):
-        decoding, scoring = medians[f"decode_{kind}s"], medians[f"score_{kind}s"]
+        loading, decoding, scoring = (medians[f"{part}_{kind}s"] for part in ("load", "decode", "score"))
         print(
-            f"| {args.count} | {args.format} | {args.metrics} | {name} | {decoding:.2f} s | {scoring:.2f} s "
-            f"| {scoring / decoding:.2f} | {medians['peak_mib']:.0f} MiB | {quarter['peak_mib']:.0f} MiB |"
+            f"| {args.count} | {args.format} | {args.metrics} | {name} | {loading:.2f} s | {decoding:.2f} s "
+            f"| {scoring:.2f} s | {scoring / decoding:.2f} | {medians['peak_mib']:.0f} MiB "
+            f"| {quarter['peak_mib']:.0f} MiB |"
         )
     print(f"The whole command, with imports: {medians['command_s']:.1f} s")
     if args.output:

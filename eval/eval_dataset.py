@@ -311,15 +311,18 @@ def run(args: argparse.Namespace) -> None:
     start, busy = time.perf_counter(), time.process_time()
     pastes = any(protocol.background == "composite" for protocol in protocols.values())
     for unit in mine:
-        needs_composite = args.predictions is None or pastes
-        found = score_batch(
-            batches[unit],
-            predict,
-            protocols,
-            metrics,
-            needs_composite=needs_composite,
-            save_images=args.save_images,
-        )
+        # Predictions are read one by one, while they are in the cache; only models gain from batches.
+        step = 1 if args.predictions else args.batch_size
+        found: list[list[str]] = []
+        for first in range(0, len(batches[unit]), step):
+            found += score_batch(
+                batches[unit][first : first + step],
+                predict,
+                protocols,
+                metrics,
+                needs_composite=args.predictions is None or pastes,
+                save_images=args.save_images,
+            )
         rows.append(unit, found)
     state.wait_for_everyone()
     if state.is_main_process:
