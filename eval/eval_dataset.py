@@ -89,10 +89,11 @@ def parse_args() -> argparse.Namespace:
 
 def list_samples(args: argparse.Namespace) -> list[HarmonySample]:
     """List what is scored, subset by subset."""
-    listing = list_dataset(args.data, args.split)
+    # What is missing is no fault as long as the list does not name it.
+    listing = list_dataset(args.data, args.split, problems=[] if args.ids else None)
     # A photograph is its own ground truth: what is measured is how well it is made again.
     samples = listing.samples or [
-        HarmonySample(p.name, p.subset, p.picture, p.mask, p.picture) for p in listing.photographs
+        HarmonySample(p.name, listing.layout, p.picture, p.mask, p.picture) for p in listing.photographs
     ]
     if args.ids:
         wanted = set(args.ids.read_text(encoding="utf-8-sig").split())
@@ -227,7 +228,7 @@ def score_batch(
     for case, harmonized in zip(cases, predict(cases), strict=True):
         sample = case.sample
         if save_images:
-            save_image(harmonized, save_images / sample.subset / f"{sample.name}.png")
+            save_image(harmonized, save_images / f"./{sample.subset}/{sample.name}.png")
         try:
             scores = score([*protocols.values()], harmonized, case.real, case.mask, case.composite, metrics)
         except InputError as error:
@@ -238,6 +239,8 @@ def score_batch(
 
 
 def save_image(image: np.ndarray, path: Path) -> None:
+    if ".." in path.parts:
+        raise InputError(path, "leaves the folder for images")
     path.parent.mkdir(parents=True, exist_ok=True)
     levels = image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
     write_atomically(path, lambda file: Image.fromarray(levels).save(file, "PNG"), overwrite=True)

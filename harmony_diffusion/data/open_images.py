@@ -8,6 +8,7 @@ Masks have another size than the photographs and are scaled when they are read.
 """
 
 import csv
+import hashlib
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -76,6 +77,39 @@ def read_open_images(
     if not photographs and not problems:
         raise InputError(table, "has no mask that fits")
     return photographs
+
+
+def select_open_images(root: Path, count: int = 2000, split: str = "test") -> list[str]:
+    """Choose photographs with exactly one instance, the same ones on every machine.
+
+    Only the tables are read, so that the photographs may be downloaded afterwards.
+
+    Args:
+        root: Folder with `SPLIT-annotations-object-segmentation.csv`; rotated photographs are left out where
+            the table of rotations is there, too.
+        count: How many. Those whose mask's name has the smallest SHA-256 are taken, so that fewer are a part
+            of more.
+        split: As in `read_open_images`.
+
+    Returns:
+        Names as `read_open_images` gives them, in alphabetical order.
+
+    Raises:
+        InputError: No annotations, or not so many such photographs.
+    """
+    table = root / f"{split}-annotations-object-segmentation.csv"
+    if not table.is_file():
+        raise InputError(root, f"holds no {table.name}")
+    per_image = Counter(row["ImageID"] for row in _rows(table, COLUMNS))
+    records = _image_records(root, split, per_image)
+    names = [
+        Path(row["MaskPath"]).stem
+        for row in _rows(table, COLUMNS)
+        if per_image[row["ImageID"]] == 1 and _wanted(row, records.get(row["ImageID"], {}), 0.0)
+    ]
+    if not 1 <= count <= len(names):
+        raise InputError(table, f"has {len(names)} photographs of one instance, and {count} are asked for")
+    return sorted(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
 
 
 class _MaskFiles:
