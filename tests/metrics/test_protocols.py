@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,3 +241,12 @@ def test_names_of_protocols():
 def test_a_protocol_of_ones_own_is_a_few_lines(tiny):
     mine = Protocol("a paper", size=None, peak="real")
     assert score([mine], *tiny, metrics=["mse"])[0]["mse"] == 126
+
+
+def test_readme_shows_the_protocols_as_they_are():
+    readme = (Path(__file__).resolve().parents[2] / "eval" / "README.md").read_text()
+    for name, protocol in PROTOCOLS.items():
+        size = f"{protocol.size}x{protocol.size}" if protocol.size else "own"
+        cells = [f"`{name}`", protocol.follows, size, protocol.resize if protocol.size else "", protocol.mask]
+        cells += [protocol.rounding, protocol.peak, protocol.fmse, protocol.background, protocol.ssim]
+        assert "| " + " | ".join(str(cell) for cell in cells) + " |" in readme
