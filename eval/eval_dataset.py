@@ -15,6 +15,7 @@ replaced. SSIM takes longer than all else together, and is computed if asked for
 
 import argparse
 import math
+import os
 import sys
 import time
 import zlib
@@ -124,9 +125,15 @@ def read_predictions(folder: Path) -> Predict:
     if not folder.is_dir():
         raise InputError(folder, "is no folder")
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            files[path.relative_to(folder).with_suffix("").as_posix()] = path
+    for place, _, names in os.walk(folder):
+        prefix = Path(place).relative_to(folder).as_posix()
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES:
+                key = stem if prefix == "." else f"{prefix}/{stem}"
+                if key in files:
+                    raise InputError(folder / key, f"is there twice: {files[key].name} and {name}")
+                files[key] = Path(place, name)
 
     def predict(cases: Sequence[Case]) -> list[np.ndarray]:
         images = []

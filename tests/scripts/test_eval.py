@@ -115,6 +115,32 @@ def test_predictions_are_scored_by_every_protocol(tiny_iharmony4):
     assert "c1_1_2: is missing among the predictions" in done.stderr
 
 
+def test_open_images_are_scored_by_a_list(tmp_path):
+    root, ready = tmp_path / "open", tmp_path / "ready"
+    (root / "test-masks").mkdir(parents=True)
+    (root / "test").mkdir()
+    ready.mkdir()
+    table = ["MaskPath,ImageID,LabelName,BoxID,BoxXMin,BoxXMax,BoxYMin,BoxYMax,PredictedIoU"]
+    for i in range(3):
+        table.append(f"a{i}_m1_a.png,a{i},/m/1,a,0.1,0.7,0.2,0.8,0.9")
+        mask = np.zeros((300, 400), np.uint8)  # larger than the photograph, as they are distributed
+        mask[:150, :200] = 255
+        Image.fromarray(mask).save(root / "test-masks" / f"a{i}_m1_a.png")
+        photograph = np.full((90, 120, 3), 100 + i, np.uint8)
+        Image.fromarray(photograph).save(root / "test" / f"a{i}.jpg")
+        Image.fromarray(photograph + np.uint8(5)).save(ready / f"a{i}_m1_a.png")
+    (root / "test" / "a1.jpg").unlink()  # and is not in the list
+    (root / "test-annotations-object-segmentation.csv").write_text("\n".join(table))
+    (tmp_path / "ids.txt").write_text("a2_m1_a\na0_m1_a\n")
+    out = tmp_path / "out"
+    run("--data", root, "--predictions", ready, "--output", out, "--ids", tmp_path / "ids.txt")
+    rows = read(out / "rows.csv")
+    assert [(row["name"], row["subset"]) for row in rows] == [(f"a{i}_m1_a", "open-images") for i in (0, 2)]
+    for row in rows:
+        assert float(row["mse"]) == float(row["fmse"]) == pytest.approx(25, abs=11)  # JPEG of the real
+        assert float(row["foreground_ratio"]) == pytest.approx(0.25, abs=0.01)
+
+
 def test_saved_model_and_pipeline_and_images(tiny_iharmony4):
     data = tiny_iharmony4 / "data"
     model = create_model("hdnet", base_channels=4)
