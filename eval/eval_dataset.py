@@ -180,9 +180,14 @@ def load_pipeline(folder: Path) -> Any:
 
 
 def predict_with_model(pipe: Any, cases: Sequence[Case]) -> list[np.ndarray]:
-    """Harmonize at the composites' own pixels."""
-    composites, masks = [case.composite for case in cases], [case.mask for case in cases]
-    return pipe(composites, masks, output_type="np").images
+    """Harmonize at the composites' own pixels; the pipeline itself works on one at a time."""
+    images = []
+    for case in cases:
+        try:
+            images += pipe(case.composite, case.mask, output_type="np").images
+        except InputError as error:
+            raise InputError(f"{case.sample.subset}/{case.sample.name}", str(error)) from error
+    return images
 
 
 def predict_with_pipeline(pipe: Any, seed: int, cases: Sequence[Case]) -> list[np.ndarray]:

@@ -121,6 +121,14 @@ def test_rounding_is_as_declared(rounding, error):
     assert found["mse"] == pytest.approx(error**2)
 
 
+def test_prediction_of_another_size_is_rounded_as_its_file_would_be(large):
+    harmonized, real, mask, _ = large
+    prediction = np.clip(harmonized.repeat(2, 0).repeat(2, 1) + 0.3, 0, 255)
+    found = values_of("idih", prediction, real, mask, metrics=["mse"])
+    written = np.rint(prediction).astype(np.uint8)
+    assert found == values_of("idih", written, real, mask, metrics=["mse"])
+
+
 def test_soft_mask_weighs_as_declared(tiny):
     harmonized, real, _, _ = tiny
     mask = np.array([[255, 51], [0, 0]], np.uint8)
