@@ -21,7 +21,7 @@ from harmony_diffusion.errors import InputError
 PSNR_CAP = 100.0
 # Window side of each kind: Wang et al. (2004) weigh by a Gaussian of deviation 1.5; scikit-image's default.
 SSIM_WINDOWS = {"gaussian": 11, "uniform": 7}
-BAND_ROWS = 32
+BAND_PIXELS = 256 * 64
 
 
 def mse(harmonized: Tensor, real: Tensor) -> Tensor:
@@ -161,18 +161,21 @@ def ssim_map(harmonized: np.ndarray, real: np.ndarray, window: str = "gaussian")
     if min(height, width) < side:
         raise InputError("real", f"is {width}x{height}, smaller than the window of {side}x{side} pixels")
     edge = side // 2
-    padded = [cv2.copyMakeBorder(a, edge, edge, edge, edge, cv2.BORDER_REFLECT) for a in (harmonized, real)]
-    result = np.empty((height, width))
     # In bands that stay in the cache; whole pictures of 24 megapixels would need gigabytes in float64.
-    for top in range(0, height, BAND_ROWS):
-        rows = slice(top, min(top + BAND_ROWS, height))
-        x, y = (image[rows.start : rows.stop + 2 * edge].astype(np.float64) for image in padded)
-        result[rows] = _ssim_band(x, y, window)[edge:-edge, edge:-edge].mean(2)
+    rows = max(side, BAND_PIXELS // width)
+    result = np.zeros((height, width))
+    for channel in range(3):
+        planes = (np.ascontiguousarray(image[..., channel]) for image in (harmonized, real))
+        padded = [cv2.copyMakeBorder(plane, edge, edge, edge, edge, cv2.BORDER_REFLECT) for plane in planes]
+        for top in range(0, height, rows):
+            band = slice(top, min(top + rows, height))
+            x, y = (plane[band.start : band.stop + 2 * edge].astype(np.float64) for plane in padded)
+            result[band] += _ssim_band(x, y, window)[edge:-edge, edge:-edge] / 3
     return result
 
 
 def _ssim_band(x: np.ndarray, y: np.ndarray, window: str) -> np.ndarray:
-    """Equation 13 of Wang et al. (2004) around each value of `(H, W, 3)`; wrong near the borders."""
+    """Equation 13 of Wang et al. (2004) around each value of `(H, W)`; wrong near the borders."""
     side = SSIM_WINDOWS[window]
     if window == "gaussian":
         kernel, unbiased = cv2.getGaussianKernel(side, 1.5, cv2.CV_64F), 1.0
