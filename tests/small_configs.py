@@ -11,5 +11,7 @@ SMALL = {
     "dccf_is2am": {"thumbnail_size": 64},
     "pct_net": {"thumbnail_size": 64},
     "pct_net_vit": {"thumbnail_size": 64},
+    "cdt_net": {"base_size": 64},
+    "cdt_net_sim": {"base_size": 64},
     "gknet": {"base_channels": 8},
 }

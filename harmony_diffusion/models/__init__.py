@@ -10,6 +10,7 @@ from typing import Any
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models.cdt_net import CDTNet, CDTNetSim
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
@@ -47,6 +48,8 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "dccf_is2am": partial(DCCF, base="is2am"),
     "pct_net": PCTNet,
     "pct_net_vit": partial(PCTNet, base="vit"),
+    "cdt_net": CDTNet,
+    "cdt_net_sim": CDTNetSim,
     "gknet": GKNet,
     "imrsf_dam_gct": IMRSFDAMGCT,
 }
