@@ -13,5 +13,7 @@ SMALL = {
     "pct_net_vit": {"thumbnail_size": 64},
     "cdt_net": {"base_size": 64},
     "cdt_net_sim": {"base_size": 64},
+    "s2cr_net": {"thumbnail_size": 64},
+    "s2cr_net_vgg": {"thumbnail_size": 64},
     "gknet": {"base_channels": 8},
 }

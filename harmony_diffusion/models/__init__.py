@@ -26,6 +26,7 @@ from harmony_diffusion.models.is2am import IS2AM
 from harmony_diffusion.models.pct_net import PCTNet
 from harmony_diffusion.models.rain_net import RainNet
 from harmony_diffusion.models.s2am import S2AM
+from harmony_diffusion.models.s2cr_net import S2CRNet
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
@@ -50,6 +51,8 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "pct_net_vit": partial(PCTNet, base="vit"),
     "cdt_net": CDTNet,
     "cdt_net_sim": CDTNetSim,
+    "s2cr_net": S2CRNet,
+    "s2cr_net_vgg": partial(S2CRNet, base="vgg16"),
     "gknet": GKNet,
     "imrsf_dam_gct": IMRSFDAMGCT,
 }
