@@ -231,6 +231,7 @@ class S2CRNet(ModelMixin, ConfigMixin):
         self.backbone = Backbone(_squeezenet() if base == "squeezenet" else _vgg16())
         for layer in self.backbone.modules():
             if isinstance(layer, nn.Conv2d):
+                assert layer.bias is not None
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
         self.renderers = nn.ModuleList(CurveRenderer(label is not None) for _ in range(2))
