@@ -7,6 +7,7 @@ SMALL = {
     "s2am": {"base_channels": 8},
     "dih": {"base_channels": 16},
     "idih": {"base_channels": 16},
+    "idih_hrnet": {"depth": 4, "base_channels": 16},
     "is2am": {"base_channels": 16},
     "dccf_is2am": {"thumbnail_size": 64},
     "pct_net": {"thumbnail_size": 64},

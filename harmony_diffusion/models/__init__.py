@@ -21,6 +21,7 @@ from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.hdnet import HDNet
 from harmony_diffusion.models.idih import IDIH
+from harmony_diffusion.models.idih_hrnet import IDIHHRNet
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.is2am import IS2AM
 from harmony_diffusion.models.pct_net import PCTNet
@@ -44,6 +45,7 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "s2am": S2AM,
     "dih": DIH,
     "idih": IDIH,
+    "idih_hrnet": IDIHHRNet,
     "is2am": IS2AM,
     "dccf": DCCF,
     "dccf_is2am": partial(DCCF, base="is2am"),
