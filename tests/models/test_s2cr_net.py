@@ -165,20 +165,21 @@ def test_compiles_without_graph_break(base):
 def best_curves_psnr(shared):
     """PSNR of the best function of each channel: the mean of the real values of each of 64 levels."""
     composite, mask, real = real_pair(64, shared)
-    inside = (mask > 0).flatten()
+    inside = mask[0, 0] > 0
     best = real.clone()
     for c in range(3):
-        level = (composite[0, c].flatten()[inside] * 64).long().clamp(max=63)
-        values = real[0, c].flatten()[inside]
-        mean = torch.zeros(64).index_reduce(0, level, values, "mean", include_self=False)
-        best[0, c].view(-1)[inside] = mean[level]
+        level = (composite[0, c][inside] * 64).long().clamp(max=63)
+        total = torch.bincount(level, real[0, c][inside], minlength=64)
+        best[0, c][inside] = (total / torch.bincount(level, minlength=64))[level]
     return foreground_psnr(best, real, mask)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("base", "label"), [("squeezenet", None), ("squeezenet", 2), ("vgg16", None)])
-def test_learns_one_picture_as_well_as_curves_can(base, label, shared):
+@pytest.mark.parametrize(
+    ("base", "label", "size"), [("squeezenet", None, 64), ("squeezenet", 2, 64), ("vgg16", None, 32)]
+)
+def test_learns_one_picture_as_well_as_curves_can(base, label, size, shared):
     bound = best_curves_psnr(shared)
-    model = S2CRNet(base, label, thumbnail_size=64)
+    model = S2CRNet(base, label, thumbnail_size=size)
     before, after, _ = overfit(model, size=64, steps=400, shared=shared, lr=1e-3, target=bound)
     assert before < 15 and after > bound - 1.5
