@@ -1,85 +1,365 @@
-"""Score a model on a data set in iHarmony4's layout; one row a composite.
+"""Score a model, a pipeline or a folder of predictions on composites with ground truth.
 
     python eval/eval_dataset.py --data PATH/TO/IHARMONY4 --model mkl --output outputs/mkl
+    python eval/eval_dataset.py --data PATH/TO/IHARMONY4 --predictions PATH --protocol all --output outputs/x
+    torchrun --nproc_per_node 2 eval/eval_dataset.py --data PATH --model hdnet/model --output outputs/hdnet
 
-Protocol: harmonized at the composite's own size, then result, ground truth and mask are resized to 256x256
-(PIL bilinear with antialiasing; the mask stays soft), rounded to uint8; PSNR with peak 255 over the whole
-frame, fMSE over the foreground; every image counts once. Writes rows.csv and prints the means.
+One prediction is scored by every protocol of `--protocol` (`eval/README.md` says what they are). OUTPUT gets
+`rows.csv`, one row an image and protocol, in the order of the data set. The same command, run again after the
+process was killed, goes on where it stopped and ends with the same file to the byte.
+
+A model harmonizes composites at their own pixels as the pipeline does; with `--size 256`, copies of 256x256
+as networks are evaluated in papers, and then `--raw` scores what the network says before its background is
+replaced. SSIM takes longer than all else together, and is computed if asked for by `--metrics all`.
 """
 
 import argparse
-import csv
+import math
 import os
-from collections import defaultdict
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from hashlib import sha256
+from inspect import signature
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 
-from harmony_diffusion.data.iharmony4 import read_iharmony4
+import harmony_diffusion
+from harmony_diffusion.data.decoding import read_mask, read_picture
+from harmony_diffusion.data.iharmony4 import SUFFIXES
+from harmony_diffusion.data.layouts import list_dataset
 from harmony_diffusion.data.sample import HarmonySample
-from harmony_diffusion.image_processor import load_mask, load_picture
-from harmony_diffusion.metrics.functional import fmse, fpsnr, mse, psnr
-from harmony_diffusion.models import load_model
-from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+from harmony_diffusion.errors import HarmonyError, InputError, SizeMismatchError
+from harmony_diffusion.metrics.protocols import METRICS, Protocol, find_protocols, score
+from harmony_diffusion.metrics.rows import ResumableRows, format_row, mean_rows
+from harmony_diffusion.output_files import write_atomically
 
-SIZE = (256, 256)
-COLUMNS = ("name", "subset", "foreground_ratio", "mse", "psnr", "fmse", "fpsnr")
+_DIGITS = {"ssim": 4, "fssim": 4}
+FAST_METRICS = ("mse", "psnr", "fmse", "fpsnr", "bmse")
+
+
+class Case(NamedTuple):
+    """A sample, decoded: `(H, W, 3)` uint8, the mask `(H, W)`; no composite where nothing looks at it."""
+
+    sample: HarmonySample
+    real: np.ndarray
+    mask: np.ndarray
+    composite: np.ndarray | None
+
+
+Predict = Callable[[Sequence[Case]], list[np.ndarray]]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the subsets")
-    parser.add_argument("--split", choices=("train", "test"), default="test")
-    parser.add_argument("--model", required=True, help="a method without weights by name, or a saved folder")
+    parser.add_argument("--data", type=Path, required=True, help="data set of any layout but tar shards")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="a method without weights by name, or a saved model or pipeline")
+    what.add_argument("--predictions", type=Path, help="folder of NAME.png or SUBSET/NAME.png, or .jpg")
     parser.add_argument("--output", type=Path, required=True, help="folder for rows.csv")
+    parser.add_argument("--protocol", default="default", help="names with commas between, or all")
+    parser.add_argument("--metrics", default=",".join(FAST_METRICS), help="names with commas between, or all")
+    parser.add_argument("--batch-size", type=int, default=8, help="images a batch (default: 8)")
+    parser.add_argument("--size", type=int, help="harmonize square copies of this side")
+    parser.add_argument("--raw", action="store_true", help="score the network's output as it is")
+    parser.add_argument("--seed", type=int, default=0, help="of pipelines that draw noise")
     parser.add_argument("--limit", type=int, help="score only the first N of each subset")
-    return parser.parse_args()
+    parser.add_argument("--ids", type=Path, help="score only the names in this file, one a line")
+    parser.add_argument("--save-images", type=Path, metavar="DIR", help="write DIR/SUBSET/NAME.png")
+    parser.add_argument("--timing", action="store_true", help="say how long it took, without imports")
+    parser.add_argument("--restart", action="store_true", help="throw away the rows of an earlier run")
+    args = parser.parse_args()
+    if args.raw and not args.size:
+        parser.error("--raw scores copies of one size: give --size, too")
+    if args.batch_size < 1 or (args.size is not None and args.size < 32):
+        parser.error("--batch-size must be at least 1, and --size at least 32")
+    return args
 
 
-def score(pipe: HarmonizationPipeline, sample: HarmonySample) -> dict[str, str | float]:
-    composite = load_picture(sample.composite)
-    mask = load_mask(sample.mask, size=composite.size)
-    harmonized = pipe(composite, mask).images[0]
-    small = [to_tensor(image) for image in (harmonized, load_picture(sample.real).to_pil())]
-    weights = np.asarray(Image.fromarray(mask).resize(SIZE, Image.Resampling.BILINEAR)).clip(0, 1)
-    foreground = torch.from_numpy(weights.copy())[None, None]
-    values = mse(*small), psnr(*small), fmse(*small, foreground), fpsnr(*small, foreground)
-    row = {"name": sample.name, "subset": sample.subset, "foreground_ratio": float(mask.mean())}
-    return row | {key: value.item() for key, value in zip(COLUMNS[3:], values, strict=True)}
+def list_samples(args: argparse.Namespace) -> list[HarmonySample]:
+    """List what is scored, subset by subset."""
+    # What is missing is no fault as long as the list does not name it.
+    listing = list_dataset(args.data, args.split, problems=[] if args.ids else None)
+    # A photograph is its own ground truth: what is measured is how well it is made again.
+    samples = listing.samples or [
+        HarmonySample(p.name, listing.layout, p.picture, p.mask, p.picture) for p in listing.photographs
+    ]
+    if args.ids:
+        wanted = set(args.ids.read_text(encoding="utf-8-sig").split())
+        samples = [sample for sample in samples if sample.name in wanted]
+        if missing := sorted(wanted - {sample.name for sample in samples}):
+            raise InputError(args.ids, f"names {len(missing)} samples that are not there, as {missing[0]}")
+    subsets = dict.fromkeys(sample.subset for sample in samples)
+    by_subset = [[sample for sample in samples if sample.subset == subset] for subset in subsets]
+    return [sample for part in by_subset for sample in part[: args.limit]]
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    resized = image.convert("RGB").resize(SIZE, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float()
+def decode(sample: HarmonySample, *, composite: bool) -> Case:
+    real, mask = read_picture(sample.real), read_mask(sample.mask)
+    if mask.shape != real.shape[:2] and sample.composite == sample.real:  # as Open Images distributes masks
+        height, width = real.shape[:2]
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    picture = None
+    if composite:
+        picture = real if sample.composite == sample.real else read_picture(sample.composite)
+        if picture.shape != real.shape:
+            sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (picture, real)]
+            raise SizeMismatchError(sample.composite, f"is {sizes[0]}, its real is {sizes[1]}")
+    return Case(sample, real, mask, picture)
 
 
-def main() -> None:
-    args = parse_args()
-    pipe = HarmonizationPipeline(load_model(args.model))
+def read_predictions(folder: Path) -> Predict:
+    """Return what looks predictions up by name; folders are read once, not searched for each image."""
+    if not folder.is_dir():
+        raise InputError(folder, "is no folder")
+    files: dict[str, Path] = {}
+    for place, _, names in os.walk(folder):
+        prefix = Path(place).relative_to(folder).as_posix()
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES:
+                key = stem if prefix == "." else f"{prefix}/{stem}"
+                if key in files:
+                    raise InputError(folder / key, f"is there twice: {files[key].name} and {name}")
+                files[key] = Path(place, name)
+
+    def predict(cases: Sequence[Case]) -> list[np.ndarray]:
+        images = []
+        for sample, *_ in cases:
+            path = files.get(f"{sample.subset}/{sample.name}") or files.get(sample.name)
+            if path is None:
+                raise InputError(folder / sample.subset / sample.name, "is missing among the predictions")
+            images.append(read_picture(path))
+        return images
+
+    return predict
+
+
+def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
+    if args.predictions:
+        return read_predictions(args.predictions)
+    # Imported here, since it takes longer than to score a thousand predictions.
+    from harmony_diffusion.models import load_model
+    from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+
+    if (Path(args.model) / "model_index.json").is_file():
+        pipe = load_pipeline(Path(args.model))
+    else:
+        pipe = HarmonizationPipeline(load_model(args.model))
     pipe.set_progress_bar_config(disable=True)
-    by_subset: dict[str, list[HarmonySample]] = defaultdict(list)
-    for sample in read_iharmony4(args.data, args.split):
-        by_subset[sample.subset].append(sample)
-    rows = [score(pipe, sample) for samples in by_subset.values() for sample in samples[: args.limit]]
+    pipe.to(device)
+    if args.size:
+        if not isinstance(pipe, HarmonizationPipeline):
+            raise InputError("size", "is for models; a pipeline sees composites as they are")
+        return partial(predict_copies, pipe.model, device, args.size, args.raw)
+    if isinstance(pipe, HarmonizationPipeline):
+        return partial(predict_with_model, pipe)
+    return partial(predict_with_pipeline, pipe, args.seed)
 
-    args.output.mkdir(parents=True, exist_ok=True)
-    unfinished = args.output / "rows.csv.tmp"
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(unfinished, args.output / "rows.csv")
 
-    print(f"| {args.model} | images | " + " | ".join(COLUMNS[3:]) + " |\n|---" + "|---:" * 5 + "|")
-    for subset in (*by_subset, "all"):
-        part = [row for row in rows if subset in (row["subset"], "all")]
-        means = (f"{np.nanmean([row[key] for row in part]):.2f}" for key in COLUMNS[3:])
-        print(f"| {subset} | {len(part)} | " + " | ".join(means) + " |")
+def load_pipeline(folder: Path) -> Any:
+    """Load a saved pipeline; ours by their class, others as diffusers does it."""
+    from diffusers import DiffusionPipeline
+
+    name = DiffusionPipeline.load_config(folder)["_class_name"]
+    name = name[1] if isinstance(name, list) else name
+    own = getattr(harmony_diffusion, name) if name in harmony_diffusion.__all__ else DiffusionPipeline
+    return own.from_pretrained(folder)
+
+
+def predict_with_model(pipe: Any, cases: Sequence[Case]) -> list[np.ndarray]:
+    """Harmonize at the composites' own pixels; the pipeline itself works on one at a time."""
+    images = []
+    for case in cases:
+        try:
+            images += pipe(case.composite, case.mask, output_type="np").images
+        except InputError as error:
+            raise InputError(f"{case.sample.subset}/{case.sample.name}", str(error)) from error
+    return images
+
+
+def predict_with_pipeline(pipe: Any, seed: int, cases: Sequence[Case]) -> list[np.ndarray]:
+    """Harmonize by any pipeline that is called as ours are."""
+    if missing := {"composite", "mask"} - {*signature(pipe.__call__).parameters}:
+        reason = f"takes no {' and no '.join(sorted(missing))}: it is no pipeline that harmonizes"
+        raise InputError(type(pipe).__name__, reason)
+    images = []
+    for sample, _, mask, composite in cases:
+        options: dict[str, Any] = {"output_type": "pil"}
+        if "generator" in signature(pipe.__call__).parameters:
+            # From the name, so that the noise depends on neither order nor number of processes.
+            own_seed = seed + zlib.crc32(f"{sample.subset}/{sample.name}".encode())
+            options["generator"] = torch.Generator().manual_seed(own_seed)
+        image = pipe(Image.fromarray(composite), Image.fromarray(mask), sample.prompt, **options).images[0]
+        images.append(np.asarray(image.convert("RGB")))
+    return images
+
+
+@torch.inference_mode()
+def predict_copies(
+    model: Any, device: torch.device, size: int, raw: bool, cases: Sequence[Case]
+) -> list[np.ndarray]:
+    """Harmonize copies of one size in a batch, `(size, size, 3)` float32 in [0, 255]; as papers do it."""
+    composites, masks = [], []
+    for case in cases:
+        small = Image.fromarray(case.composite).resize((size, size), Image.Resampling.BILINEAR)
+        composites.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
+        hard = (case.mask > 127).astype(np.float32)
+        masks.append(torch.from_numpy(cv2.resize(hard, (size, size), interpolation=cv2.INTER_NEAREST))[None])
+    composite, mask = torch.stack(composites).to(device).float() / 255, torch.stack(masks).to(device)
+    if raw and not hasattr(model, "predict"):
+        raise InputError("raw", f"needs a network; {type(model).__name__} has no output of its own")
+    harmonized = model.predict(composite, mask).clamp(0, 1) if raw else model(composite, mask)
+    return list((harmonized.float() * 255).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def score_batch(
+    samples: Sequence[HarmonySample],
+    predict: Predict,
+    protocols: dict[str, Protocol],
+    metrics: Sequence[str],
+    *,
+    needs_composite: bool,
+    save_images: Path | None,
+) -> list[list[str]]:
+    """Return the rows of a batch."""
+    cases = [decode(sample, composite=needs_composite) for sample in samples]
+    rows = []
+    for case, harmonized in zip(cases, predict(cases), strict=True):
+        sample = case.sample
+        if save_images:
+            save_image(harmonized, save_images / f"./{sample.subset}/{sample.name}.png")
+        try:
+            scores = score([*protocols.values()], harmonized, case.real, case.mask, case.composite, metrics)
+        except InputError as error:
+            raise InputError(f"{sample.subset}/{sample.name}", str(error)) from error
+        for name, values in zip(protocols, scores, strict=True):
+            rows.append(format_row(sample.name, sample.subset, name, values))
+    return rows
+
+
+def save_image(image: np.ndarray, path: Path) -> None:
+    if ".." in path.parts:
+        raise InputError(path, "leaves the folder for images")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
+    write_atomically(path, lambda file: Image.fromarray(levels).save(file, "PNG"), overwrite=True)
+
+
+def settings_of(
+    args: argparse.Namespace, samples: Sequence[HarmonySample], protocols: dict[str, Protocol]
+) -> dict[str, Any]:
+    """All that the rows depend on."""
+    names = "\n".join(f"{sample.subset}/{sample.name}" for sample in samples)
+    files = sorted(path for path in Path(args.model or "").rglob("*") if path.is_file()) if args.model else []
+    weights = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return {
+        "version": harmony_diffusion.__version__,
+        "data": str(args.data.resolve()),
+        "samples": f"{len(samples)} {sha256(names.encode()).hexdigest()}",
+        "model": args.model,
+        "weights": sha256("\n".join(weights).encode()).hexdigest(),
+        "predictions": args.predictions and str(args.predictions.resolve()),
+        "save_images": args.save_images and str(args.save_images.resolve()),
+        "protocols": {name: asdict(protocol) for name, protocol in protocols.items()},
+        **{key: getattr(args, key) for key in ("metrics", "batch_size", "size", "raw", "seed")},
+    }
+
+
+def find_metrics(names: str) -> tuple[str, ...]:
+    wanted = METRICS if names == "all" else tuple(name.strip() for name in names.split(","))
+    if unknown := sorted(set(wanted) - set(METRICS)):
+        raise InputError("metrics", f"{unknown[0]!r} is none of {', '.join(METRICS)}, or all")
+    return wanted
+
+
+def print_means(title: str, rows: Path, metrics: Sequence[str]) -> None:
+    means = mean_rows(rows)
+    print(f"| {title} | subset | images | " + " | ".join(metrics) + " |")
+    print("|---|---" + "|---:" * (1 + len(metrics)) + "|")
+    for protocol in dict.fromkeys(key[0] for key in means):
+        # "all" is over images and not over subsets.
+        lines = sorted((key for key in means if key[0] == protocol), key=lambda key: key[1] == "all")
+        for key in lines:
+            found = (f"{means[key].get(metric, math.nan):.{_DIGITS.get(metric, 2)}f}" for metric in metrics)
+            print(f"| {protocol} | {key[1]} | {means[key]['images']:.0f} | " + " | ".join(found) + " |")
+    for (protocol, subset), mean in means.items():
+        if subset == "all" and mean["empty"]:
+            print(f"{protocol}: {mean['empty']:.0f} images have no foreground: no fmse, fpsnr, fssim of them")
+
+
+def print_timing(seconds: float, busy: float) -> None:
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"scored in {seconds:.3f} s, {busy:.3f} s of CPU, peak {peak:.1f} MiB", file=sys.stderr)
+
+
+def run(args: argparse.Namespace) -> None:
+    protocols, metrics = find_protocols(args.protocol), find_metrics(args.metrics)
+    samples = list_samples(args)
+    batches = [samples[i : i + args.batch_size] for i in range(0, len(samples), args.batch_size)]
+    state = PartialState(cpu=not torch.cuda.is_available())
+    rows = ResumableRows(args.output, len(batches))
+    if state.is_main_process:
+        rows.prepare(settings_of(args, samples, protocols), restart=args.restart)
+    state.wait_for_everyone()
+    pending = rows.pending()
+    state.wait_for_everyone()  # until all have seen the same
+    if len(pending) < len(batches) and state.is_main_process:
+        print(f"{len(batches) - len(pending)} of {len(batches)} batches are done already", file=sys.stderr)
+
+    mine = pending[state.process_index :: state.num_processes]
+    predict = load_predictor(args, state.device) if mine else None
+    start, busy = time.perf_counter(), time.process_time()
+    pastes = any(protocol.background == "composite" for protocol in protocols.values())
+    for unit in mine:
+        # Predictions are read one by one, while they are in the cache; only models gain from batches.
+        step = 1 if args.predictions else args.batch_size
+        found: list[list[str]] = []
+        for first in range(0, len(batches[unit]), step):
+            found += score_batch(
+                batches[unit][first : first + step],
+                predict,
+                protocols,
+                metrics,
+                needs_composite=args.predictions is None or pastes,
+                save_images=args.save_images,
+            )
+        rows.append(unit, found)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        rows.finish()
+    if args.timing:
+        print_timing(time.perf_counter() - start, time.process_time() - busy)
+    if state.is_main_process:
+        print_means(args.model or args.predictions.name, rows.target, metrics)
+
+
+def main() -> int:
+    # Two processes on two cores do not wait for the threads of each other.
+    cv2.setNumThreads(1)
+    try:
+        run(parse_args())
+    except HarmonyError as error:
+        print(f"eval_dataset: {error}", file=sys.stderr)
+        return 2
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The weights that come with the package: what lies there, and that everything uses them without a network."""
+"""The weights that come with the package: what lies there, and that everything uses them offline."""
 
 import json
 from pathlib import Path

@@ -8,6 +8,7 @@
 | `iharmony4` | `SUBSET/SUBSET_SPLIT.txt` or `IHD_SPLIT.txt`, three folders a subset | `iharmony4` |
 | `json-lines` | a file `.jsonl` with `composite`, `mask`, `real` a line | `folders` |
 | `folders` | `composite/`, `mask/`, `real/` with files of the same names | `folders` |
+| `triples` | `masks/7.png`, `7/mask.png` or `7_mask.png`, and so on: ccHarmony, RealHM, HVIDIT | `triples` |
 | `shards` | `.tar` files with `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` | `web_shards` |
 
 `layouts.list_dataset` reads all but the last by their path. In training, `training_set.PairSet` and

@@ -42,7 +42,7 @@ def check_dataset(
 
     Args:
         path: Folder or file, of any layout.
-        split: Part of the data set.
+        split: Part of the data set; `"all"` is train and test of iHarmony4.
         filters: Accepted values by column, for photographs.
         shards: Which of the sixteen parts, for Open Images.
 
@@ -105,7 +105,9 @@ def _list(
     if layout == "shards":
         yield from read_shards([path] if path.is_file() else list_shards(path), problems)
         return
-    listing = list_dataset(path, split, filters=filters, shards=shards, problems=problems)
-    if layout == "iharmony4":
-        problems += count_problems(path, split)
-    yield from listing.samples or listing.photographs
+    both = layout == "iharmony4" and split == "all"
+    for part in ("train", "test") if both else (split,):
+        listing = list_dataset(path, part, filters=filters, shards=shards, problems=problems)
+        if layout == "iharmony4":
+            problems += count_problems(path, part)
+        yield from listing.samples or listing.photographs

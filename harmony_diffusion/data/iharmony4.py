@@ -44,7 +44,7 @@ def read_iharmony4(
     """
     seen: dict[tuple[str, str], str] = {}
     samples: list[HarmonySample] = []
-    for place, subset, name in _lines(root, split):
+    for place, subset, name in _lines(_lists(root, split), root, split):
         if first := seen.get((subset, name)):
             report_duplicate(place, f"{name} is listed in {first} already", problems)
             continue
@@ -57,15 +57,32 @@ def read_iharmony4(
 
 
 def count_problems(root: Path, split: str) -> list[Problem]:
-    """Compare the number of samples of the published subsets with the published numbers."""
+    """Compare the lists of a split with the published numbers, and with each other.
+
+    A published subset that is absent is a fault where the merged list says that all of them should be there;
+    so is a line of the merged list that no list of a subset has, and the other way round.
+    """
     counts: dict[str, set[str]] = {}
-    for _, subset, name in _lines(root, split):
+    for _, subset, name in _lines(_lists(root, split), root, split):
         counts.setdefault(subset, set()).add(name)
-    return [
+    merged_list = root / f"IHD_{split}.txt"
+    if merged_list.is_file() and {*counts} & {*PUBLISHED}:
+        counts |= {subset: set() for subset in PUBLISHED if subset not in counts}
+    problems = [
         Problem(str(root / subset), f"lists {len(names)} samples for {split}, published are {expected}")
         for subset, names in counts.items()
         if (expected := PUBLISHED.get(subset, {}).get(split, len(names))) != len(names)
     ]
+    if not merged_list.is_file():
+        return problems
+    merged = {(subset, name) for _, subset, name in _lines([merged_list], root, split)}
+    own = {(subset, name) for subset, names in counts.items() for name in names}
+    for names, place in ((merged - own, "lists of the subsets"), (own - merged, merged_list.name)):
+        if names:
+            first = "/".join(min(names))
+            reason = f"{len(names)} composites are missing in the {place}, as {first}"
+            problems.append(Problem(str(merged_list), reason))
+    return problems
 
 
 def has_iharmony4_layout(root: Path) -> bool:
@@ -78,9 +95,9 @@ def _lists(root: Path, split: str) -> list[Path]:
     return own or sorted(root.glob(f"IHD_{split}.txt"))
 
 
-def _lines(root: Path, split: str) -> Iterator[tuple[str, str, str]]:
+def _lines(lists: list[Path], root: Path, split: str) -> Iterator[tuple[str, str, str]]:
     """Yield place, subset and file name of each line."""
-    if not (lists := _lists(root, split)):
+    if not lists:
         raise InputError(root, f"holds no SUBSET/SUBSET_{split}.txt and no IHD_{split}.txt")
     for path in lists:
         text = path.read_text(encoding="utf-8-sig").replace("\\", "/")

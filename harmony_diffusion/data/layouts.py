@@ -9,10 +9,13 @@ from harmony_diffusion.data.iharmony4 import has_iharmony4_layout, read_iharmony
 from harmony_diffusion.data.open_images import read_manifest, read_open_images
 from harmony_diffusion.data.photographs import Photograph, read_photographs
 from harmony_diffusion.data.sample import HarmonySample, Problem
+from harmony_diffusion.data.triples import has_triples, read_triples
 from harmony_diffusion.data.web_shards import list_shards
 from harmony_diffusion.errors import InputError
 
-LAYOUTS = ("photographs", "open-images", "manifest", "iharmony4", "json-lines", "shards", "folders")
+LAYOUTS = (
+    "photographs", "open-images", "manifest", "iharmony4", "json-lines", "shards", "folders", "triples",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ def detect_layout(path: Path) -> str:
     if list_shards(path):
         return "shards"
     if all((path / name).is_dir() for name in FOLDERS):
-        return "folders"
+        # With folders below `composite`, the generic reader is needed.
+        return "triples" if not any((path / FOLDERS[0]).glob("*.*")) and has_triples(path) else "folders"
+    if has_triples(path):
+        return "triples"
     raise InputError(path, f"has none of the layouts {', '.join(LAYOUTS)}", "See `harmony_diffusion.data`")
 
 
@@ -94,4 +100,6 @@ def list_dataset(
         return Listing(layout, read_json_lines(path, problems))
     if layout == "folders":
         return Listing(layout, read_folders(path, problems))
+    if layout == "triples":
+        return Listing(layout, read_triples(path, split, problems))
     raise InputError(path, "holds tar shards, which are streamed and not listed")

@@ -10,6 +10,7 @@ Masks have another size than the photographs and are scaled when they are read.
 table `manifest-SPLIT.csv` in the same folder, which `read_manifest` lists.
 """
 
+import hashlib
 import zipfile
 from collections import Counter
 from collections.abc import Collection
@@ -113,6 +114,37 @@ def read_manifest(manifest: Path, problems: list[Problem] | None = None) -> list
     if not photographs and not problems:
         raise InputError(manifest, "lists no mask")
     return photographs
+
+
+def select_open_images(root: Path, count: int = 2000, split: str = "test") -> list[str]:
+    """Choose photographs with exactly one instance, the same ones on every machine.
+
+    Only the tables are read, so that the photographs may be downloaded afterwards.
+
+    Args:
+        root: Folder with `SPLIT-annotations-object-segmentation.csv`; rotated photographs are left out where
+            the table of rotations is there, too.
+        count: How many. Those whose mask's name has the smallest SHA-256 are taken, so that fewer are a part
+            of more.
+        split: As in `read_open_images`.
+
+    Returns:
+        Names as `read_open_images` gives them, in alphabetical order.
+
+    Raises:
+        InputError: No annotations, or not so many such photographs.
+    """
+    table = masks_table(root, split)
+    per_image = Counter(row["ImageID"] for row in read_table(table, MASK_COLUMNS))
+    records = read_image_records(root, split, per_image)
+    names = [
+        Path(row["MaskPath"]).stem
+        for row in read_table(table, MASK_COLUMNS)
+        if per_image[row["ImageID"]] == 1 and _wanted(row, records.get(row["ImageID"], {}), 0.0)
+    ]
+    if not 1 <= count <= len(names):
+        raise InputError(table, f"has {len(names)} photographs of one instance, and {count} are asked for")
+    return sorted(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
 
 
 class MaskFiles:

@@ -1,12 +1,27 @@
 """Pixel metrics, one value per image, accumulated in float64.
 
 Images are on the 0-255 scale, as every published table of the field has it.
+
+| metric | range | identical images | empty foreground |
+|---|---|---|---|
+| `mse`, `fmse`, `bmse` | 0 to 65,025 | 0 | `fmse` NaN (`bmse` where the mask covers all) |
+| `psnr`, `fpsnr` | up to 100 dB, 0 or more at peak 255 | 100 | `fpsnr` NaN |
+| `ssim`, `fssim` | -1 to 1 | 1 | `fssim` NaN |
+
+NaN says that there is nothing to average; means leave such images out, and say so.
 """
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
+from harmony_diffusion.errors import InputError
+
 PSNR_CAP = 100.0
+# Window side of each kind: Wang et al. (2004) weigh by a Gaussian of deviation 1.5; scikit-image's default.
+SSIM_WINDOWS = {"gaussian": 11, "uniform": 7}
+BAND_PIXELS = 256 * 64
 
 
 def mse(harmonized: Tensor, real: Tensor) -> Tensor:
@@ -27,13 +42,13 @@ def mse(harmonized: Tensor, real: Tensor) -> Tensor:
     return (harmonized.double() - real.double()).square().mean((1, 2, 3))
 
 
-def psnr(harmonized: Tensor, real: Tensor, peak: float = 255.0) -> Tensor:
+def psnr(harmonized: Tensor, real: Tensor, peak: float | Tensor = 255.0) -> Tensor:
     """Peak signal-to-noise ratio in dB over all pixels, capped at 100 dB for identical images.
 
     Args:
         harmonized: Result in [0, 255], `(B, 3, H, W)`.
         real: Ground truth in [0, 255], `(B, 3, H, W)`.
-        peak: Largest possible value.
+        peak: Largest possible value, or one an image, `(B,)`.
 
     Returns:
         `(B,)` float64, at most 100.
@@ -42,7 +57,7 @@ def psnr(harmonized: Tensor, real: Tensor, peak: float = 255.0) -> Tensor:
         >>> psnr(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 25.5))
         tensor([20.], dtype=torch.float64)
     """
-    return (10 * torch.log10(peak**2 / mse(harmonized, real))).clamp_max(PSNR_CAP)
+    return _decibels(mse(harmonized, real), peak)
 
 
 def fmse(harmonized: Tensor, real: Tensor, mask: Tensor) -> Tensor:
@@ -66,14 +81,130 @@ def fmse(harmonized: Tensor, real: Tensor, mask: Tensor) -> Tensor:
     return squared_error.sum((1, 2, 3)) / (3 * mask.double().sum((1, 2, 3)))
 
 
-def fpsnr(harmonized: Tensor, real: Tensor, mask: Tensor, peak: float = 255.0) -> Tensor:
+def bmse(harmonized: Tensor, real: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error over the background, `fmse` of the inverted mask; NaN where the mask covers all."""
+    return fmse(harmonized, real, 1 - mask.double())
+
+
+def fpsnr(harmonized: Tensor, real: Tensor, mask: Tensor, peak: float | Tensor = 255.0) -> Tensor:
     """Peak signal-to-noise ratio in dB over the foreground, capped at 100 dB; arguments as `fmse`."""
-    return (10 * torch.log10(peak**2 / fmse(harmonized, real, mask))).clamp_max(PSNR_CAP)
+    return _decibels(fmse(harmonized, real, mask), peak)
+
+
+def ssim(harmonized: Tensor, real: Tensor, window: str = "gaussian") -> Tensor:
+    """Structural similarity (Wang et al. 2004) of the channels, averaged over windows inside the frame.
+
+    Args:
+        harmonized: Result in [0, 255], `(B, 3, H, W)`, no side shorter than the window.
+        real: Ground truth in [0, 255], `(B, 3, H, W)`.
+        window: `"gaussian"`, 11x11 of deviation 1.5 with biased variances, as in the paper; or `"uniform"`,
+            7x7 with unbiased variances, the default of scikit-image. (torchmetrics averages windows that
+            reach over the border, too.)
+
+    Returns:
+        `(B,)` float64 in [-1, 1].
+
+    Raises:
+        InputError: An image smaller than the window, or another window.
+
+    Example:
+        >>> image = torch.arange(3 * 16 * 16.0).view(1, 3, 16, 16)
+        >>> ssim(image, image)
+        tensor([1.], dtype=torch.float64)
+    """
+    _check(harmonized, real)
+    edge = SSIM_WINDOWS.get(window, 0) // 2
+    pairs = zip(_arrays(harmonized), _arrays(real), strict=True)
+    inside = (slice(edge, -edge), slice(edge, -edge))
+    return torch.tensor([ssim_map(*pair, window)[inside].mean() for pair in pairs], dtype=torch.float64)
+
+
+def fssim(harmonized: Tensor, real: Tensor, mask: Tensor, window: str = "gaussian") -> Tensor:
+    """Structural similarity over the foreground: its map, with images reflected at the borders, weighed by M.
+
+    Args:
+        harmonized: Result in [0, 255], `(B, 3, H, W)`, no side shorter than the window.
+        real: Ground truth in [0, 255], `(B, 3, H, W)`.
+        mask: 1 on the foreground, soft values weigh, `(B, 1, H, W)`.
+        window: As in `ssim`.
+
+    Returns:
+        `(B,)` float64 in [-1, 1]; NaN where the mask is empty.
+
+    Raises:
+        InputError: An image smaller than the window, or another window.
+    """
+    _check(harmonized, real)
+    pairs = zip(_arrays(harmonized), _arrays(real), strict=True)
+    maps = torch.stack([torch.from_numpy(ssim_map(*pair, window)) for pair in pairs])
+    weights = mask[:, 0].double().cpu()
+    return (maps * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
+def ssim_map(harmonized: np.ndarray, real: np.ndarray, window: str = "gaussian") -> np.ndarray:
+    """Structural similarity around each pixel, images reflected at the borders, averaged over the channels.
+
+    Args:
+        harmonized: Result in [0, 255], `(H, W, 3)`, no side shorter than the window.
+        real: Ground truth in [0, 255], `(H, W, 3)`.
+        window: As in `ssim`.
+
+    Returns:
+        `(H, W)` float64 in [-1, 1].
+
+    Raises:
+        InputError: An image smaller than the window, or another window.
+    """
+    if window not in SSIM_WINDOWS:
+        raise InputError("window", f"must be one of {', '.join(SSIM_WINDOWS)}, got {window!r}")
+    side, (height, width) = SSIM_WINDOWS[window], real.shape[:2]
+    if min(height, width) < side:
+        raise InputError("real", f"is {width}x{height}, smaller than the window of {side}x{side} pixels")
+    edge = side // 2
+    # In bands that stay in the cache; whole pictures of 24 megapixels would need gigabytes in float64.
+    rows = max(side, BAND_PIXELS // width)
+    result = np.zeros((height, width))
+    for channel in range(3):
+        planes = (np.ascontiguousarray(image[..., channel]) for image in (harmonized, real))
+        padded = [cv2.copyMakeBorder(plane, edge, edge, edge, edge, cv2.BORDER_REFLECT) for plane in planes]
+        for top in range(0, height, rows):
+            band = slice(top, min(top + rows, height))
+            x, y = (plane[band.start : band.stop + 2 * edge].astype(np.float64) for plane in padded)
+            result[band] += _ssim_band(x, y, window)[edge:-edge, edge:-edge] / 3
+    return result
+
+
+def _ssim_band(x: np.ndarray, y: np.ndarray, window: str) -> np.ndarray:
+    """Equation 13 of Wang et al. (2004) around each value of `(H, W)`; wrong near the borders."""
+    side = SSIM_WINDOWS[window]
+    if window == "gaussian":
+        kernel, unbiased = cv2.getGaussianKernel(side, 1.5, cv2.CV_64F), 1.0
+    else:
+        kernel, unbiased = np.full(side, 1 / side), side**2 / (side**2 - 1)
+
+    def average(values: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(values, -1, kernel, kernel)
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_x, mean_y = average(x), average(y)
+    product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+    covariance = unbiased * (average(x * y) - product)
+    variances = unbiased * (average(x * x + y * y) - squares)
+    return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+
+
+def _arrays(images: Tensor) -> list[np.ndarray]:
+    return [np.ascontiguousarray(image.double().permute(1, 2, 0).cpu().numpy()) for image in images]
+
+
+def _decibels(squared_error: Tensor, peak: float | Tensor) -> Tensor:
+    peak = torch.as_tensor(peak, dtype=torch.float64, device=squared_error.device)
+    return (10 * torch.log10(peak**2 / squared_error)).clamp_max(PSNR_CAP)
 
 
 def _check(harmonized: Tensor, real: Tensor) -> None:
     if harmonized.shape != real.shape or harmonized.ndim != 4:
-        raise ValueError(
-            f"`harmonized` and `real` must both be (B, 3, H, W), got {tuple(harmonized.shape)} and "
-            f"{tuple(real.shape)}."
+        raise InputError(
+            "harmonized",
+            f"and `real` must both be (B, 3, H, W), got {tuple(harmonized.shape)} and {tuple(real.shape)}",
         )

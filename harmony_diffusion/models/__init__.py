@@ -11,6 +11,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models.cdt_net import CDTNet, CDTNetSim
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
@@ -22,11 +23,13 @@ from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.hdnet import HDNet
 from harmony_diffusion.models.idih import IDIH
+from harmony_diffusion.models.idih_hrnet import IDIHHRNet
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.is2am import IS2AM
 from harmony_diffusion.models.pct_net import PCTNet
 from harmony_diffusion.models.rain_net import RainNet
 from harmony_diffusion.models.s2am import S2AM
+from harmony_diffusion.models.s2cr_net import S2CRNet
 
 MODELS: dict[str, Callable[..., ModelMixin]] = {
     "identity": Identity,
@@ -45,11 +48,16 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "s2am": S2AM,
     "dih": DIH,
     "idih": IDIH,
+    "idih_hrnet": IDIHHRNet,
     "is2am": IS2AM,
     "dccf": DCCF,
     "dccf_is2am": partial(DCCF, base="is2am"),
     "pct_net": PCTNet,
     "pct_net_vit": partial(PCTNet, base="vit"),
+    "cdt_net": CDTNet,
+    "cdt_net_sim": CDTNetSim,
+    "s2cr_net": S2CRNet,
+    "s2cr_net_vgg": partial(S2CRNet, base="vgg16"),
     "gknet": GKNet,
     "imrsf_dam_gct": IMRSFDAMGCT,
 }

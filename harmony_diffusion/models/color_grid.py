@@ -202,7 +202,8 @@ class BorderPairs(nn.Module):
         shares = torch.cat((inside[:, :1], outside[:, :1]), 1)
         # Where one side is missing the ratio means nothing, and its weight is 0.
         pairs = torch.cat((*(2 * mean - 1 for mean in means), *deviations, ratio, shares), 1)
-        features = self.layers(pairs.to(self.layers[0].weight.dtype)).float() * weight
+        dtype = next(self.layers.parameters()).dtype
+        features = self.layers(pairs.to(dtype)).float() * weight
         local, amount = (F.adaptive_avg_pool2d(x, side) for x in (features, weight))
         total, all_amount = local.mean((2, 3)), amount.mean((2, 3))
         local = torch.cat((local / (amount + 1e-3), amount), 1)

@@ -19,10 +19,16 @@ from harmony_diffusion.color import affine_color, hsv_to_rgb, rgb_to_hsv
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.idih import ENCODER_DECODER_KEYS, HEAD_KEYS, EncoderDecoder
 from harmony_diffusion.models.is2am import UNET_KEYS, AttentionUNet
-from harmony_diffusion.models.layers import ImageNetNormalize, blend, clamp_unit, init_gaussian_xavier_
+from harmony_diffusion.models.layers import (
+    ImageNetNormalize,
+    blend,
+    clamp_unit,
+    init_gaussian_xavier_,
+    thumbnail,
+)
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
-from harmony_diffusion.models.pct_net import resize_maps, thumbnail
+from harmony_diffusion.models.pct_net import resize_maps
 
 _FILTER_KEYS = (
     *HEAD_KEYS,

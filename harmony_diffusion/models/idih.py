@@ -43,6 +43,7 @@ class EncoderDecoder(CheckpointedModule):
         in_channels: Channels of the input.
         base_channels: Width of the first two blocks; it doubles every second block.
         max_channels: Width at which the doubling ends.
+        feature_channels: Channels of features that join the input of the third block.
     """
 
     def __init__(
@@ -52,13 +53,15 @@ class EncoderDecoder(CheckpointedModule):
         in_channels: int = 4,
         base_channels: int = 64,
         max_channels: int = 512,
+        feature_channels: int = 0,
     ) -> None:
         super().__init__()
         widths = [min(base_channels * 2 ** (i // 2), max_channels) for i in range(depth)]
         self.out_channels = base_channels // 2
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for i, (before, after) in enumerate(zip([in_channels, *widths], widths, strict=False)):
-            conv = nn.Conv2d(before, after, 4, stride=2, padding=int(i < depth - 1))
+            joined = feature_channels if i == 2 else 0
+            conv = nn.Conv2d(before + joined, after, 4, stride=2, padding=int(i < depth - 1))
             norm = [nn.BatchNorm2d(after)] if i >= norm_from else []
             self.encoder.append(nn.Sequential(conv, *norm, nn.ELU()))
         upward = [*widths[::-1], self.out_channels]
@@ -66,10 +69,15 @@ class EncoderDecoder(CheckpointedModule):
             up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=int(i > 0))
             self.decoder.append(nn.Sequential(up, nn.BatchNorm2d(after), nn.ELU()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, in_channels, H, W)` to `(B, out_channels, H, W)`; `2 ** depth` divides H and W."""
+    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """Map `(B, in_channels, H, W)` to `(B, out_channels, H, W)`; `2 ** depth` divides H and W.
+
+        Features are `(B, feature_channels, H / 4, W / 4)`.
+        """
         skips = []
-        for block in self.encoder:
+        for i, block in enumerate(self.encoder):
+            if i == 2 and features is not None:
+                x = torch.cat((x, features), 1)
             x = self.run(block, x)
             skips.append(x)
         skips.pop()

@@ -164,13 +164,20 @@ class AttentionUNet(CheckpointedModule):
 
         `2 ** (depth - 1)` divides H and W.
         """
-        mask, skips = x[:, 3:], []
-        for i, block in enumerate(self.encoder):
-            x = self.run(block, x if i == 0 else F.max_pool2d(x, 2))
-            skips.append(x)
-        skips.pop()
-        for block in self.decoder:
-            x = self.run(block, x, skips.pop(), mask)
+        return self.decode(self.encode(x), x[:, 3:])
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the features of every scale, from full resolution to the deepest."""
+        features: list[Tensor] = []
+        for block in self.encoder:
+            features.append(self.run(block, F.max_pool2d(features[-1], 2) if features else x))
+        return features
+
+    def decode(self, features: list[Tensor], mask: Tensor) -> Tensor:
+        """Map the features of every scale and the mask `(B, 1, H, W)` to `(B, base_channels, H, W)`."""
+        x = features[-1]
+        for block, skip in zip(self.decoder, features[-2::-1], strict=True):
+            x = self.run(block, x, skip, mask)
         return x
 
 

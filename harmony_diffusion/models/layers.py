@@ -82,6 +82,16 @@ def crop_padding(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image[..., top : top + size[0], left : left + size[1]]
 
 
+def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Resize both to `size x size` as cv2.resize does: bilinear, half-pixel centres, no antialiasing."""
+    if composite.shape[-2:] == (size, size):
+        return composite, mask
+    return (
+        F.interpolate(composite, (size, size), mode="bilinear", align_corners=False),
+        F.interpolate(mask, (size, size), mode="bilinear", align_corners=False),
+    )
+
+
 def reflect_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Mirror an image at its bottom and right edges until height and width are multiples of a stride.
 

@@ -26,6 +26,7 @@ from harmony_diffusion.models.layers import (
     blend,
     clamp_unit,
     init_gaussian_xavier_,
+    thumbnail,
 )
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
@@ -40,16 +41,6 @@ _VIT_KEYS = (
     (r"encoder\.dec\.0\.(.+)", r"backbone.decode.\1"),
     (r"get_params\.(.+)", r"to_filters.\1"),
 )
-
-
-def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Resize both to `size x size` as cv2.resize does: bilinear, half-pixel centres, no antialiasing."""
-    if composite.shape[-2:] == (size, size):
-        return composite, mask
-    return (
-        F.interpolate(composite, (size, size), mode="bilinear", align_corners=False),
-        F.interpolate(mask, (size, size), mode="bilinear", align_corners=False),
-    )
 
 
 def resize_maps(filters: Tensor, image: Tensor, mode: str) -> Tensor:

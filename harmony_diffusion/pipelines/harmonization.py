@@ -64,8 +64,7 @@ class HarmonizationPipeline(DiffusionPipeline):
         name = str(pretrained_model_name_or_path)
         is_model = (Path(name) / "config.json").is_file() and not (Path(name) / "model_index.json").is_file()
         if name == "default" or name in MODELS or is_model:
-            model = load_model(name)
-            return cls(model.to(options.get("torch_dtype") or model.dtype))
+            return cls(load_model(name).to(options.get("torch_dtype", torch.float32)))  # type: ignore[arg-type]
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """Every layout, as a generated miniature in its published form and, where it is at hand, for real."""
 
 import csv
+import hashlib
 import json
 import logging
 import zipfile
@@ -10,11 +11,12 @@ import pytest
 from PIL import Image
 from tiny_pictures import disc, picture
 
+from harmony_diffusion.cli import main
 from harmony_diffusion.data.decoding import read_mask, read_pair, read_picture
 from harmony_diffusion.data.folders import read_folders, read_json_lines
-from harmony_diffusion.data.iharmony4 import count_problems, read_iharmony4
+from harmony_diffusion.data.iharmony4 import PUBLISHED, count_problems, read_iharmony4
 from harmony_diffusion.data.layouts import detect_layout, list_dataset
-from harmony_diffusion.data.open_images import read_open_images
+from harmony_diffusion.data.open_images import read_open_images, select_open_images
 from harmony_diffusion.data.photographs import parse_filters, read_photographs, subset_weights
 from harmony_diffusion.errors import DecodeError, InputError, MaskError, SizeMismatchError
 
@@ -124,6 +126,35 @@ def test_iharmony4_faults_stop_or_are_reported(iharmony4_folder):
     assert (
         count_problems(iharmony4_folder, "test")[0].reason == "lists 4 samples for test, published are 4283"
     )
+
+
+def test_lists_of_iharmony4_are_compared_with_what_was_published(iharmony4_folder):
+    merged = iharmony4_folder / "IHD_test.txt"
+    lines = merged.read_text().split()
+    merged.write_text("\n".join([*lines[1:], "HFlickr/composite_images/f1_1_1.jpg"]))
+    reasons = {p.file.rsplit("/", 1)[1]: [] for p in count_problems(iharmony4_folder, "test")}
+    for problem in count_problems(iharmony4_folder, "test"):
+        reasons[problem.file.rsplit("/", 1)[1]].append(problem.reason)
+    assert reasons["HFlickr"] == ["lists 0 samples for test, published are 828"]
+    assert reasons["HAdobe5k"] == ["lists 0 samples for test, published are 2160"]
+    assert reasons["IHD_test.txt"] == [
+        "1 composites are missing in the lists of the subsets, as HFlickr/f1_1_1.jpg",
+        "1 composites are missing in the IHD_test.txt, as HCOCO/c100_318219_1.jpg",
+    ]
+
+
+def test_complete_lists_of_iharmony4_have_no_fault(tmp_path):
+    for split in ("train", "test"):
+        merged = []
+        for subset, counts in PUBLISHED.items():
+            names = [f"x{i}_1_1.jpg" for i in range(counts[split])]
+            (tmp_path / subset).mkdir(exist_ok=True)
+            (tmp_path / subset / f"{subset}_{split}.txt").write_text("\n".join(names))
+            merged += [f"{subset}/composite_images/{name}" for name in names]
+        (tmp_path / f"IHD_{split}.txt").write_text("\n".join(merged))
+        assert count_problems(tmp_path, split) == []
+    assert sum(counts["test"] for counts in PUBLISHED.values()) == 7404
+    assert sum(counts["train"] for counts in PUBLISHED.values()) == 65742
 
 
 def test_folders(tmp_path):
@@ -264,6 +295,26 @@ def test_open_images_parts(open_images_folder):
         read_open_images(open_images_folder, shards=[2])
     with pytest.raises(InputError, match="cannot be filtered"):
         list_dataset(open_images_folder, filters={"License": ["x"]})
+
+
+def test_open_images_selection_is_single_and_the_same_everywhere(tmp_path, capsys):
+    rows = [HEADER]
+    for i in range(40):
+        for box in ("a", "b")[: 1 + i % 2]:  # every other image has two instances
+            rows.append(f"i{i}_m1_{box}.png,i{i},/m/1,{box},0.1,0.7,0.2,0.8,0.9,")
+    rows.append("tiny_m1_a.png,tiny,/m/1,a,0.1,0.11,0.2,0.21,0.9,")
+    (tmp_path / "test-annotations-object-segmentation.csv").write_text("\n".join(rows) + "\n")
+    singles = {f"i{i}_m1_a" for i in range(0, 40, 2)}
+    assert set(select_open_images(tmp_path, 20)) == singles
+    five, eight = select_open_images(tmp_path, 5), select_open_images(tmp_path, 8)
+    assert {*five} < {*eight} and five == sorted(five)
+    by_hash = sorted(singles, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert {*five} == {*by_hash[:5]}
+    with pytest.raises(InputError, match="has 20 photographs of one instance, and 21 are asked for"):
+        select_open_images(tmp_path, 21)
+    out = tmp_path / "ids.txt"
+    assert main(["data", "select", str(tmp_path), "--count", "5", "-o", str(out)]) == 0
+    assert out.read_text().split() == five and capsys.readouterr().out == f"{out}\n"
 
 
 def test_open_images_unpacked_and_incomplete(open_images_folder):

@@ -1,0 +1,176 @@
+"""`rows.csv`, what an evaluation leaves: one row an image and protocol, in the order of the data set.
+
+Units of work (a batch of images each) are appended to a file of its own by each process, a line a unit, and
+made into `rows.csv` when all are there. A run that was killed at any point goes on after the last whole line,
+and ends with the same bytes, as long as a unit gives the same rows wherever and whenever it is done.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harmony_diffusion.errors import InputError, OutputError
+from harmony_diffusion.metrics.protocols import METRICS
+from harmony_diffusion.output_files import write_atomically
+
+COLUMNS = ("name", "subset", "foreground_ratio", "protocol", *METRICS)
+_UNIT = re.compile(rb"\[(\d+),.*\]\n", re.DOTALL)
+
+
+def format_row(name: str, subset: str, protocol: str, values: Mapping[str, float]) -> list[str]:
+    """Return the cells of a row, 10 significant digits; empty for what is NaN or was not computed."""
+    numbers = (values.get(column, math.nan) for column in ("foreground_ratio", *METRICS))
+    ratio, *metrics = ("" if math.isnan(number) else f"{number:.10g}" for number in numbers)
+    return [name, subset, ratio, protocol, *metrics]
+
+
+class ResumableRows:
+    """The rows of an evaluation, written by one or more processes that may be killed.
+
+    Call `prepare` in the main process, then `pending` in all of them, and only when all have got their answer
+    `append`, and at last `finish` in the main process.
+
+    Args:
+        folder: Where `rows.csv`, `run.json` and, until it is finished, `rows-*.partial` lie.
+        count: Number of units of work.
+
+    Attributes:
+        target: The finished file.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        self.target, self.record = folder / "rows.csv", folder / "run.json"
+        self.file: int | None = None
+
+    def prepare(self, settings: Mapping[str, Any], *, restart: bool = False) -> None:
+        """Make the folder, or check that what lies there came from the same settings.
+
+        Args:
+            settings: All that the rows depend on, as plain values.
+            restart: Throw away what lies there.
+
+        Raises:
+            OutputError: The folder holds rows of other settings, or cannot be written to.
+        """
+        wanted = json.loads(json.dumps(settings))
+        if restart:
+            for path in (self.target, self.record, *self._partial_files()):
+                path.unlink(missing_ok=True)
+        if self.record.is_file():
+            found = json.loads(self.record.read_text())
+            changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+            if changed:
+                reason = f"holds rows of other settings: {', '.join(changed)}"
+                raise OutputError(self.folder, reason, "Give another folder, or throw them away by --restart")
+        elif self.target.exists() or self._partial_files():
+            raise OutputError(
+                self.folder, "holds rows of unknown settings", "Give another folder or --restart"
+            )
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.record, json.dumps(wanted, indent=1).encode(), overwrite=True)
+
+    def pending(self) -> list[int]:
+        """Return the units that are not done, in order."""
+        done = set(range(self.count)) if self.target.is_file() else {unit for unit, *_ in self._units()}
+        return [unit for unit in range(self.count) if unit not in done]
+
+    def append(self, unit: int, rows: Sequence[Sequence[str]]) -> None:
+        """Add the rows of a unit; once this returns, they outlive the process."""
+        if self.file is None:
+            # A name of its own, since a process of a run that was killed may still be writing.
+            path = self.folder / f"rows-{uuid.uuid4().hex}.partial"
+            self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
+        line = json.dumps([unit, rows], separators=(",", ":")).encode() + b"\n"
+        while line:
+            line = line[os.write(self.file, line) :]
+
+    def finish(self) -> Path:
+        """Write `rows.csv` of all units; return its path.
+
+        Raises:
+            InputError: Units are missing.
+        """
+        places = {unit: place for unit, *place in self._units()}
+        if len(places) == self.count:
+            write_atomically(self.target, lambda file: self._write(places, file), overwrite=True)
+        elif not self.target.is_file():
+            raise InputError(self.folder, f"holds {len(places)} of {self.count} batches; run again")
+        for path in self._partial_files():
+            path.unlink(missing_ok=True)
+        return self.target
+
+    def _write(self, places: Mapping[int, Sequence[Any]], file: Any) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        sources = {path: path.open("rb") for path in self._partial_files()}
+        for unit in range(self.count):
+            path, start = places[unit]
+            sources[path].seek(start)
+            writer.writerows(json.loads(sources[path].readline())[1])
+        for source in sources.values():
+            source.close()
+        text.flush()
+        text.detach()
+
+    def _units(self) -> Iterator[tuple[int, Path, int]]:
+        """Yield number, file and position of each whole unit; the last line of a file may be cut off."""
+        for path in self._partial_files():
+            start = 0
+            with path.open("rb") as file:
+                for line in file:
+                    if match := _UNIT.fullmatch(line):
+                        yield int(match[1]), path, start
+                    start += len(line)
+
+    def _partial_files(self) -> list[Path]:
+        return sorted(self.folder.glob("rows-*.partial"))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a file, one at a time.
+
+    Raises:
+        InputError: It is missing or has other columns.
+    """
+    if not path.is_file():
+        raise InputError(path, "is missing")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(path, f"has other columns than {', '.join(COLUMNS)}")
+        yield from reader
+
+
+def mean_rows(path: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Average `rows.csv` without holding it.
+
+    Returns:
+        For each protocol and subset, and `"all"` images together: `images`, their number; `empty`, how many
+        of them have no foreground; and the mean of each metric over the images that have it.
+    """
+    sums: dict[tuple[str, str], dict[str, float]] = {}
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for row in read_rows(path):
+        for key in ((row["protocol"], row["subset"]), (row["protocol"], "all")):
+            total = sums.setdefault(key, {"images": 0, "empty": 0})
+            count = counts.setdefault(key, {})
+            total["images"] += 1
+            total["empty"] += float(row["foreground_ratio"]) == 0
+            for metric in METRICS:
+                if row[metric]:
+                    total[metric] = total.get(metric, 0.0) + float(row[metric])
+                    count[metric] = count.get(metric, 0) + 1
+    for key, count in counts.items():
+        for metric, images in count.items():
+            sums[key][metric] /= images
+    return sums
