@@ -1,6 +1,6 @@
 """Compare the diffusion pipeline with diffusers' own, and with the networks alone.
 
-    python eval/bench_diffusion.py --components small --size 128 --output outputs/bench_diffusion.json
+    python eval/bench_diffusion.py --components small --size 256 --output outputs/bench_diffusion.json
     python eval/bench_diffusion.py --components full --size 512 --dtype bf16 --steps 2 --repeats 1
 
 All rows do the same work, guidance and two ControlNets at each step, with the same components. Their weights
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--components", choices=("tiny", "small", "full"), default="small")
-    parser.add_argument("--size", type=int, default=128, help="side of the picture, a multiple of 64")
+    parser.add_argument("--size", type=int, default=256, help="side of the picture, a multiple of 64")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")

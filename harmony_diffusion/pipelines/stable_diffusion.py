@@ -46,6 +46,7 @@ from harmony_diffusion.controlnets import (
 )
 from harmony_diffusion.errors import InputError, InputNote
 from harmony_diffusion.pipelines.call_checks import (
+    CALLBACK_TENSORS,
     ControlSetting,
     StepCallback,
     check_controls,
@@ -117,7 +118,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         "feature_extractor",
     ]
     _exclude_from_cpu_offload = ["safety_checker"]
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "mask", "masked_image_latents"]
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)
 
     def __init__(
         self,
@@ -196,6 +197,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         shadow: bool = False,
         detail: Literal["generated", "preserve"] = "generated",
         feather: float = 8.0,
+        match_surroundings: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_images_per_prompt: int = 1,
         prompt_embeds: Tensor | None = None,
@@ -227,8 +229,8 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             context: Surroundings shown on each side, as a share of the foreground's longer side.
             shadow: Let the surroundings change where a shadow may fall.
             detail: "generated", or "preserve": change colour and light alone, at full resolution.
-            feather: Pixels at working size over which the result fades out beyond the mask; the rest of the
-                background is the input to the bit. 0 leaves all of it.
+            feather: Working pixels over which the result fades beyond the mask; all else stays to the bit.
+            match_surroundings: Take back what drift of colour shows around the mask.
             generator: Source of the noise: one, or one for each image.
             num_images_per_prompt: Images for each composite.
             prompt_embeds: From `encode_prompt`, in place of the prompt, `(B, L, D)`.
@@ -246,15 +248,13 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         check_sampling(num_inference_steps, guidance_scale, init, strength, num_images_per_prompt)
         check_result(output_type, detail, feather, return_layers)
         settings = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
-        seen = callback_on_step_end_tensor_inputs
-        after_step = StepCallback(callback_on_step_end, seen, self._callback_tensor_inputs)
+        after_step = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         cutting = {"shadow": shadow, "working_size": self.config["working_size"], "context": context}
         works = load_working_pictures(composite, mask, foreground, background, **cutting)
         generator = check_generators(generator, len(works) * num_images_per_prompt)
         self._guidance_scale, self._interrupt = guidance_scale, False
 
         prompts = self.prepare_prompts(prompt, prompt_embeds, works)
-        negative_prompt = one_for_each(negative_prompt, len(works), "negative_prompt")
         given = (prompt_embeds, negative_prompt_embeds)
         text = self.prepare_text(prompts, negative_prompt, given, len(works), num_images_per_prompt)
         batches: list[Batch] = []
@@ -263,13 +263,14 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
                 break
             batches.append(batch := Batch(group, num_images_per_prompt, generator))
             timesteps = self.prepare_timesteps(num_inference_steps, strength)
-            self.prepare_conditioning(batch, text)
-            self.prepare_start(batch, init, timesteps)
+            self.prepare_latents_of(batch, text, init, timesteps)
             controls = self.prepare_controls(batch, settings)
             self.denoise(batch, timesteps, controls, control_cfg, after_step)
         self.release_controlnets()
-        making: dict[str, Any] = {"detail": detail, "feather": feather, "return_layers": return_layers}
-        output = self.make_output(works, batches, prompts, num_images_per_prompt, output_type, **making)
+        pasting = {"detail": detail, "feather": feather, "match_surroundings": match_surroundings}
+        output = self.make_output(
+            works, batches, prompts, num_images_per_prompt, output_type, return_layers, pasting
+        )
         self.maybe_free_model_hooks()
         return output if return_dict else (output.images, output.nsfw_content_detected)
 
@@ -300,7 +301,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
     def prepare_text(
         self,
         prompts: list[str] | None,
-        negative_prompts: list[str] | None,
+        negative_prompt: str | list[str] | None,
         given: tuple[Tensor | None, Tensor | None],
         count: int,
         images_each: int,
@@ -309,7 +310,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
 
         Args:
             prompts: One for each composite.
-            negative_prompts: One for each composite.
+            negative_prompt: One for each composite, or one for all.
             given: Embeddings of either, `(B, L, D)`.
             count: Number of composites.
             images_each: Images of each.
@@ -318,7 +319,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             Embeddings of the prompts `(N, L, D)`, and with guidance those of the negative prompts.
 
         Raises:
-            InputError: Embeddings of more or fewer composites.
+            InputError: Texts or embeddings of more or fewer composites.
         """
         for name, embeds in zip(("prompt_embeds", "negative_prompt_embeds"), given, strict=True):
             if embeds is not None and (embeds.ndim != 3 or len(embeds) != count):
@@ -328,7 +329,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             self._execution_device,
             images_each,
             self.do_classifier_free_guidance,
-            negative_prompts,
+            one_for_each(negative_prompt, count, "negative_prompt"),
             prompt_embeds=given[0],
             negative_prompt_embeds=given[1],
         )
@@ -342,24 +343,16 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         self._num_timesteps = len(timesteps)
         return timesteps
 
-    def prepare_conditioning(self, batch: Batch, text: tuple[Tensor, Tensor | None]) -> None:
-        """Set what the U-Net is told at each step: embeddings, M' and Z_ms of equation 11."""
-        embeds = [part[batch.rows] for part in (text[1], text[0]) if part is not None]
-        batch.prompt_embeds = torch.cat(embeds)
+    def prepare_latents_of(
+        self, batch: Batch, text: tuple[Tensor, Tensor | None], init: str, timesteps: Tensor
+    ) -> None:
+        """Set the latents that a batch starts from, and what the U-Net is told at each step beside them."""
+        batch.prompt_embeds = torch.cat([part[batch.rows] for part in (text[1], text[0]) if part is not None])
         hole, background = batch.stack("hole"), batch.stack("background")
         # Equation 9, in the autoencoder's [-1, 1]: what is left out is mid-grey.
         latents = self.encode_images((2 * background - 1) * (1 - hole))
         mask = F.interpolate(hole, latents.shape[-2:])  # nearest, as the paper has it
         batch.mask, batch.masked_image_latents = batch.repeat(mask.to(latents)), batch.repeat(latents)
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, 4, h, w)`; not sampled."""
-        images = images.to(self._execution_device, self.vae.dtype)
-        latents = retrieve_latents(self.vae.encode(images), sample_mode="argmax")
-        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
-
-    def prepare_start(self, batch: Batch, init: str, timesteps: Tensor) -> None:
-        """Set the latents to start from: noise, or the composite with the first timestep's noise."""
         start = (
             batch.repeat(self.encode_images(2 * batch.stack("composite") - 1)) if init != "noise" else None
         )
@@ -374,6 +367,12 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             timestep=timesteps[:1].repeat(len(batch)),
             is_strength_max=start is None,
         )
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, 4, h, w)`; not sampled."""
+        images = images.to(self._execution_device, self.vae.dtype)
+        latents = retrieve_latents(self.vae.encode(images), sample_mode="argmax")
+        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
 
     def make_control_images(self, batch: Batch) -> dict[str, Callable[[], Tensor]]:
         """Return for each ControlNet's name what draws its control images, `(B, 3, H, W)` in [0, 1]."""
@@ -485,10 +484,8 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         prompts: list[str] | None,
         images_each: int,
         output_type: str,
-        *,
-        detail: Literal["generated", "preserve"],
-        feather: float,
         return_layers: bool,
+        pasting: dict[str, Any],
     ) -> DiffusionHarmonizationOutput:
         """Decode the latents and put them into the pictures; what nothing was made for stays as it was."""
         regions = [work.region for work in works]
@@ -501,7 +498,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             images, flags = self.decode(batch.latents)
             for position, row in enumerate(batch.rows):
                 work = works[row // images_each]
-                pictures[row] = work.paste(images[position, None], detail=detail, feather=feather)
+                pictures[row] = work.paste(images[position, None], **pasting)
                 unsafe[row] = flags is not None and bool(flags[position])
         return DiffusionHarmonizationOutput(
             export_pictures(pictures, output_type),
