@@ -1,6 +1,6 @@
 """Harmonization with Stable Diffusion 2 inpainting and two ControlNets, one for edges and one for colours.
 
-Paper: Liu et al. 2025, "image instance harmonization by high- and low-frequency features",
+Paper: Liu et al. 2025, "Image instances semantics and visual harmonization using pretrained diffusion model",
 DOI 10.20169/j.issn.2095-2163.24111102. No official code. Where the paper is silent (sampler, steps, guidance,
 Canny thresholds, width of the blur, pasting) the value is an argument or in the config. Equations 6-11 are in
 `dual_control.py`.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
@@ -69,6 +69,20 @@ def test_a_pipeline_with_one_controlnet_loads_with_its_role(tiny_sd2_components,
     pipe.save_pretrained(tmp_path)
     loaded = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path)
     assert loaded.controlnet_high is None and loaded.controlnet_low is not None
+
+
+def test_a_saved_inpainting_pipeline_of_diffusers_loads_with_controlnets_added(tiny_sd2_components, tmp_path):
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    StableDiffusionInpaintPipeline(
+        **{name: tiny_sd2_components[name] for name in names},
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(tmp_path)
+    controls = {name: tiny_sd2_components[name] for name in ("controlnet_high", "controlnet_low")}
+    loaded = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path, working_size=64, **controls)
+    loaded.set_progress_bar_config(disable=True)
+    assert np.array_equal(call(loaded).images[0], call(make_pipe(tiny_sd2_components)).images[0])
 
 
 def test_the_nine_channel_mode_is_saved(tmp_path):
