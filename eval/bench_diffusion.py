@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -219,9 +218,16 @@ def measure_peak(bench: Bench, name: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         run()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    held = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024
+    return (resident("VmHWM") - held) / 1024
+
+
+def resident(field: str) -> int:
+    """Read a figure of this process's memory in KiB, on Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def peak_apart(args: argparse.Namespace, name: str) -> float:
