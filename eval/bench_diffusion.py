@@ -1,6 +1,6 @@
 """Compare the diffusion pipeline with diffusers' own, and with the networks alone.
 
-    python eval/bench_diffusion.py --components small --size 128 --output outputs/bench_diffusion.json
+    python eval/bench_diffusion.py --components small --size 256 --output outputs/bench_diffusion.json
     python eval/bench_diffusion.py --components full --size 512 --dtype bf16 --steps 2 --repeats 1
 
 All rows do the same work, guidance and two ControlNets at each step, with the same components. Their weights
@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--components", choices=("tiny", "small", "full"), default="small")
-    parser.add_argument("--size", type=int, default=128, help="side of the picture, a multiple of 64")
+    parser.add_argument("--size", type=int, default=256, help="side of the picture, a multiple of 64")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
@@ -219,9 +218,16 @@ def measure_peak(bench: Bench, name: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         run()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    held = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024
+    return (resident("VmHWM") - held) / 1024
+
+
+def resident(field: str) -> int:
+    """Read a figure of this process's memory in KiB, on Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def peak_apart(args: argparse.Namespace, name: str) -> float:

@@ -1,5 +1,6 @@
 """Stable Diffusion 2 inpainting: where it can be had, and whether what was loaded is it."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,17 @@ def _load(source: str, dtype: torch.dtype | None) -> dict[str, Any]:
         "tokenizer": CLIPTokenizer.from_pretrained(source, subfolder="tokenizer"),
         "scheduler": scheduler,
     }
+
+
+def read_pipeline_config(source: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Read what a local folder of a base model says of the pipeline that it is for.
+
+    Returns:
+        `working_size` and `image_channel`, where it says so; nothing for models of others.
+    """
+    path = Path(source or "") / "model_index.json"
+    entries = json.loads(path.read_text("utf-8")) if source and path.is_file() else {}
+    return {name: entries[name] for name in ("working_size", "image_channel") if name in entries}
 
 
 def load_autoencoder(source: str, dtype: torch.dtype | None = None) -> Any:

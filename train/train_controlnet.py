@@ -28,7 +28,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from harmony_diffusion.base_models import load_base_components
+from harmony_diffusion.base_models import load_base_components, read_pipeline_config
 from harmony_diffusion.control_images import SIGMA
 from harmony_diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
 from harmony_diffusion.data.keyed_random import sample_key
@@ -171,6 +171,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
     models = load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
     settings = control_settings(args)
+    image_channel = read_pipeline_config(args.pretrained_model_name_or_path).get("image_channel", "masked")
     controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
     for name in ("unet", "vae", "text_encoder"):
         # The autoencoders of Stable Diffusion overflow in float16.
@@ -184,7 +185,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if args.precompute:
         folder = args.precomputed_dir or args.output_dir / "precomputed"
         share = {"rank": rank, "processes": processes, "seed": args.seed}
-        work = {"variants": args.precompute, "image_channel": "masked", "batch_size": args.train_batch_size}
+        work = {
+            "variants": args.precompute,
+            "image_channel": image_channel,
+            "batch_size": args.train_batch_size,
+        }
         written = precompute(folder, data, models, **work, **share)
         logger.info("%d samples and prompts computed beforehand", written)
         accelerator.wait_for_everyone()
@@ -214,7 +219,9 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         num_workers=args.dataloader_num_workers,
         pin_memory=device.type == "cuda",
     )
-    conditioner = Conditioner(data, models, "masked", settings.draw, args.proportion_empty_prompts, device)
+    conditioner = Conditioner(
+        data, models, image_channel, settings.draw, args.proportion_empty_prompts, device
+    )
     timestep_count = models["scheduler"].config.num_train_timesteps
     board = Board(args.output_dir, args.report_to) if is_main else None
 
@@ -227,6 +234,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             **{f"controlnet_{args.control}": controlnet},
             **settings.of_pipeline(),
             working_size=args.resolution,
+            image_channel=image_channel,
         )
         options = {"num_inference_steps": args.validation_inference_steps}
         with (

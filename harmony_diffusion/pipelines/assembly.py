@@ -1,14 +1,12 @@
 """From a base model and trained ControlNets to a pipeline."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 
-from harmony_diffusion.base_models import load_base_components
+from harmony_diffusion.base_models import load_base_components, read_pipeline_config
 from harmony_diffusion.diffusion_training.controls import load_control_settings
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
@@ -35,11 +33,7 @@ def assemble_pipeline(
         CheckpointError: A folder that holds no such thing, or parts that do not belong together.
     """
     components = load_base_components(base, dtype=dtype)
-    config: dict[str, Any] = {}
-    index = Path(base or "") / "model_index.json"
-    if base is not None and index.is_file():
-        entries = json.loads(index.read_text("utf-8"))
-        config = {name: entries[name] for name in ("working_size", "image_channel") if name in entries}
+    config = read_pipeline_config(base)
     if working_size is not None:
         config["working_size"] = working_size
     for role, source in (("high", high), ("low", low)):

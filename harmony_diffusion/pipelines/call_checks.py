@@ -14,6 +14,9 @@ from harmony_diffusion.pipelines.harmonization import OUTPUT_TYPES
 # Scale, and start and end of the steps in which it counts.
 ControlSetting = tuple[float, tuple[float, float]]
 
+# What a callback may see and change.
+CALLBACK_TENSORS = ("latents", "prompt_embeds", "mask", "masked_image_latents")
+
 
 def check_text(
     prompt: Any, negative_prompt: Any, prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None
@@ -108,19 +111,19 @@ class StepCallback:
         function: `function(pipe, step, timestep, tensors)`, which may return tensors to go on with; None =
             nothing.
         tensor_inputs: Names of the tensors that it sees.
-        known: Names there are.
 
     Raises:
         InputError: There is no such tensor.
     """
 
-    def __init__(self, function: Any, tensor_inputs: Sequence[str], known: Sequence[str]) -> None:
+    def __init__(self, function: Any, tensor_inputs: Sequence[str]) -> None:
         if isinstance(function, PipelineCallback | MultiPipelineCallbacks):
             tensor_inputs = function.tensor_inputs
-        unknown = [name for name in tensor_inputs if name not in known]
+        unknown = [name for name in tensor_inputs if name not in CALLBACK_TENSORS]
         if unknown:
             raise InputError(
-                "callback_on_step_end_tensor_inputs", f"{', '.join(unknown)}: not one of {', '.join(known)}"
+                "callback_on_step_end_tensor_inputs",
+                f"{', '.join(unknown)}: not one of {', '.join(CALLBACK_TENSORS)}",
             )
         self.function, self.tensor_inputs = function, list(tensor_inputs)
 

@@ -1,8 +1,9 @@
 """Harmonization with Stable Diffusion 2 inpainting and two ControlNets, one for edges and one for colours.
 
-Paper: Liu et al. 2025, "image instance harmonization by high- and low-frequency features",
-DOI 10.20169/j.issn.2095-2163.24111102, equations 6-11. No official code. Where the paper is silent (sampler,
-steps, guidance, Canny thresholds, width of the blur, pasting) the value is an argument or in the config.
+Paper: Liu et al. 2025, "Image instances semantics and visual harmonization using pretrained diffusion model",
+DOI 10.20169/j.issn.2095-2163.24111102. No official code. Where the paper is silent (sampler, steps, guidance,
+Canny thresholds, width of the blur, pasting) the value is an argument or in the config. Equations 6-11 are in
+`dual_control.py`.
 """
 
 import warnings
@@ -10,19 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint import (
-    StableDiffusionInpaintPipeline,
-    retrieve_latents,
-)
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import (
     BlipForConditionalGeneration,
@@ -34,20 +29,11 @@ from transformers import (
 
 from harmony_diffusion.base_models import check_base
 from harmony_diffusion.captioner import caption_images
-from harmony_diffusion.control_images import SIGMA, canny_image, gaussian_image
-from harmony_diffusion.controlnets import (
-    CONTROL_INPUTS,
-    Control,
-    ControlInput,
-    check_controlnet,
-    control_residuals,
-    embed_control_image,
-    for_conditional_half,
-    make_embedding_reusable,
-)
+from harmony_diffusion.control_images import SIGMA
+from harmony_diffusion.controlnets import CONTROL_INPUTS, ControlInput, check_controlnet
 from harmony_diffusion.errors import InputError, InputNote
 from harmony_diffusion.pipelines.call_checks import (
-    ControlSetting,
+    CALLBACK_TENSORS,
     StepCallback,
     check_controls,
     check_generators,
@@ -56,6 +42,7 @@ from harmony_diffusion.pipelines.call_checks import (
     check_text,
     one_for_each,
 )
+from harmony_diffusion.pipelines.dual_control import DualControlDenoiser
 from harmony_diffusion.pipelines.harmonization import export_pictures
 from harmony_diffusion.pipelines.output import DiffusionHarmonizationOutput
 from harmony_diffusion.pipelines.working_picture import (
@@ -70,7 +57,7 @@ Window = tuple[float, float]
 IMAGE_CHANNELS = ("masked", "composite")
 
 
-class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
+class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
     """Generate the foreground anew, so that it keeps its shape and colours and fits its background.
 
     Args:
@@ -112,7 +99,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
 
     # The ControlNets take turns with the U-Net at each step, so they are not in the sequence: diffusers loads
     # them on first use, and `release_controlnets` unloads them after the last.
-    model_cpu_offload_seq = "captioner->text_encoder->unet->vae"
+    model_cpu_offload_seq = "captioner->text_encoder->unet->vae"  # type: ignore[assignment]
     _optional_components = [
         "controlnet_high",
         "controlnet_low",
@@ -122,7 +109,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         "feature_extractor",
     ]
     _exclude_from_cpu_offload = ["safety_checker"]
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "mask", "masked_image_latents"]
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)
 
     def __init__(
         self,
@@ -205,6 +192,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         shadow: bool = False,
         detail: Literal["generated", "preserve"] = "generated",
         feather: float = 8.0,
+        match_surroundings: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_images_per_prompt: int = 1,
         prompt_embeds: Tensor | None = None,
@@ -236,8 +224,8 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             context: Surroundings shown on each side, as a share of the foreground's longer side.
             shadow: Let the surroundings change where a shadow may fall.
             detail: "generated", or "preserve": change colour and light alone, at full resolution.
-            feather: Pixels at working size over which the result fades out beyond the mask; the rest of the
-                background is the input to the bit. 0 leaves all of it.
+            feather: Working pixels over which the result fades beyond the mask; all else stays to the bit.
+            match_surroundings: Take back what drift of colour shows around the mask.
             generator: Source of the noise: one, or one for each image.
             num_images_per_prompt: Images for each composite.
             prompt_embeds: From `encode_prompt`, in place of the prompt, `(B, L, D)`.
@@ -255,15 +243,13 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         check_sampling(num_inference_steps, guidance_scale, init, strength, num_images_per_prompt)
         check_result(output_type, detail, feather, return_layers)
         settings = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
-        seen = callback_on_step_end_tensor_inputs
-        after_step = StepCallback(callback_on_step_end, seen, self._callback_tensor_inputs)
+        after_step = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         cutting = {"shadow": shadow, "working_size": self.config["working_size"], "context": context}
         works = load_working_pictures(composite, mask, foreground, background, **cutting)
         generator = check_generators(generator, len(works) * num_images_per_prompt)
         self._guidance_scale, self._interrupt = guidance_scale, False
 
         prompts = self.prepare_prompts(prompt, prompt_embeds, works)
-        negative_prompt = one_for_each(negative_prompt, len(works), "negative_prompt")
         given = (prompt_embeds, negative_prompt_embeds)
         text = self.prepare_text(prompts, negative_prompt, given, len(works), num_images_per_prompt)
         batches: list[Batch] = []
@@ -272,13 +258,14 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
                 break
             batches.append(batch := Batch(group, num_images_per_prompt, generator))
             timesteps = self.prepare_timesteps(num_inference_steps, strength)
-            self.prepare_conditioning(batch, text)
-            self.prepare_start(batch, init, timesteps)
+            self.prepare_latents_of(batch, text, init, timesteps)
             controls = self.prepare_controls(batch, settings)
             self.denoise(batch, timesteps, controls, control_cfg, after_step)
         self.release_controlnets()
-        making: dict[str, Any] = {"detail": detail, "feather": feather, "return_layers": return_layers}
-        output = self.make_output(works, batches, prompts, num_images_per_prompt, output_type, **making)
+        pasting = {"detail": detail, "feather": feather, "match_surroundings": match_surroundings}
+        output = self.make_output(
+            works, batches, prompts, num_images_per_prompt, output_type, return_layers, pasting
+        )
         self.maybe_free_model_hooks()
         return output if return_dict else (output.images, output.nsfw_content_detected)
 
@@ -309,7 +296,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
     def prepare_text(
         self,
         prompts: list[str] | None,
-        negative_prompts: list[str] | None,
+        negative_prompt: str | list[str] | None,
         given: tuple[Tensor | None, Tensor | None],
         count: int,
         images_each: int,
@@ -318,7 +305,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
 
         Args:
             prompts: One for each composite.
-            negative_prompts: One for each composite.
+            negative_prompt: One for each composite, or one for all.
             given: Embeddings of either, `(B, L, D)`.
             count: Number of composites.
             images_each: Images of each.
@@ -327,7 +314,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             Embeddings of the prompts `(N, L, D)`, and with guidance those of the negative prompts.
 
         Raises:
-            InputError: Embeddings of more or fewer composites.
+            InputError: Texts or embeddings of more or fewer composites.
         """
         for name, embeds in zip(("prompt_embeds", "negative_prompt_embeds"), given, strict=True):
             if embeds is not None and (embeds.ndim != 3 or len(embeds) != count):
@@ -337,153 +324,12 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             self._execution_device,
             images_each,
             self.do_classifier_free_guidance,
-            negative_prompts,
+            one_for_each(negative_prompt, count, "negative_prompt"),
             prompt_embeds=given[0],
             negative_prompt_embeds=given[1],
         )
         dtype = self.unet.dtype
         return positive.to(dtype), negative.to(dtype) if self.do_classifier_free_guidance else None
-
-    def prepare_timesteps(self, num_inference_steps: int, strength: float) -> Tensor:
-        """Return the timesteps of the last `strength` of the schedule, which begins anew."""
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        timesteps, _ = self.get_timesteps(num_inference_steps, strength, self._execution_device)
-        self._num_timesteps = len(timesteps)
-        return timesteps
-
-    def prepare_conditioning(self, batch: Batch, text: tuple[Tensor, Tensor | None]) -> None:
-        """Set what the U-Net is told at each step: embeddings, M' and Z_ms of equation 11."""
-        embeds = [part[batch.rows] for part in (text[1], text[0]) if part is not None]
-        batch.prompt_embeds = torch.cat(embeds)
-        hole = batch.stack("hole")
-        if self.config["image_channel"] == "composite":
-            latents = self.encode_images(2 * batch.stack("composite") - 1)
-        else:
-            # Equation 9, in the autoencoder's [-1, 1]: what is left out is mid-grey.
-            latents = self.encode_images((2 * batch.stack("background") - 1) * (1 - hole))
-        mask = F.interpolate(hole, latents.shape[-2:])  # nearest, as the paper has it
-        batch.mask, batch.masked_image_latents = batch.repeat(mask.to(latents)), batch.repeat(latents)
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, C, h, w)`; not sampled."""
-        images = images.to(self._execution_device, self.vae.dtype)
-        latents = retrieve_latents(self.vae.encode(images), sample_mode="argmax")
-        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
-
-    def prepare_start(self, batch: Batch, init: str, timesteps: Tensor) -> None:
-        """Set the latents to start from: noise, or the composite with the first timestep's noise."""
-        device, dtype = self._execution_device, self.unet.dtype
-        height, width = (side // self.vae_scale_factor for side in batch.works[0].size)
-        shape = (len(batch), self.vae.config.latent_channels, height, width)
-        noise = randn_tensor(shape, generator=batch.generator, device=device, dtype=dtype)
-        if init == "noise":
-            batch.latents = noise * self.scheduler.init_noise_sigma
-        else:
-            start = batch.repeat(self.encode_images(2 * batch.stack("composite") - 1))
-            batch.latents = self.scheduler.add_noise(start, noise, timesteps[:1].repeat(len(batch)))
-
-    def make_control_images(self, batch: Batch) -> dict[str, Callable[[], Tensor]]:
-        """Return for each ControlNet's name what draws its control images, `(B, 3, H, W)` in [0, 1]."""
-        foreground, mask, config = batch.stack("foreground"), batch.stack("foreground_mask"), self.config
-        low, high = config["canny_thresholds"]
-        return {
-            "controlnet_high": lambda: canny_image(
-                foreground, mask, low_threshold=low, high_threshold=high, silhouette=config["silhouette"]
-            ),
-            "controlnet_low": lambda: gaussian_image(
-                foreground, mask, sigma=config["sigma"], premultiplied=config["premultiplied"]
-            ),
-        }
-
-    def prepare_controls(self, batch: Batch, settings: dict[str, ControlSetting]) -> list[Control]:
-        """Draw and embed the control images of the ControlNets that are there and have a scale."""
-        controls = []
-        for name, draw in self.make_control_images(batch).items():
-            controlnet, (scale, window) = getattr(self, name), settings[name]
-            if controlnet is not None and scale != 0:
-                make_embedding_reusable(controlnet)
-                embedding = embed_control_image(controlnet, draw().to(self._execution_device))
-                controls.append(Control(controlnet, batch.repeat(embedding), scale, window))
-        return controls
-
-    def denoise(
-        self,
-        batch: Batch,
-        timesteps: Tensor,
-        controls: list[Control],
-        control_cfg: str,
-        after_step: StepCallback,
-    ) -> None:
-        """Take the noise out of the batch's latents, step by step, until done or interrupted."""
-        extra = self.prepare_extra_step_kwargs(batch.generator, eta=0.0)
-        with self.progress_bar(total=len(timesteps)) as progress:
-            for step, timestep in enumerate(timesteps):
-                if self.interrupt:
-                    break
-                active = [control for control in controls if control.is_active(step, len(timesteps))]
-                noise = self.predict_noise(batch, timestep, active, control_cfg)
-                batch.latents = self.scheduler.step(
-                    noise, timestep, batch.latents, **extra, return_dict=False
-                )[0]
-                after_step(self, step, timestep, batch)
-                progress.update()
-
-    def predict_noise(
-        self, batch: Batch, timestep: Tensor, controls: list[Control], control_cfg: str
-    ) -> Tensor:
-        """Predict the noise in the batch's latents, with guidance and with these controls (equations 6-8)."""
-        guided = self.do_classifier_free_guidance
-        latents = self.scheduler.scale_model_input(batch.latents, timestep)
-        unet_input = torch.cat([latents, batch.mask, batch.masked_image_latents], dim=1)  # equation 11
-        control_input = latents if self.config["control_input"] == "noisy_latents" else unet_input
-        half = guided and control_cfg == "cond"
-        if guided:
-            unet_input = torch.cat([unet_input] * 2)
-            control_input = control_input if half else torch.cat([control_input] * 2)
-        # A callback may have left the embeddings of the prompts alone.
-        embeds = batch.prompt_embeds[-len(unet_input) :]
-        residuals = control_residuals(controls, control_input, timestep, embeds[-len(control_input) :])
-        if residuals is not None and half:
-            residuals = for_conditional_half(residuals)
-        down, middle = residuals if residuals is not None else (None, None)
-        noise = self.unet(
-            unet_input,
-            timestep,
-            encoder_hidden_states=embeds,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
-        if guided:
-            without, with_prompt = noise.chunk(2)
-            noise = without + self.guidance_scale * (with_prompt - without)
-        return noise
-
-    def release_controlnets(self) -> None:
-        """Unload the ControlNets before the autoencoder decodes, where models are offloaded."""
-        for hook in getattr(self, "_all_hooks", []):
-            if hook.model is self.controlnet_high or hook.model is self.controlnet_low:
-                hook.offload()
-
-    def decode(self, latents: Tensor) -> tuple[Tensor, list[bool] | None]:
-        """Decode latents `(N, C, h, w)` to images `(N, 3, H, W)` in [0, 1], and say which are unsafe.
-
-        Raises:
-            InputError: The autoencoder's number format is too small for its values.
-        """
-        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        images = self.vae.decode(scaled, return_dict=False)[0]
-        if not torch.isfinite(images).all():
-            raise InputError(
-                "vae",
-                f"gives values that are no numbers in {self.vae.dtype}",
-                "Keep it in a larger type: `pipe.vae.to(torch.float32)`, or load with dtype=torch.bfloat16.",
-            )
-        images, flags = self.run_safety_checker(images, images.device, self.unet.dtype)
-        images = (images.float() / 2 + 0.5).clamp(0, 1)
-        if flags is not None:
-            images[torch.tensor(flags)] = 0
-        return images, flags
 
     def make_output(
         self,
@@ -492,10 +338,8 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
         prompts: list[str] | None,
         images_each: int,
         output_type: str,
-        *,
-        detail: Literal["generated", "preserve"],
-        feather: float,
         return_layers: bool,
+        pasting: dict[str, Any],
     ) -> DiffusionHarmonizationOutput:
         """Decode the latents and put them into the pictures; what nothing was made for stays as it was."""
         regions = [work.region for work in works]
@@ -508,7 +352,7 @@ class StableDiffusionHarmonizationPipeline(StableDiffusionInpaintPipeline):
             images, flags = self.decode(batch.latents)
             for position, row in enumerate(batch.rows):
                 work = works[row // images_each]
-                pictures[row] = work.paste(images[position, None], detail=detail, feather=feather)
+                pictures[row] = work.paste(images[position, None], **pasting)
                 unsafe[row] = flags is not None and bool(flags[position])
         return DiffusionHarmonizationOutput(
             export_pictures(pictures, output_type),

@@ -52,13 +52,23 @@ class WorkingPicture:
         return (self.region.working_height, self.region.working_width) if self.region else (0, 0)
 
     def paste(
-        self, generated: Tensor, *, detail: Literal["generated", "preserve"], feather: float
+        self,
+        generated: Tensor,
+        *,
+        detail: Literal["generated", "preserve"],
+        feather: float,
+        match_surroundings: bool,
     ) -> Picture:
-        """Put what was generated, `(1, 3, h, w)` in [0, 1], back into the picture."""
+        """Put what was generated, `(1, 3, h, w)` in [0, 1], back into the picture; see `WorkingRegion`."""
         assert self.region is not None
         before = self.picture.to_tensor()[None]
         after = self.region.paste(
-            generated.float().cpu(), before, self.generation_mask, detail=detail, feather=feather
+            generated.float().cpu(),
+            before,
+            self.generation_mask,
+            detail=detail,
+            feather=feather,
+            match_surroundings=match_surroundings,
         )
         window = self.region.window
         before, after = before[0, :, *window], after[0, :, *window]

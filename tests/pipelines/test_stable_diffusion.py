@@ -311,6 +311,17 @@ def test_preserving_detail_hands_over_colour_and_light_only(tiny_sd2_components)
     assert not np.allclose(kept, call(pipe, composite, mask).images[0], atol=0.05)
 
 
+def test_drift_of_colour_is_taken_back_when_asked(tiny_sd2_components):
+    pipe = make_pipe(tiny_sd2_components)
+    pipe.vae.decoder.conv_out.weight.data.zero_()
+    pipe.vae.decoder.conv_out.bias.data.fill_(0.5)  # a network that makes everything the grey 0.75
+    composite = np.full((64, 64, 3), 0.25, np.float32)
+    inside = (slice(24, 40), slice(24, 40))
+    np.testing.assert_allclose(call(pipe, composite).images[0][inside], 0.75, atol=1e-3)
+    matched = call(pipe, composite, match_surroundings=True).images[0]
+    np.testing.assert_allclose(matched[inside], 0.25, atol=1e-3)
+
+
 def test_shadow_may_change_the_ground_and_layers_give_the_result_back(tiny_sd2_components):
     pipe, mask = make_pipe(tiny_sd2_components), object_mask()
     composite = picture(dtype=np.float32)

@@ -8,21 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
+from tiny_blip import save_tiny_blip
 from tiny_diffusion import call, count_calls, latents_of, make_pipe, object_mask, picture, seeded
-from transformers import (
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipProcessor,
-    CLIPConfig,
-    CLIPImageProcessor,
-)
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers import CLIPConfig, CLIPImageProcessor
 
+from harmony_diffusion.data.captions import load_captioner
 from harmony_diffusion.errors import CheckpointError, InputError, InputNote, MaskError, SizeMismatchError
 from harmony_diffusion.image_processor import Picture
 from harmony_diffusion.models import create_model
@@ -75,6 +69,20 @@ def test_a_pipeline_with_one_controlnet_loads_with_its_role(tiny_sd2_components,
     pipe.save_pretrained(tmp_path)
     loaded = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path)
     assert loaded.controlnet_high is None and loaded.controlnet_low is not None
+
+
+def test_a_saved_inpainting_pipeline_of_diffusers_loads_with_controlnets_added(tiny_sd2_components, tmp_path):
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    StableDiffusionInpaintPipeline(
+        **{name: tiny_sd2_components[name] for name in names},
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(tmp_path)
+    controls = {name: tiny_sd2_components[name] for name in ("controlnet_high", "controlnet_low")}
+    loaded = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path, working_size=64, **controls)
+    loaded.set_progress_bar_config(disable=True)
+    assert np.array_equal(call(loaded).images[0], call(make_pipe(tiny_sd2_components)).images[0])
 
 
 def test_the_nine_channel_mode_is_saved(tmp_path):
@@ -216,25 +224,11 @@ def test_interrupt_stops_and_returns_what_there_is(pipe):
     assert call(pipe).images[0].shape == (64, 64, 3)  # the next call is not interrupted
 
 
-def tiny_captioner(tmp_path):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "red", "cup", "car"]
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
-    text = {**sizes, "vocab_size": len(words), "encoder_hidden_size": 16, "max_position_embeddings": 64}
-    vision = {**sizes, "image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    config = BlipConfig(text_config={**text, **special, "projection_dim": 16}, vision_config=vision)
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
-    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
-    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
-    return BlipForConditionalGeneration(config).eval(), BlipProcessor(images, tokenizer)
-
-
 def test_captioner_writes_the_prompt_nobody_gave(tiny_sd2_components, tmp_path):
-    captioner, processor = tiny_captioner(tmp_path)
+    processor, captioner = load_captioner(save_tiny_blip(tmp_path / "blip"))
     pipe = make_pipe({**tiny_sd2_components, "captioner": captioner, "captioner_processor": processor})
     output = call(pipe, [picture(), picture(seed=3)], [object_mask()] * 2, prompt=None)
-    assert len(output.prompts) == 2 and all(isinstance(prompt, str) and prompt for prompt in output.prompts)
+    assert len(output.prompts) == 2 and output.prompts[0] != output.prompts[1]
     again = call(pipe, [picture(), picture(seed=3)], [object_mask()] * 2, prompt=output.prompts)
     assert all(np.array_equal(a, b) for a, b in zip(output.images, again.images, strict=True))
     runs = count_calls(captioner.vision_model)
