@@ -190,11 +190,12 @@ def build_optimizer(parameters: Sequence[nn.Parameter], args: argparse.Namespace
     kind: Any = torch.optim.AdamW
     if args.use_8bit_adam:
         try:
-            from bitsandbytes.optim import AdamW8bit as kind
+            from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
             raise MissingDependencyError(
                 "8-bit Adam needs bitsandbytes. Run `pip install bitsandbytes`."
             ) from error
+        kind = AdamW8bit
     return kind(
         parameters,
         lr=args.learning_rate,

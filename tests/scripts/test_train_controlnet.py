@@ -1,0 +1,258 @@
+"""`train_inpainting.py` and `train_controlnet.py`: from photographs to a pipeline, killed, and shared out."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_diffusion import call
+from tiny_training import (
+    ROOT,
+    finish,
+    kill_after_a_checkpoint,
+    run,
+    save_base,
+    save_photographs,
+    state_of,
+)
+
+from harmony_diffusion.pipelines.assembly import assemble_pipeline
+from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+
+WIDTHS = ["--conditioning_embedding", "8", "8", "16", "16"]
+SMALL = ["--resolution", "64", "--train_batch_size", "2", "--lr_warmup_steps", "0"]
+VALIDATION = [
+    "--validation_split",
+    "val",
+    "--num_validation_images",
+    "2",
+    "--validation_inference_steps",
+    "2",
+]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return save_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+def common(photographs, base, output):
+    return [
+        *SMALL,
+        *WIDTHS,
+        "--data",
+        photographs,
+        "--pretrained_model_name_or_path",
+        base,
+        "--output",
+        output,
+    ]
+
+
+def changed(folder, original):
+    """Names of the tensors in which a saved model differs from another."""
+    stored = load_file(folder / "diffusion_pytorch_model.safetensors")
+    return {name for name, value in stored.items() if not torch.equal(value, original[name])}
+
+
+def test_chain_from_photographs_to_pipeline(photographs, tmp_path):
+    data = ["--data", photographs, "--caption_column", "label", *SMALL, "--max_train_steps", "2"]
+    arguments = [*data, "--random_base", "tiny", "--output", tmp_path / "base", *VALIDATION]
+    assert finish("train_inpainting", arguments)
+    arguments = [*data, *WIDTHS, "--pretrained_model_name_or_path", tmp_path / "base" / "model"]
+    arguments += ["--learning_rate", "1e-2", "--validation_steps", "1", *VALIDATION]
+    for role in ("high", "low"):
+        assert finish("train_controlnet", [*arguments, "--control", role, "--output", tmp_path / role])
+    sheets = {path.name for path in (tmp_path / "low" / "validation").iterdir()}
+    assert sheets == {"step-1.png", "step-2.png"}
+    assert Image.open(tmp_path / "low" / "validation" / "step-2.png").size == (4 * 64, 2 * 64)
+    folders = {role: tmp_path / role / "model" for role in ("high", "low")}
+    pipe = assemble_pipeline(tmp_path / "base" / "model", **folders)
+    assert pipe.config["working_size"] == 64
+    pipe.set_progress_bar_config(disable=True)
+    images = {
+        scales: call(pipe, high_scale=scales[0], low_scale=scales[1]).images[0]
+        for scales in ((0, 0), (1, 0), (0, 1), (1, 1))
+    }
+    assert len({image.tobytes() for image in images.values()}) == 4
+    pipe.save_pretrained(tmp_path / "dual")
+    loaded = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path / "dual")
+    loaded.set_progress_bar_config(disable=True)
+    assert np.array_equal(call(loaded).images[0], images[1, 1])
+    card = (folders["low"] / "README.md").read_text()
+    assert "foreground perturbed: yes" in card and "psnr" in card and str(tmp_path) not in card
+    assert "foreground perturbed: no" in (folders["high"] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_run_ends_with_the_same_bits(workers, photographs, base, tmp_path):
+    arguments = ["--control", "low", "--max_train_steps", "12", "--checkpointing_steps", "1", "--use_ema"]
+    arguments += ["--gradient_accumulation_steps", "2", "--lr_scheduler", "cosine", "--learning_rate", "1e-3"]
+    arguments += ["--proportion_empty_prompts", "0.5", "--caption_column", "label"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    cut.mkdir()
+    assert finish("train_controlnet", [*common(photographs, base, whole), *arguments])
+    arguments = [*common(photographs, base, cut), *arguments, "--dataloader_num_workers", workers]
+    for pause in (0.0, 0.05):
+        kill_after_a_checkpoint("train_controlnet", arguments, cut, pause)
+    assert finish("train_controlnet", arguments)
+    expected, found = state_of(whole, 12), state_of(cut, 12)
+    assert expected.keys() == found.keys() and len(expected) > 100
+    assert not [key for key in expected if not torch.equal(expected[key], found[key])]
+    weights = [
+        (folder / "model" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in (whole, cut)
+    ]
+    assert weights[0] == weights[1]
+    assert len(list(cut.glob("checkpoint-*"))) == 3 and not list(cut.glob(".unfinished-*"))
+    # Another seed is another run.
+    assert not finish("train_controlnet", [*arguments, "--seed", "1"])
+
+
+def test_killed_training_of_the_base_on_precomputed_latents_goes_on(photographs, base, tmp_path):
+    arguments = [*SMALL, "--data", photographs, "--pretrained_model_name_or_path", base, "--seed", "3"]
+    arguments += ["--max_train_steps", "8", "--checkpointing_steps", "1", "--image_channel", "composite"]
+    arguments += ["--precompute", "2", "--proportion_empty_prompts", "0.5", "--caption_column", "label"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    cut.mkdir()
+    assert finish("train_inpainting", [*arguments, "--output", whole])
+    kill_after_a_checkpoint("train_inpainting", [*arguments, "--output", cut], cut, 0.0)
+    assert finish("train_inpainting", [*arguments, "--output", cut])
+    expected, found = state_of(whole, 8), state_of(cut, 8)
+    assert not [key for key in expected if not torch.equal(expected[key], found[key])]
+    pipe = StableDiffusionHarmonizationPipeline.from_pretrained(cut / "model")
+    assert pipe.config["image_channel"] == "composite"
+    assert changed(cut / "model" / "unet", load_file(base / "unet" / "diffusion_pytorch_model.safetensors"))
+    assert not changed(cut / "model" / "vae", load_file(base / "vae" / "diffusion_pytorch_model.safetensors"))
+    # Perturbed otherwise, or of another picture, these latents are not taken.
+    other = [*arguments, "--output", tmp_path / "other", "--precomputed_dir", cut / "precomputed"]
+    assert finish("train_inpainting", other)
+    assert not finish("train_inpainting", [*other, "--no-perturb_foreground", "--output", tmp_path / "no"])
+
+
+@pytest.mark.parametrize("control_input", ["noisy_latents", "unet_input"])
+def test_half_precision_trains_the_controlnet_alone(control_input, photographs, base, tmp_path):
+    arguments = ["--control", "high", "--max_train_steps", "2", "--mixed_precision", "bf16", *VALIDATION]
+    arguments += ["--gradient_checkpointing", "--control_input", control_input, "--half"]
+    assert finish("train_controlnet", [*common(photographs, base, tmp_path), *arguments])
+    channels = {"noisy_latents": 4, "unet_input": 9}[control_input]
+    published = ControlNetModel.from_pretrained(tmp_path / "model")
+    stored = load_file(tmp_path / "model" / "diffusion_pytorch_model.safetensors")
+    assert published.config.in_channels == channels
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    # Zero convolutions have moved: something was learnt through the frozen decoder.
+    assert published.controlnet_mid_block.weight.any()
+    trained = load_file(tmp_path / "checkpoint-2" / "model" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in trained.values()} == {torch.float32}
+
+
+def test_warm_up_counts_steps_of_the_optimizer(photographs, base, tmp_path):
+    arguments = ["--control", "high", "--max_train_steps", "1", "--gradient_accumulation_steps", "3"]
+    arguments = [*common(photographs, base, tmp_path), *arguments, "--learning_rate", "1e-2"]
+    assert finish("train_controlnet", [*arguments, "--lr_warmup_steps", "4"])
+    state = torch.load(tmp_path / "checkpoint-1" / "training_state.pt", weights_only=True)
+    (group,) = state["optimizer"]["param_groups"]
+    assert group["lr"] == pytest.approx(1e-2 / 4) and group["weight_decay"] == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--resolution", "100"], "multiple of 64"),
+        (["--push_to_hub"], "--hub_model_id"),
+        (["--captions", "a", "--caption_column", "b"], "give one"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(extra, told, photographs, base, tmp_path, capfd):
+    arguments = [*common(photographs, base, tmp_path), "--control", "low", *extra]
+    assert not finish("train_controlnet", arguments)
+    assert told in capfd.readouterr().err and not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_conditioning_embedding_must_fit_the_autoencoder(photographs, base, tmp_path, capfd):
+    arguments = [*common(photographs, base, tmp_path), "--control", "low", "--conditioning_embedding", "8"]
+    assert not finish("train_controlnet", arguments)
+    assert "Give 4" in capfd.readouterr().err
+
+
+def test_launch_from_inside_the_folder(photographs, base, tmp_path):
+    command = ["accelerate", "launch", "--cpu", "train_controlnet.py", "--control", "low"]
+    run([*command, *common(photographs, base, tmp_path), "--max_train_steps", "1"], cwd=ROOT / "train")
+    assert (tmp_path / "model" / "control.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shared_out", "extra"),
+    [(("2", "1"), []), (("1", "2"), ["--precompute", "2"])],
+    ids=["two-each", "accumulated-precomputed"],
+)
+def test_two_processes_equal_one(shared_out, extra, photographs, base, tmp_path):
+    # With the usual epsilon of Adam, gradients that are 0 but for rounding become whole steps.
+    options = ["--control", "low", "--max_train_steps", "10", "--use_ema", "--adam_epsilon", "1e-4"]
+    options += ["--learning_rate", "1e-3", "--caption_column", "label", "--proportion_empty_prompts", "0.5"]
+    options += extra
+    script = ROOT / "train" / "train_controlnet.py"
+    one = [*common(photographs, base, tmp_path / "one"), *options, "--train_batch_size", "4"]
+    assert finish("train_controlnet", one)
+    two = [*common(photographs, base, tmp_path / "two"), *options, "--train_batch_size", shared_out[0]]
+    two += ["--gradient_accumulation_steps", shared_out[1]]
+    run(["torchrun", "--nproc_per_node", "2", script, *two])
+    one, two = state_of(tmp_path / "one", 10), state_of(tmp_path / "two", 10)
+    one, two = (
+        {key: value for key, value in state.items() if key.startswith("/weights")} for state in (one, two)
+    )
+    assert one.keys() == two.keys() and len(one) > 50
+    for key, value in one.items():
+        torch.testing.assert_close(value, two[key], rtol=0, atol=1e-5, msg=lambda text, key=key: key + text)
+
+
+def test_numbers_of_recipes_are_those_of_the_paper():
+    for role, perturbed in (("high", False), ("low", False)):
+        text = (ROOT / "train" / "recipes" / f"sd2_dual_{role}.sh").read_text()
+        expected = {
+            "control": role,
+            "learning_rate": "1e-6",
+            "adam_weight_decay": "0.01",
+            "control_scale": "1",
+        }
+        expected |= {"lr_warmup_steps": "10000", "resolution": "512", "lr_scheduler": "constant_with_warmup"}
+        for flag, value in expected.items():
+            assert re.search(rf"--{flag} {re.escape(value)}( \\)?$", text, re.MULTILINE), flag
+        numbers = [
+            int(re.search(rf"--{flag} (\d+)", text)[1])
+            for flag in ("num_processes", "train_batch_size", "gradient_accumulation_steps")
+        ]
+        assert np.prod(numbers) == 64
+        assert ("--no-perturb_foreground" not in text) == perturbed
+        assert re.search(r"^# Not run", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("role", ["high", "low"])
+def test_recipe_runs_two_steps(role, photographs, base, tmp_path):
+    extra = [*common(photographs, base, tmp_path), "--max_train_steps", "2", "--mixed_precision", "no"]
+    extra += [
+        "--gradient_accumulation_steps",
+        "1",
+        "--dataloader_num_workers",
+        "0",
+        "--caption_column",
+        "label",
+    ]
+    recipe = ROOT / "train" / "recipes" / f"sd2_dual_{role}.sh"
+    run(["bash", recipe, *extra], LAUNCH_FLAGS="--cpu --num_processes 1")
+    assert ControlNetModel.from_pretrained(tmp_path / "model").config.in_channels == 4
+
+
+def test_settings_that_must_stay_are_flags():
+    text = (ROOT / "harmony_diffusion" / "diffusion_training" / "run.py").read_text()
+    flags = re.findall(r'add\(\s*"--(\w+)"', text)
+    fixed = re.search(r"^FIXED = \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
+    assert len(flags) == len(set(flags)) and set(re.findall(r'"(\w+)"', fixed[1])) <= set(flags)
