@@ -21,7 +21,11 @@ from harmony_diffusion.models import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "train" / "train_discriminative.py"
-RECIPES = sorted(path.stem for path in (ROOT / "train" / "recipes").glob("*.sh"))
+RECIPES = sorted(
+    path.stem
+    for path in (ROOT / "train" / "recipes").glob("*.sh")
+    if "train_discriminative.py" in path.read_text()
+)
 SMALL_IDIH = ["--model", "idih", "--model_config", '{"depth": 4, "base_channels": 8}']
 SMALL_VIT = ["--model", "pct_net_vit", "--model_config", '{"thumbnail_size": 32}', "--smoothness", "0.1"]
 

@@ -92,7 +92,7 @@ def test_chain_from_photographs_to_pipeline(photographs, tmp_path):
     assert "foreground perturbed: no" in (folders["high"] / "README.md").read_text()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_run_ends_with_the_same_bits(workers, photographs, base, tmp_path):
     arguments = ["--control", "low", "--max_train_steps", "12", "--checkpointing_steps", "1", "--use_ema"]
     arguments += ["--gradient_accumulation_steps", "2", "--lr_scheduler", "cosine", "--learning_rate", "1e-3"]
@@ -235,6 +235,7 @@ def test_numbers_of_recipes_are_those_of_the_paper():
         assert re.search(r"^# Not run", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["high", "low"])
 def test_recipe_runs_two_steps(role, photographs, base, tmp_path):
     extra = [*common(photographs, base, tmp_path), "--max_train_steps", "2", "--mixed_precision", "no"]
@@ -249,6 +250,26 @@ def test_recipe_runs_two_steps(role, photographs, base, tmp_path):
     recipe = ROOT / "train" / "recipes" / f"sd2_dual_{role}.sh"
     run(["bash", recipe, *extra], LAUNCH_FLAGS="--cpu --num_processes 1")
     assert ControlNetModel.from_pretrained(tmp_path / "model").config.in_channels == 4
+
+
+@pytest.mark.slow
+def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tmp_path):
+    rows = (photographs / "index.csv").read_text().replace(",val,", ",test,", 1)
+    data = tmp_path / "data"
+    (data / "made").mkdir(parents=True)
+    for path in (photographs / "made").iterdir():
+        (data / "made" / path.name).write_bytes(path.read_bytes())
+    (data / "index.csv").write_text(rows)
+    sizes = {"BASE_STEPS": "2", "CONTROL_STEPS": "2", "BATCH": "2", "SIZE": "64", "SAMPLING_STEPS": "2"}
+    sizes |= {"SCALES": "0.5 1.0", "VARIANTS": "1"}
+    command = ["bash", ROOT / "train" / "recipes" / "mini_dual_controlnet.sh", data]
+    command += [shared / "weights" / "taef2" / "taef2.safetensors", tmp_path / "mini"]
+    run(command, **sizes)
+    tables = (tmp_path / "mini" / "tables" / "tables.md").read_text()
+    assert all(f"| {name} | pasted, whole | 1 |" in tables for name in ("text", "high", "low", "both"))
+    assert "KID" in (tmp_path / "mini" / "tables" / "sweep" / "tables.md").read_text()
+    pipe = assemble_pipeline(tmp_path / "mini" / "base" / "model", low=tmp_path / "mini" / "low" / "model")
+    assert pipe.vae.config.latent_channels == 32
 
 
 def test_settings_that_must_stay_are_flags():
