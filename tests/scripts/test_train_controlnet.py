@@ -19,6 +19,7 @@ from tiny_training import (
     state_of,
 )
 
+from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
@@ -77,6 +78,8 @@ def test_chain_from_photographs_to_pipeline(photographs, tmp_path):
     folders = {role: tmp_path / role / "model" for role in ("high", "low")}
     pipe = assemble_pipeline(tmp_path / "base" / "model", **folders)
     assert pipe.config["working_size"] == 64
+    with pytest.raises(CheckpointError, match="kind 'low'"):
+        assemble_pipeline(tmp_path / "base" / "model", high=folders["low"])
     pipe.set_progress_bar_config(disable=True)
     images = {
         scales: call(pipe, high_scale=scales[0], low_scale=scales[1]).images[0]

@@ -8,13 +8,13 @@
 # 8.5 M parameters on the 32 latent channels of TAEF2, two ControlNets of 3.8 M, a text encoder of random weights.
 # `low` is trained with perturbed foregrounds; `low_plain` without, as in the paper. Killed, the same command goes
 # on where it was.
-# Hardware: two CPU cores, or a GPU with LAUNCH_FLAGS= DEVICE=cuda.
+# Hardware: two CPU cores, about 8 hours by the time of single steps; or a GPU with LAUNCH_FLAGS= DEVICE=cuda.
 # Expected: not known. Not run.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
 DATA=$1 TAEF2=$2 OUT=$3
-BASE_STEPS=${BASE_STEPS:-30000} CONTROL_STEPS=${CONTROL_STEPS:-10000} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
+BASE_STEPS=${BASE_STEPS:-24000} CONTROL_STEPS=${CONTROL_STEPS:-8000} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
 TRAIN_LIMIT=${TRAIN_LIMIT:-1000000} TEST_LIMIT=${TEST_LIMIT:-1000000} SWEEP_LIMIT=${SWEEP_LIMIT:-200}
 SAMPLING_STEPS=${SAMPLING_STEPS:-20} SCALES=${SCALES:-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0}
 VARIANTS=${VARIANTS:-4} DEVICE=${DEVICE:-cpu} LAUNCH_FLAGS=${LAUNCH_FLAGS---cpu}
