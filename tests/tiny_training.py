@@ -21,17 +21,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def save_photographs(root):
-    """Write six photographs of the split train and two of val, with masks and labels."""
+    """Write six photographs of the split train, two of val and three of test, with masks and labels."""
     (root / "made").mkdir(parents=True)
     generator = np.random.default_rng(0)
     rows = []
-    for number in range(8):
+    for number in range(11):
         coarse = Image.fromarray(generator.integers(0, 256, (6, 7, 3), dtype=np.uint8))
         coarse.resize((150, 140), Image.Resampling.BICUBIC).save(root / "made" / f"{number}.jpg")
         mask = np.zeros((140, 150), np.uint8)
         mask[30:110, 20 + number : 110 + number] = 255
         Image.fromarray(mask).save(root / "made" / f"{number}.png")
-        split = "val" if number >= 6 else "train"
+        split = "train" if number < 6 else "val" if number < 8 else "test"
         rows.append({"source": "made", "id": str(number), "split": split, "label": f"thing {number}"})
     with (root / "index.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

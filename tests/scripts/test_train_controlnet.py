@@ -257,19 +257,13 @@ def test_recipe_runs_two_steps(role, photographs, base, tmp_path):
 
 @pytest.mark.slow
 def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tmp_path):
-    rows = (photographs / "index.csv").read_text().replace(",val,", ",test,", 1)
-    data = tmp_path / "data"
-    (data / "made").mkdir(parents=True)
-    for path in (photographs / "made").iterdir():
-        (data / "made" / path.name).write_bytes(path.read_bytes())
-    (data / "index.csv").write_text(rows)
     sizes = {"BASE_STEPS": "2", "CONTROL_STEPS": "2", "BATCH": "2", "SIZE": "64", "SAMPLING_STEPS": "2"}
     sizes |= {"SCALES": "0.5 1.0", "VARIANTS": "1"}
-    command = ["bash", ROOT / "train" / "recipes" / "mini_dual_controlnet.sh", data]
+    command = ["bash", ROOT / "train" / "recipes" / "mini_dual_controlnet.sh", photographs]
     command += [shared / "weights" / "taef2" / "taef2.safetensors", tmp_path / "mini"]
     run(command, **sizes)
     tables = (tmp_path / "mini" / "tables" / "tables.md").read_text()
-    assert all(f"| {name} | pasted, whole | 1 |" in tables for name in ("text", "high", "low", "both"))
+    assert all(f"| {name} | pasted, whole | 3 |" in tables for name in ("text", "high", "low", "both"))
     assert "KID" in (tmp_path / "mini" / "tables" / "sweep" / "tables.md").read_text()
     pipe = assemble_pipeline(tmp_path / "mini" / "base" / "model", low=tmp_path / "mini" / "low" / "model")
     assert pipe.vae.config.latent_channels == 32
