@@ -12,4 +12,5 @@ SMALL = {
     "pct_net": {"thumbnail_size": 64},
     "pct_net_vit": {"thumbnail_size": 64},
     "gknet": {"base_channels": 8},
+    "bargain_net": {"base_channels": 8},
 }

@@ -10,6 +10,7 @@ from typing import Any
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models.bargain_net import BargainNet
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
@@ -49,6 +50,7 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "pct_net_vit": partial(PCTNet, base="vit"),
     "gknet": GKNet,
     "imrsf_dam_gct": IMRSFDAMGCT,
+    "bargain_net": BargainNet,
 }
 
 DEFAULT_MODEL = "poisson"
