@@ -13,4 +13,7 @@ SMALL = {
     "pct_net_vit": {"thumbnail_size": 64},
     "gknet": {"base_channels": 8},
     "bargain_net": {"base_channels": 8},
+    "iih": {"base_channels": 8},
+    "iih_lt_gd": {"base_channels": 8},
+    "iih_base": {"base_channels": 8},
 }

@@ -21,6 +21,7 @@ from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.hdnet import HDNet
 from harmony_diffusion.models.idih import IDIH
+from harmony_diffusion.models.iih import IIH
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.is2am import IS2AM
 from harmony_diffusion.models.pct_net import PCTNet
@@ -51,6 +52,9 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "gknet": GKNet,
     "imrsf_dam_gct": IMRSFDAMGCT,
     "bargain_net": BargainNet,
+    "iih": IIH,
+    "iih_lt_gd": partial(IIH, guide_blocks=0),
+    "iih_base": partial(IIH, light_transfer=False, guidance=False),
 }
 
 DEFAULT_MODEL = "poisson"
