@@ -16,4 +16,8 @@ SMALL = {
     "iih": {"base_channels": 8},
     "iih_lt_gd": {"base_channels": 8},
     "iih_base": {"base_channels": 8},
+    "dht": {"base_channels": 8, "layers": 2},
+    "ht": {"base_channels": 8, "layers": 2},
+    "dht_plus": {"base_channels": 8, "layers": 2},
+    "ht_plus": {"base_channels": 8, "layers": 2},
 }

@@ -15,6 +15,7 @@ from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
 from harmony_diffusion.models.dccf import DCCF
+from harmony_diffusion.models.dht import DHT, HT
 from harmony_diffusion.models.dih import DIH
 from harmony_diffusion.models.dovenet import DoveNet
 from harmony_diffusion.models.gknet import GKNet
@@ -55,6 +56,10 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "iih": IIH,
     "iih_lt_gd": partial(IIH, guide_blocks=0),
     "iih_base": partial(IIH, light_transfer=False, guidance=False),
+    "dht": DHT,
+    "ht": HT,
+    "dht_plus": partial(DHT, encode_light=False),
+    "ht_plus": partial(HT, patches=True),
 }
 
 DEFAULT_MODEL = "poisson"
