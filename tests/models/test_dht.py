@@ -134,9 +134,9 @@ def test_compiles_without_graph_breaks(variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["dht", "ht_plus"])
-def test_learns_one_real_picture(variant, shared):
+@pytest.mark.parametrize(("variant", "base_channels", "steps"), [("dht", 16, 400), ("ht_plus", 32, 800)])
+def test_learns_one_real_picture(variant, base_channels, steps, shared):
     torch.manual_seed(0)
-    model = VARIANTS[variant](base_channels=16, layers=2)
-    before, after, _ = overfit(model, size=32, steps=400, shared=shared, lr=1.5e-3)
+    model = VARIANTS[variant](base_channels=base_channels, layers=2)
+    before, after, _ = overfit(model, size=32, steps=steps, shared=shared, lr=1.5e-3)
     assert before < 20 and after > 40
