@@ -14,6 +14,8 @@ _HOME = {
     "load_model": "harmony_diffusion.models",
     "Harmonizer": "harmony_diffusion.models.harmonizer",
     "HarmonizationPipeline": "harmony_diffusion.pipelines.harmonization",
+    "StableDiffusionHarmonizationPipeline": "harmony_diffusion.pipelines.stable_diffusion",
+    "load_pipeline": "harmony_diffusion.pipelines.loading",
     "HarmonizationOutput": "harmony_diffusion.pipelines.output",
     "Picture": "harmony_diffusion.image_processor",
     "HarmonyError": "harmony_diffusion.errors",
@@ -28,8 +30,10 @@ __all__ = [
     "HarmonyError",
     "InputError",
     "Picture",
+    "StableDiffusionHarmonizationPipeline",
     "create_model",
     "load_model",
+    "load_pipeline",
 ]
 
 if TYPE_CHECKING:
@@ -38,7 +42,9 @@ if TYPE_CHECKING:
     from harmony_diffusion.models import MODELS, create_model, load_model
     from harmony_diffusion.models.harmonizer import Harmonizer
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+    from harmony_diffusion.pipelines.loading import load_pipeline
     from harmony_diffusion.pipelines.output import HarmonizationOutput
+    from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
 
 def __getattr__(name: str) -> Any:

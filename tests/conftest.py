@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -31,3 +32,11 @@ def tiny_sample() -> tuple[torch.Tensor, torch.Tensor]:
     mask[1, :, 8:30, 20:40] = 1
     mask[:, :, 24:28, 22:26] = 0.5
     return composite, mask
+
+
+@pytest.fixture
+def tiny_sd2_components() -> dict[str, Any]:
+    """Real components of the diffusion pipeline at tiny size; the ControlNets act as if they were trained."""
+    from tiny_diffusion import trained_like
+
+    return trained_like()

@@ -19,3 +19,24 @@ class HarmonizationOutput(BaseOutput):
 
     images: Any
     filters: Any = None
+
+
+@dataclass
+class DiffusionHarmonizationOutput(HarmonizationOutput):
+    """Output of the diffusion pipeline.
+
+    Attributes:
+        images: As in `HarmonizationOutput`, `num_images_per_prompt` in a row for each composite; with
+            `output_type="latent"` the latents `(B, 4, h, w)` (a list of them when sizes differ).
+        filters: None.
+        prompts: The text that each composite was harmonized with, given or captioned; None when embeddings
+            were given.
+        regions: The `WorkingRegion` of each composite; None where nothing was generated.
+        nsfw_content_detected: What the safety checker said of each image; None without one.
+        layers: `Layers` of each image when they were asked for, else None.
+    """
+
+    prompts: list[str] | None = None
+    regions: Any = None
+    nsfw_content_detected: list[bool] | None = None
+    layers: Any = None

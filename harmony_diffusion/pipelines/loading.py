@@ -1,0 +1,62 @@
+"""From a name or folder to the pipeline behind it."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models import load_model
+from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+
+if TYPE_CHECKING:
+    # Importing it takes seconds, which the other models need not wait for.
+    from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+
+DUAL = "sd2-dual"
+ENVIRONMENT_VARIABLE = "HARMONY_SD2_DUAL"
+
+
+def load_pipeline(
+    name_or_path: str | os.PathLike[str] = "default", *, controls: bool = True
+) -> "HarmonizationPipeline | StableDiffusionHarmonizationPipeline":
+    """Load a pipeline that is ready to harmonize.
+
+    Args:
+        name_or_path: What `load_model` takes; "sd2-dual"; or the folder of a saved diffusion pipeline.
+        controls: Whether ControlNets are wanted. Without them "sd2-dual" is Stable Diffusion 2 inpainting
+            alone, see `load_base_components`.
+
+    Raises:
+        CheckpointError: Unknown name, or weights that are neither local nor reachable.
+
+    Example:
+        >>> type(load_pipeline("reinhard")).__name__
+        'HarmonizationPipeline'
+    """
+    source = os.fspath(name_or_path)
+    saved = (Path(source) / "model_index.json").is_file()
+    if source != DUAL and not saved:
+        return HarmonizationPipeline(load_model(source))
+    from harmony_diffusion.base_models import load_base_components
+    from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+
+    if saved:
+        return StableDiffusionHarmonizationPipeline.from_pretrained(source)
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        try:
+            return StableDiffusionHarmonizationPipeline.from_pretrained(named)
+        except OSError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{ENVIRONMENT_VARIABLE}={named} is neither the folder of a saved pipeline nor reachable on "
+                f"the Hub: {reason}"
+            ) from error
+    if controls:
+        raise CheckpointError(
+            f"{DUAL} needs two trained ControlNets, and none come with this library. Save a pipeline that "
+            "has them with `save_pretrained`, and name its folder or its id on the Hub in "
+            f"{ENVIRONMENT_VARIABLE} (or give the folder as the model). With both scales 0 it needs Stable "
+            "Diffusion 2 inpainting alone."
+        )
+    return StableDiffusionHarmonizationPipeline(**load_base_components())
