@@ -258,12 +258,19 @@ def save_image(image: np.ndarray, path: Path) -> None:
     write_atomically(path, lambda file: Image.fromarray(levels).save(file, "PNG"), overwrite=True)
 
 
+def weights_of(model: str) -> Path:
+    """Return the folder of a model's weights: the one given, or that which comes with the package."""
+    from harmony_diffusion.models import DEFAULT_MODEL, WEIGHTS
+
+    return Path(model) if Path(model).is_dir() else WEIGHTS / (DEFAULT_MODEL if model == "default" else model)
+
+
 def settings_of(
     args: argparse.Namespace, samples: Sequence[HarmonySample], protocols: dict[str, Protocol]
 ) -> dict[str, Any]:
     """All that the rows depend on."""
     names = "\n".join(f"{sample.subset}/{sample.name}" for sample in samples)
-    files = sorted(path for path in Path(args.model or "").rglob("*") if path.is_file()) if args.model else []
+    files = sorted(path for path in weights_of(args.model).rglob("*") if path.is_file()) if args.model else []
     weights = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     return {
         "version": harmony_diffusion.__version__,

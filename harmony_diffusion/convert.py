@@ -17,7 +17,8 @@ from harmony_diffusion.models import create_model, model_class
 
 # What training scripts of the field nest the weights under, and what wrappers put before every key.
 _NESTS = ("model", "state_dict", "model_state_dict", "params", "net", "network", "generator", "netG", "ema")
-_PREFIXES = ("module.", "model.")
+_WRAPPER = "module."  # of torch's DataParallel
+_OWNER = "model."  # of a trainer that holds the network; in some official files it belongs to the names
 _LISTED = 12
 
 _CARD = """---
@@ -70,7 +71,7 @@ def convert_checkpoint(
     if not hasattr(cls, "convert_official"):
         raise CheckpointError(f"{name} has no official weights: it needs none.")
     model: Any = create_model(name)
-    load_strictly(model, cls.convert_official(unwrap(read_tensors(source))), source)
+    load_strictly(model, convert_names(cls, unwrap(read_tensors(source))), source)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".harmony-", suffix=".tmp", dir=folder.parent))
@@ -128,9 +129,27 @@ def unwrap(content: Any) -> dict[str, Tensor]:
         content = content[nests[0]]
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary of tensors.")
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in content)), None):
-        content = {key.removeprefix(prefix): value for key, value in content.items()}
+    while all(key.startswith(_WRAPPER) for key in content):
+        content = {key.removeprefix(_WRAPPER): value for key, value in content.items()}
     return content
+
+
+def convert_names(cls: Any, official: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert official names to those of a model; a `model.` before all of them may be part of them or not.
+
+    Raises:
+        CheckpointError: A name is unknown, as they are and without `model.`.
+    """
+    try:
+        return cls.convert_official(official)
+    except CheckpointError:
+        if not all(key.startswith(_OWNER) for key in official):
+            raise
+        try:
+            return convert_names(cls, unwrap({k.removeprefix(_OWNER): v for k, v in official.items()}))
+        except CheckpointError:
+            pass
+        raise
 
 
 def load_strictly(model: ModelMixin, state_dict: dict[str, Tensor], source: object) -> None:

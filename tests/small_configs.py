@@ -18,4 +18,12 @@ SMALL = {
     "s2cr_net_vgg": {"thumbnail_size": 64},
     "gknet": {"base_channels": 8},
     "color_grid": {"encoder_size": 64},
+    "bargain_net": {"base_channels": 8},
+    "iih": {"base_channels": 8},
+    "iih_lt_gd": {"base_channels": 8},
+    "iih_base": {"base_channels": 8},
+    "dht": {"base_channels": 8, "layers": 2},
+    "ht": {"base_channels": 8, "layers": 2},
+    "dht_plus": {"base_channels": 8, "layers": 2},
+    "ht_plus": {"base_channels": 8, "layers": 2},
 }

@@ -10,9 +10,9 @@ from oracles.oracle_weights import fill_state_dict, make_inputs
 from safetensors.torch import save_file
 
 from harmony_diffusion.cli import main
-from harmony_diffusion.convert import convert_checkpoint, unwrap
+from harmony_diffusion.convert import convert_checkpoint, convert_names, unwrap
 from harmony_diffusion.errors import CheckpointError, OutputError
-from harmony_diffusion.models import load_model
+from harmony_diffusion.models import load_model, model_class
 
 ORACLE = Path(__file__).parent / "oracles" / "harmonizer_s11_300x420.npz"
 
@@ -39,7 +39,23 @@ def wrap(official, kind):
 
 @pytest.mark.parametrize("kind", ["plain", "module", "nested", "state_dict"])
 def test_usual_wrappings_are_taken_off(kind, official):
-    assert list(unwrap(wrap(official, kind))) == list(official)
+    converted = convert_names(model_class("harmonizer"), unwrap(wrap(official, kind)))
+    expected = model_class("harmonizer").convert_official(official)
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", ["dovenet", "s2am"])
+def test_owner_may_be_part_of_the_official_names(name):
+    """Official files of these begin all their names with `model.`, and a trainer may add another one."""
+    names = {"dovenet": "model.model.0.weight", "s2am": "model.model.down.0.weight"}
+    cls = model_class(name)
+    expected = cls.convert_official({names[name]: torch.ones(1)})
+    for prefix in ("", "module.", "module.model."):
+        wrapped = {prefix + names[name]: torch.ones(1)}
+        assert convert_names(cls, unwrap(wrapped)).keys() == expected.keys()
+    with pytest.raises(CheckpointError, match=r"model\.surprise"):
+        convert_names(cls, {"model.surprise": torch.ones(1)})
 
 
 def test_converted_folder_computes_what_the_official_code_does(official, tmp_path):

@@ -11,12 +11,14 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models.bargain_net import BargainNet
 from harmony_diffusion.models.cdt_net import CDTNet, CDTNetSim
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
 from harmony_diffusion.models.color_grid import ColorGrid
 from harmony_diffusion.models.dccf import DCCF
+from harmony_diffusion.models.dht import DHT, HT
 from harmony_diffusion.models.dih import DIH
 from harmony_diffusion.models.dovenet import DoveNet
 from harmony_diffusion.models.gknet import GKNet
@@ -24,6 +26,7 @@ from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.hdnet import HDNet
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.idih_hrnet import IDIHHRNet
+from harmony_diffusion.models.iih import IIH
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.is2am import IS2AM
 from harmony_diffusion.models.pct_net import PCTNet
@@ -60,6 +63,14 @@ MODELS: dict[str, Callable[..., ModelMixin]] = {
     "s2cr_net_vgg": partial(S2CRNet, base="vgg16"),
     "gknet": GKNet,
     "imrsf_dam_gct": IMRSFDAMGCT,
+    "bargain_net": BargainNet,
+    "iih": IIH,
+    "iih_lt_gd": partial(IIH, guide_blocks=0),
+    "iih_base": partial(IIH, light_transfer=False, guidance=False),
+    "dht": DHT,
+    "ht": HT,
+    "dht_plus": partial(DHT, encode_light=False),
+    "ht_plus": partial(HT, patches=True),
 }
 
 DEFAULT_MODEL = "color_grid"

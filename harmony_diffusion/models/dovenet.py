@@ -10,6 +10,8 @@ Only the generator is here. The official test script leaves dropout active and n
 own statistics unless it is given `--eval`; a model in evaluation mode does neither.
 """
 
+from collections.abc import Iterator
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -46,7 +48,66 @@ class UpStage(nn.Module):
         return F.relu(x if self.gate is None else torch.sigmoid(self.gate(x)) * x, inplace=True)
 
 
-class DoveNet(CheckpointedModule, ModelMixin, ConfigMixin):
+class GatedUNet(CheckpointedModule):
+    """U-Net of eight levels whose three outer decoder stages are gated: the generator `s2ad`.
+
+    Args:
+        in_channels: Channels of the input.
+        base_channels: Width of the first level; it doubles three times.
+        dropout: After the normalization of the second to fourth decoder stage, in training.
+    """
+
+    def __init__(self, in_channels: int, base_channels: int, dropout: float) -> None:
+        super().__init__()
+        widths = [base_channels * factor for factor in (1, 2, 4, 8, 8, 8, 8, 8)]
+        self.down = nn.ModuleList()
+        for i, (before, after) in enumerate(zip([in_channels, *widths], widths, strict=False)):
+            norm = [nn.BatchNorm2d(after)] if 0 < i < 7 else []
+            activation = nn.LeakyReLU(0.2, inplace=True) if i < 7 else nn.ReLU(inplace=True)
+            conv = nn.Conv2d(before, after, 4, 2, 1, bias=False)
+            self.down.append(nn.Sequential(conv, *norm, activation))
+        self.up = nn.ModuleList()
+        for i in range(7):
+            below, width = widths[7 - i] * (1 if i == 0 else 2), widths[6 - i]
+            self.up.append(UpStage(below, width, dropout if 1 <= i <= 3 else 0.0, gate=i >= 4))
+        self.to_rgb = nn.ConvTranspose2d(2 * base_channels, 3, 4, 2, 1)
+        init_pix2pix_(self)
+
+    def translate(self, x: Tensor) -> Tensor:
+        """Map `(B, in_channels, H, W)` to a picture `(B, 3, H, W)` in [-1, 1]; 256 divides H and W."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        # The skips are activated: the official LeakyReLU works in place.
+        skips = []
+        for stage in self.down:
+            x = self.run(stage, x)
+            skips.append(x)
+        # A 1x1 map alone does not say in which memory format the decoder has to go on.
+        x = skips.pop().clone(memory_format=torch.channels_last)
+        for stage in self.up:
+            x = self.run(stage, x, skips.pop())
+        return torch.tanh(self.to_rgb(x))
+
+
+def _official_keys() -> Iterator[tuple[str, str]]:
+    yield r"model\.model\.0\.(weight)", r"down.0.0.\1"
+    yield r"model\.model\.3\.(weight|bias)", r"to_rgb.\1"
+    for level in range(1, 8):
+        block, stage = r"model\.model\.1" + r"\.model\.3" * (level - 1), 7 - level
+        conv, norm = (3, 4) if level == 7 else (5, 6)
+        yield rf"{block}\.model\.1\.(weight)", rf"down.{level}.0.\1"
+        yield rf"{block}\.model\.{conv}\.(weight)", rf"up.{stage}.conv.\1"
+        yield rf"{block}\.model\.{norm}\.(.+)", rf"up.{stage}.norm.\1"
+        if level < 7:
+            yield rf"{block}\.model\.2\.(.+)", rf"down.{level}.1.\1"
+        if level < 4:
+            yield rf"{block}\.attention\.0\.(.+)", rf"up.{stage}.gate.\1"
+
+
+# Official -> ours; BargainNet has this generator too.
+GATED_UNET_KEYS = tuple(_official_keys())
+
+
+class DoveNet(GatedUNet, ModelMixin, ConfigMixin):
     """Generator of DoveNet: a U-Net of eight levels on the composite and its mask.
 
     Args:
@@ -71,20 +132,7 @@ class DoveNet(CheckpointedModule, ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, base_channels: int = 64, dropout: float = 0.5) -> None:
-        super().__init__()
-        widths = [base_channels * factor for factor in (1, 2, 4, 8, 8, 8, 8, 8)]
-        self.down = nn.ModuleList()
-        for i, (before, after) in enumerate(zip([4, *widths], widths, strict=False)):
-            norm = [nn.BatchNorm2d(after)] if 0 < i < 7 else []
-            activation = nn.LeakyReLU(0.2, inplace=True) if i < 7 else nn.ReLU(inplace=True)
-            conv = nn.Conv2d(before, after, 4, 2, 1, bias=False)
-            self.down.append(nn.Sequential(conv, *norm, activation))
-        self.up = nn.ModuleList()
-        for i in range(7):
-            below, width = widths[7 - i] * (1 if i == 0 else 2), widths[6 - i]
-            self.up.append(UpStage(below, width, dropout if 1 <= i <= 3 else 0.0, gate=i >= 4))
-        self.to_rgb = nn.ConvTranspose2d(2 * base_channels, 3, 4, 2, 1)
-        init_pix2pix_(self)
+        super().__init__(4, base_channels, dropout)
 
     def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Harmonize the foreground.
@@ -102,17 +150,7 @@ class DoveNet(CheckpointedModule, ModelMixin, ConfigMixin):
         """Return the network's own full frame in [0, 1], `(B, 3, H, W)`."""
         height, width = composite.shape[-2:]
         x = reflect_to_multiple(torch.cat((2 * composite - 1, mask), 1), _STRIDE)
-        x = x.contiguous(memory_format=torch.channels_last)
-        # The skips are activated: the official LeakyReLU works in place.
-        skips = []
-        for stage in self.down:
-            x = self.run(stage, x)
-            skips.append(x)
-        # A 1x1 map alone does not say in which memory format the decoder has to go on.
-        x = skips.pop().clone(memory_format=torch.channels_last)
-        for stage in self.up:
-            x = self.run(stage, x, skips.pop())
-        x = torch.tanh(self.to_rgb(x))
+        x = self.translate(x)
         return ((x + 1) / 2)[..., :height, :width].to(composite.dtype).contiguous()
 
     @staticmethod
@@ -128,20 +166,4 @@ class DoveNet(CheckpointedModule, ModelMixin, ConfigMixin):
         Raises:
             CheckpointError: Unknown keys.
         """
-        renames: list[tuple[str, str | None]] = [
-            (r"model\.model\.0\.(weight)", r"down.0.0.\1"),
-            (r"model\.model\.3\.(weight|bias)", r"to_rgb.\1"),
-        ]
-        for level in range(1, 8):
-            block, stage = r"model\.model\.1" + r"\.model\.3" * (level - 1), 7 - level
-            conv, norm = (3, 4) if level == 7 else (5, 6)
-            renames += [
-                (rf"{block}\.model\.1\.(weight)", rf"down.{level}.0.\1"),
-                (rf"{block}\.model\.{conv}\.(weight)", rf"up.{stage}.conv.\1"),
-                (rf"{block}\.model\.{norm}\.(.+)", rf"up.{stage}.norm.\1"),
-            ]
-            if level < 7:
-                renames.append((rf"{block}\.model\.2\.(.+)", rf"down.{level}.1.\1"))
-            if level < 4:
-                renames.append((rf"{block}\.attention\.0\.(.+)", rf"up.{stage}.gate.\1"))
-        return rename_keys(state_dict, renames, "DoveNet")
+        return rename_keys(state_dict, GATED_UNET_KEYS, "DoveNet")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harmony_diffusion.errors import CheckpointError
-from harmony_diffusion.models import DEFAULT_MODEL, load_model
+from harmony_diffusion.models import load_model
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ ENVIRONMENT_VARIABLE = "HARMONY_SD2_DUAL"
 
 
 def load_pipeline(
-    name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, *, controls: bool = True
+    name_or_path: str | os.PathLike[str] = "default", *, controls: bool = True
 ) -> "HarmonizationPipeline | StableDiffusionHarmonizationPipeline":
     """Load a pipeline that is ready to harmonize.
 

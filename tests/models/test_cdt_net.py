@@ -58,7 +58,7 @@ def test_parts_have_the_official_number_of_parameters():
 
 @both
 def test_converter_is_strict(cls):
-    checks.check_converter_is_strict(cls(), load_case("cdtnet_sim_s11_512x640").official)
+    checks.assert_converter_is_strict(cls(), load_case("cdtnet_sim_s11_512x640").official)
 
 
 def test_refuses_a_base_size_it_cannot_halve():
@@ -104,7 +104,7 @@ def test_fresh_tables_keep_the_picture():
 def test_colour_table_renders_packed_pixels():
     torch.manual_seed(0)
     model = CDTNetSim(base_size=64).eval()
-    composite, mask = checks.sample(64, batch=1)
+    composite, mask = checks.picture_and_mask(1, 64, 64)
     inside = mask[0, 0] > 0
     with torch.no_grad():
         filters = model.predict_filters(composite, mask)
@@ -117,18 +117,20 @@ def test_colour_table_renders_packed_pixels():
 
 @both
 def test_runs_in_bfloat16(cls):
-    checks.check_bfloat16(cls(base_size=64))
+    checks.assert_bfloat16_is_close(cls(base_size=64), *checks.picture_and_mask(), atol=0.06)
 
 
 @both
 def test_gradient_checkpointing_changes_nothing(cls):
-    checks.check_gradient_checkpointing(cls(base_size=32))
+    checks.assert_checkpointing_changes_memory_only(
+        cls(base_size=32), *checks.picture_and_mask(), saving=1.15
+    )
 
 
 @pytest.mark.slow
 @both
 def test_compiles_without_graph_break(cls):
-    checks.check_no_graph_break(cls(base_size=64))
+    checks.assert_compiles_without_graph_breaks(cls(base_size=64), *checks.picture_and_mask())
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def test_has_the_official_number_of_parameters():
 
 
 def test_converter_is_strict():
-    checks.check_converter_is_strict(IDIHHRNet(), load_case(CASES[0]).official)
+    checks.assert_converter_is_strict(IDIHHRNet(), load_case(CASES[0]).official)
 
 
 def test_regions_are_nearly_means_of_the_frame():
@@ -66,7 +66,7 @@ def test_regions_are_nearly_means_of_the_frame():
 
 def test_features_reach_the_result():
     model = small().eval()
-    composite, mask = checks.sample()
+    composite, mask = checks.picture_and_mask()
     with torch.no_grad():
         with_features = model.predict(composite, mask)
         model.ocr.join[1].weight.zero_()
@@ -75,16 +75,16 @@ def test_features_reach_the_result():
 
 
 def test_runs_in_bfloat16():
-    checks.check_bfloat16(small())
+    checks.assert_bfloat16_is_close(small(), *checks.picture_and_mask(), atol=0.06)
 
 
 def test_gradient_checkpointing_changes_nothing():
-    checks.check_gradient_checkpointing(small())
+    checks.assert_checkpointing_changes_memory_only(small(), *checks.picture_and_mask(), saving=1.5)
 
 
 @pytest.mark.slow
 def test_compiles_without_graph_break():
-    checks.check_no_graph_break(small())
+    checks.assert_compiles_without_graph_breaks(small(), *checks.picture_and_mask())
 
 
 @pytest.mark.slow

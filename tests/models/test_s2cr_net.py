@@ -56,13 +56,13 @@ def test_has_the_official_number_of_parameters(base, count, with_label):
 
 
 def test_converter_is_strict():
-    checks.check_converter_is_strict(S2CRNet(), load_case("s2crnet_squeeze_s11_256x256_b2").official)
+    checks.assert_converter_is_strict(S2CRNet(), load_case("s2crnet_squeeze_s11_256x256_b2").official)
 
 
 def test_label_of_saved_weights_can_be_chosen(tmp_path):
     torch.manual_seed(0)
     S2CRNet(thumbnail_size=32).save_pretrained(tmp_path)
-    composite, mask = checks.sample()
+    composite, mask = checks.picture_and_mask()
     with torch.no_grad():
         plain, second, third = (
             S2CRNet.from_pretrained(tmp_path, label=label).eval().predict_filters(composite, mask)
@@ -118,7 +118,7 @@ def test_crop_is_the_resized_bounding_box():
 
 
 def test_prediction_of_an_empty_mask_is_the_composite():
-    composite, mask = checks.sample(48)
+    composite, mask = checks.picture_and_mask(2, 48, 48)
     with torch.no_grad():
         assert torch.equal(S2CRNet(thumbnail_size=32).predict(composite, 0 * mask), composite)
 
@@ -126,7 +126,7 @@ def test_prediction_of_an_empty_mask_is_the_composite():
 def test_packed_pixels_give_the_same_pixels():
     torch.manual_seed(0)
     model = S2CRNet(thumbnail_size=32).eval()
-    composite, mask = checks.sample(64, batch=1)
+    composite, mask = checks.picture_and_mask(1, 64, 64)
     inside, slopes = mask[0, 0] > 0, torch.cat((random_slopes(), random_slopes(1)), 1)[:1]
     with torch.no_grad():
         packed = model.apply_filters(
@@ -139,7 +139,7 @@ def test_packed_pixels_give_the_same_pixels():
 @both
 def test_fresh_network_starts_near_the_identity(base):
     torch.manual_seed(0)
-    composite, mask = checks.sample()
+    composite, mask = checks.picture_and_mask()
     with torch.no_grad():
         change = S2CRNet(base, thumbnail_size=64)(composite, mask) - composite
     assert 1e-5 < change.abs().max() < 0.3
@@ -148,18 +148,24 @@ def test_fresh_network_starts_near_the_identity(base):
 @both
 def test_runs_in_bfloat16(base):
     torch.manual_seed(0)
-    checks.check_bfloat16(S2CRNet(base, label=1, thumbnail_size=64))
+    checks.assert_bfloat16_is_close(
+        S2CRNet(base, label=1, thumbnail_size=64), *checks.picture_and_mask(), atol=0.06
+    )
 
 
 @both
 def test_gradient_checkpointing_changes_nothing(base):
-    checks.check_gradient_checkpointing(S2CRNet(base, thumbnail_size=32))
+    checks.assert_checkpointing_changes_memory_only(
+        S2CRNet(base, thumbnail_size=32), *checks.picture_and_mask(), saving=1.15
+    )
 
 
 @pytest.mark.slow
 @both
 def test_compiles_without_graph_break(base):
-    checks.check_no_graph_break(S2CRNet(base, label=1, thumbnail_size=64))
+    checks.assert_compiles_without_graph_breaks(
+        S2CRNet(base, label=1, thumbnail_size=64), *checks.picture_and_mask()
+    )
 
 
 def best_curves_psnr(shared):
