@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	@mkdir -p outputs
-	$(BIN)/harmony image examples/composite.jpg examples/mask.png -o outputs/harmonized.jpg --model reinhard --side-by-side --overwrite
+	$(BIN)/harmony image examples/composite.jpg examples/mask.png -o outputs/harmonized.jpg --side-by-side --overwrite
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
