@@ -1,5 +1,8 @@
 """The model card that lies beside trained weights: what they are, how and on what they were trained."""
 
+import json
+import shlex
+import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -47,6 +50,20 @@ def write_model_card(
     path = folder / "README.md"
     path.write_text(text, "utf-8")
     return path
+
+
+def launch_command() -> str:
+    """Return how the running script was launched; where things lie on this machine is nobody's business."""
+    given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["accelerate", "launch", f"train/{Path(sys.argv[0]).name}", *given])
+
+
+def forget_origins(folder: Path) -> None:
+    """Leave out of every configuration in a folder where the weights were loaded from."""
+    for path in folder.rglob("*config.json"):
+        entries = json.loads(path.read_text("utf-8"))
+        if entries.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _bullets(facts: Mapping[str, object]) -> str:

@@ -331,6 +331,42 @@ def load_checkpoint(
     return int(state["step"])
 
 
+def resume(
+    folder: Path,
+    wanted: str,
+    model: ModelMixin,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None,
+    settings: Mapping[str, Any],
+) -> int:
+    """Go on from a checkpoint as `load_checkpoint` does, and return the steps done.
+
+    Args:
+        folder: Folder of the run.
+        wanted: "latest" for the newest checkpoint in `folder`, if any, or the folder of a checkpoint.
+        model: See `load_checkpoint`.
+        optimizer: See `load_checkpoint`.
+        average: See `load_checkpoint`.
+        settings: See `load_checkpoint`.
+
+    Raises:
+        CheckpointError: No checkpoint, or one of a run with other settings.
+    """
+    found = checkpoints(folder) if wanted == "latest" else [Path(wanted)]
+    return load_checkpoint(found[-1], model, optimizer, average, settings) if found else 0
+
+
+def finish(accelerator: Any) -> None:
+    """End a run of one or several processes.
+
+    No process leaves while another still publishes; and what uses the process group is released before the
+    group is, or gloo may wait for ever.
+    """
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
 def _sync_to_disk(path: Path) -> None:
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return  # Windows cannot open folders.

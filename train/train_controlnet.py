@@ -34,9 +34,8 @@ from harmony_diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import KeyedView
 from harmony_diffusion.diffusion_training.controls import ROLES, ControlSettings
-from harmony_diffusion.diffusion_training.data import DiffusionData, PrecomputedSet, precompute
+from harmony_diffusion.diffusion_training.data import DiffusionData
 from harmony_diffusion.diffusion_training.run import (
-    DTYPES,
     FIXED,
     Board,
     Conditioner,
@@ -47,24 +46,26 @@ from harmony_diffusion.diffusion_training.run import (
     check_arguments,
     evaluating,
     finite_loss,
-    forget_origins,
+    freeze,
     learning_rate,
     open_split,
     push_to_hub,
     training_facts,
+    training_samples,
     validate_pipeline,
     validation_images,
     write_card,
 )
 from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.model_card import forget_origins
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.training import (
     BatchPositions,
     MovingAverage,
-    checkpoints,
-    load_checkpoint,
+    finish,
     remove_unfinished,
+    resume,
     save_checkpoint,
     write_folder_atomically,
 )
@@ -173,27 +174,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = control_settings(args)
     image_channel = read_pipeline_config(args.pretrained_model_name_or_path).get("image_channel", "masked")
     controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
-    for name in ("unet", "vae", "text_encoder"):
-        # The autoencoders of Stable Diffusion overflow in float16.
-        dtype = DTYPES["no" if name == "vae" and args.mixed_precision == "fp16" else args.mixed_precision]
-        models[name].requires_grad_(False).eval()
-        torch.nn.Module.to(models[name], device, dtype)  # ModelMixin.to gives advice on other cases
+    freeze(models, ("unet", "vae", "text_encoder"), device, args.mixed_precision)
 
     data = open_split(args, args.train_split)
     held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
-    samples = data.samples
-    if args.precompute:
-        folder = args.precomputed_dir or args.output_dir / "precomputed"
-        share = {"rank": rank, "processes": processes, "seed": args.seed}
-        work = {
-            "variants": args.precompute,
-            "image_channel": image_channel,
-            "batch_size": args.train_batch_size,
-        }
-        written = precompute(folder, data, models, **work, **share)
-        logger.info("%d samples and prompts computed beforehand", written)
-        accelerator.wait_for_everyone()
-        samples = PrecomputedSet(folder, data.samples, args.precompute)
+    samples = training_samples(args, data, models, image_channel, accelerator)
     batch = args.train_batch_size * accumulation * processes
     total = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
 
@@ -203,10 +188,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     fixed |= {"control": str(settings), "samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
-    found = checkpoints(args.output_dir)
-    if args.resume_from_checkpoint != "latest":
-        found = [Path(args.resume_from_checkpoint)]
-    start = load_checkpoint(found[-1], controlnet, optimizer, average, fixed) if found else 0
+    start = resume(args.output_dir, args.resume_from_checkpoint, controlnet, optimizer, average, fixed)
 
     objective = NoisePrediction(
         models["unet"], models["scheduler"], controlnet, args.control_input, args.control_scale
@@ -300,11 +282,7 @@ def main() -> None:
         mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
     )
     train(args, accelerator)
-    # No process leaves while another still publishes; and what uses the process group is released before
-    # the group is, or gloo may wait for ever.
-    accelerator.free_memory()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish(accelerator)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ import copy
 import json
 import logging
 import math
-import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -38,7 +36,7 @@ from harmony_diffusion.data.photographs import parse_filters, subset_weights
 from harmony_diffusion.data.synthetic import SyntheticComposites, jitter, reference_colors, reversed_filters
 from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, PhotographSet, TrainingSet
 from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError
-from harmony_diffusion.model_card import write_model_card
+from harmony_diffusion.model_card import forget_origins, launch_command, write_model_card
 from harmony_diffusion.models import MODELS, create_model, load_model
 from harmony_diffusion.models.efficientnet import init_lite0_from_imagenet
 from harmony_diffusion.models.layers import blend
@@ -48,10 +46,10 @@ from harmony_diffusion.training import (
     BatchPositions,
     MovingAverage,
     TwoStreams,
-    checkpoints,
+    finish,
     learning_rate_factor,
-    load_checkpoint,
     remove_unfinished,
+    resume,
     save_checkpoint,
     synchronize_batch_norms,
     write_folder_atomically,
@@ -280,14 +278,6 @@ def build_optimizer(model: ModelMixin, args: argparse.Namespace) -> torch.optim.
     )
 
 
-def resume(args: argparse.Namespace, *state: Any) -> int:
-    """Load the newest checkpoint, or the one that was named, and return the steps done."""
-    if args.resume_from_checkpoint != "latest":
-        return load_checkpoint(Path(args.resume_from_checkpoint), *state)
-    found = checkpoints(args.output)
-    return load_checkpoint(found[-1], *state) if found else 0
-
-
 class StepClock:
     """Adds up how long the parts of a step take; it waits for the device, so it runs only when asked."""
 
@@ -351,13 +341,6 @@ class Reporter:
             self.board.add_image("validation/composite, mask, harmonized, real", pixels, step)
 
 
-def forget_origin(config: Path) -> None:
-    """Leave out where the weights were loaded from: where things lie on this machine is nobody's business."""
-    entries = json.loads(config.read_text("utf-8"))
-    entries.pop("_name_or_path", None)
-    config.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
 def publish(
     model: ModelMixin, args: argparse.Namespace, data: Data, steps: int, batch: int, scores: dict[str, float]
 ) -> None:
@@ -365,7 +348,7 @@ def publish(
 
     def write(folder: Path) -> None:
         (copy.deepcopy(model).half() if args.half else model).save_pretrained(folder)
-        forget_origin(folder / "config.json")
+        forget_origins(folder)
         training = {
             "steps": steps,
             "images a step": batch,
@@ -376,10 +359,8 @@ def publish(
         }
         if args.imagenet_encoder:
             training["started from"] = "ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"
-        given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-        command = shlex.join(["accelerate", "launch", "train/train_discriminative.py", *given])
         write_model_card(
-            folder, args.model, command=command, training=training, data=data.facts, results=scores
+            folder, args.model, command=launch_command(), training=training, data=data.facts, results=scores
         )
 
     write_folder_atomically(args.output / "model", write)
@@ -440,7 +421,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = {name: getattr(args, name) for name in FIXED} | {"samples": len(samples), "batch": batch}
     if args.lr_scheduler in ("linear", "cosine"):
         settings["steps"] = total
-    start = resume(args, model, optimizer, average, settings)
+    start = resume(args.output, args.resume_from_checkpoint, model, optimizer, average, settings)
     objective = build_objective(model, args).train()
     if args.compile:
         objective.compile()
@@ -527,11 +508,7 @@ def main() -> None:
         mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
     )
     train(args, accelerator)
-    # No process leaves while another still publishes; and what uses the process group is released before
-    # the group is, or gloo may wait for ever.
-    accelerator.free_memory()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish(accelerator)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,8 @@ from tqdm.auto import tqdm
 from harmony_diffusion.base_models import load_base_components
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import KeyedView
-from harmony_diffusion.diffusion_training.data import DiffusionData, PrecomputedSet, precompute
+from harmony_diffusion.diffusion_training.data import DiffusionData
 from harmony_diffusion.diffusion_training.run import (
-    DTYPES,
     FIXED,
     Board,
     Conditioner,
@@ -46,25 +45,27 @@ from harmony_diffusion.diffusion_training.run import (
     check_arguments,
     evaluating,
     finite_loss,
-    forget_origins,
+    freeze,
     learning_rate,
     open_split,
     push_to_hub,
     training_facts,
+    training_samples,
     validate_pipeline,
     validation_images,
     write_card,
 )
 from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
+from harmony_diffusion.model_card import forget_origins
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.random_weights import BASES, random_components
 from harmony_diffusion.tiny_autoencoder import load_taef2
 from harmony_diffusion.training import (
     BatchPositions,
     MovingAverage,
-    checkpoints,
-    load_checkpoint,
+    finish,
     remove_unfinished,
+    resume,
     save_checkpoint,
     write_folder_atomically,
 )
@@ -151,27 +152,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     unet = models["unet"].to(device).requires_grad_(True).train()
     if args.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    for name in ("vae", "text_encoder"):
-        # The autoencoders of Stable Diffusion overflow in float16.
-        dtype = DTYPES["no" if name == "vae" and args.mixed_precision == "fp16" else args.mixed_precision]
-        models[name].requires_grad_(False).eval()
-        torch.nn.Module.to(models[name], device, dtype)  # ModelMixin.to gives advice on other cases
+    freeze(models, ("vae", "text_encoder"), device, args.mixed_precision)
 
     data = open_split(args, args.train_split)
     held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
-    samples = data.samples
-    if args.precompute:
-        folder = args.precomputed_dir or args.output_dir / "precomputed"
-        share = {"rank": rank, "processes": processes, "seed": args.seed}
-        work = {
-            "variants": args.precompute,
-            "image_channel": args.image_channel,
-            "batch_size": args.train_batch_size,
-        }
-        written = precompute(folder, data, models, **work, **share)
-        logger.info("%d samples and prompts computed beforehand", written)
-        accelerator.wait_for_everyone()
-        samples = PrecomputedSet(folder, data.samples, args.precompute)
+    samples = training_samples(args, data, models, args.image_channel, accelerator)
     batch = args.train_batch_size * accumulation * processes
     total = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
 
@@ -181,10 +166,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     fixed |= {"samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
-    found = checkpoints(args.output_dir)
-    if args.resume_from_checkpoint != "latest":
-        found = [Path(args.resume_from_checkpoint)]
-    start = load_checkpoint(found[-1], unet, optimizer, average, fixed) if found else 0
+    start = resume(args.output_dir, args.resume_from_checkpoint, unet, optimizer, average, fixed)
 
     objective = NoisePrediction(unet, models["scheduler"])
     objective, stepper = accelerator.prepare(objective, optimizer)
@@ -271,11 +253,7 @@ def main() -> None:
         mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
     )
     train(args, accelerator)
-    # No process leaves while another still publishes; and what uses the process group is released before
-    # the group is, or gloo may wait for ever.
-    accelerator.free_memory()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish(accelerator)
 
 
 if __name__ == "__main__":

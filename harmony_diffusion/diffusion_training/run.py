@@ -2,13 +2,10 @@
 
 import argparse
 import contextlib
-import json
 import logging
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,8 +15,8 @@ from torch.utils.data import default_collate
 
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.photographs import parse_filters
-from harmony_diffusion.data.training_set import Item, KeyedView
-from harmony_diffusion.diffusion_training.data import DiffusionData, open_data
+from harmony_diffusion.data.training_set import Item, KeyedView, PhotographSet, TrainingSet
+from harmony_diffusion.diffusion_training.data import DiffusionData, PrecomputedSet, open_data, precompute
 from harmony_diffusion.diffusion_training.step import (
     Conditions,
     drops_prompt,
@@ -28,6 +25,7 @@ from harmony_diffusion.diffusion_training.step import (
 )
 from harmony_diffusion.errors import HarmonyError, MissingDependencyError
 from harmony_diffusion.metrics.functional import fmse, mse, psnr
+from harmony_diffusion.model_card import launch_command
 from harmony_diffusion.training import learning_rate_factor
 from harmony_diffusion.validation import Triple
 
@@ -179,6 +177,42 @@ class Conditioner:
         encoded = encode_images(self.models["vae"], images, self.image_channel)
         control = self.draw(images.composite, images.mask) if self.draw else None
         return Conditions(*encoded, text, control)
+
+
+def freeze(models: Mapping[str, Any], names: Sequence[str], device: torch.device, precision: str) -> None:
+    """Bring models that are not trained to a device, in the number format of `--mixed_precision`."""
+    for name in names:
+        # The autoencoders of Stable Diffusion overflow in float16.
+        dtype = DTYPES["no" if name == "vae" and precision == "fp16" else precision]
+        models[name].requires_grad_(False).eval()
+        nn.Module.to(models[name], device, dtype)  # ModelMixin.to gives advice on other cases
+
+
+def training_samples(
+    args: argparse.Namespace,
+    data: DiffusionData,
+    models: Mapping[str, Any],
+    image_channel: str,
+    accelerator: Any,
+) -> TrainingSet:
+    """Return the samples to train on: as they are, or encoded beforehand if `--precompute` says so."""
+    if not args.precompute:
+        return data.samples
+    folder = args.precomputed_dir or args.output_dir / "precomputed"
+    written = precompute(
+        folder,
+        data,
+        models,
+        variants=args.precompute,
+        image_channel=image_channel,
+        batch_size=args.train_batch_size,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+        seed=args.seed,
+    )
+    logger.info("%d samples and prompts computed beforehand", written)
+    accelerator.wait_for_everyone()
+    return PrecomputedSet(folder, cast(PhotographSet, data.samples), args.precompute)  # else it had raised
 
 
 def build_optimizer(parameters: Sequence[nn.Parameter], args: argparse.Namespace) -> torch.optim.Optimizer:
@@ -335,15 +369,12 @@ def write_card(
         facts: Facts by heading.
         scores: Scores on the validation images, or none.
     """
-    # Where things lie on this machine is nobody's business.
-    given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    command = shlex.join(["accelerate", "launch", f"train/{Path(sys.argv[0]).name}", *given])
     lines = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", "license: other"]
     lines += ["tags:", "- image-harmonization", "- stable-diffusion", "- diffusers-training", "---", ""]
     lines += [f"# {title}", "", "Trained with Harmony Diffusion.", "", "```python", usage, "```", ""]
     for heading, entries in facts.items():
         lines += [f"## {heading}", "", *(f"- {name}: {value}" for name, value in entries.items()), ""]
-    lines += ["```", command, "```", "", "## Results", ""]
+    lines += ["```", launch_command(), "```", "", "## Results", ""]
     lines += [f"- {name}: {value:.2f}" for name, value in scores.items()] or ["not run: no validation data."]
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -359,14 +390,6 @@ def training_facts(args: argparse.Namespace, steps: int, batch: int) -> dict[str
         "empty prompts": f"{args.proportion_empty_prompts:.0%}",
         "seed": args.seed,
     }
-
-
-def forget_origins(folder: Path) -> None:
-    """Leave out of every configuration where the weights were loaded from."""
-    for path in folder.rglob("*config.json"):
-        entries = json.loads(path.read_text("utf-8"))
-        if entries.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def push_to_hub(folder: Path, repository: str) -> None:
