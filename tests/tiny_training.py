@@ -1,4 +1,4 @@
-"""Photographs, a base model and processes for the tests of the diffusion training scripts."""
+"""Photographs, a base model and processes for the tests of the training scripts."""
 
 import csv
 import importlib.util
@@ -105,7 +105,7 @@ def kill_after_a_checkpoint(script, arguments, output, pause):
         while not set(output.glob("checkpoint-*")) - before:
             ended, status = os.waitpid(child, os.WNOHANG)
             assert not ended, f"the run ended by itself with status {status}"
-            time.sleep(0.01)
+            time.sleep(0.002)
         time.sleep(pause)
     finally:
         os.kill(child, signal.SIGKILL)
@@ -115,13 +115,16 @@ def kill_after_a_checkpoint(script, arguments, output, pause):
 
 def state_of(output, step):
     """Return all tensors of a checkpoint by name."""
-    state = torch.load(output / f"checkpoint-{step}" / "training_state.pt", weights_only=True)
-    return dict(_flatten(state))
+    return dict(flatten(read_state(output, step)))
 
 
-def _flatten(state, prefix=""):
+def read_state(output, step):
+    return torch.load(output / f"checkpoint-{step}" / "training_state.pt", weights_only=True)
+
+
+def flatten(state, prefix=""):
     if isinstance(state, dict):
         for key, value in state.items():
-            yield from _flatten(value, f"{prefix}/{key}")
+            yield from flatten(value, f"{prefix}/{key}")
     elif isinstance(state, torch.Tensor):
         yield prefix, state

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_training import environment, flatten, read_state, run
+from tiny_training import fork as fork_script
+from tiny_training import kill_after_a_checkpoint as kill_script_after_a_checkpoint
 
 from harmony_diffusion.models import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
+fork = partial(fork_script, "train_discriminative")
+kill_after_a_checkpoint = partial(kill_script_after_a_checkpoint, "train_discriminative")
 SCRIPT = ROOT / "train" / "train_discriminative.py"
 RECIPES = sorted(
     path.stem
@@ -72,73 +77,6 @@ def pairs(tmp_path_factory):
     return root
 
 
-def environment():
-    paths = f"{ROOT}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PATH": paths,
-        "HF_HUB_OFFLINE": "1",
-        "ACCELERATE_USE_CPU": "true",
-    }
-
-
-def run(command, **extra):
-    done = subprocess.run(command, env=environment() | extra, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
-
-
-def fork(arguments):
-    """Start the script in a child that need not import torch again; return its process id."""
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-        sys.argv = [str(SCRIPT), *map(str, arguments)]
-        spec = importlib.util.spec_from_file_location("train_discriminative", SCRIPT)
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        script.main()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def state_of(output, step):
-    return torch.load(output / f"checkpoint-{step}" / "training_state.pt", weights_only=True)
-
-
-def flatten(state, prefix=""):
-    if isinstance(state, dict):
-        for key, value in state.items():
-            yield from flatten(value, f"{prefix}/{key}")
-    elif isinstance(state, torch.Tensor):
-        yield prefix, state
-
-
-def kill_after_a_checkpoint(arguments, output, pause):
-    """Start a run, and kill it a moment after its next checkpoint has come."""
-    before = set(output.glob("checkpoint-*"))
-    child = fork(arguments)
-    try:
-        while not set(output.glob("checkpoint-*")) - before:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            assert not ended, f"the run ended by itself with status {status}"
-            time.sleep(0.002)
-        time.sleep(pause)
-    finally:
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and not (output / "model").exists()
-
-
 @pytest.mark.parametrize(
     ("model", "workers"), [(SMALL_VIT, 0), (SMALL_IDIH, 2)], ids=["vit-0-workers", "idih-2-workers"]
 )
@@ -154,7 +92,7 @@ def test_killed_run_ends_with_the_same_bits(model, workers, photographs, tmp_pat
     for pause in (0.0, 0.03, 0.11):
         kill_after_a_checkpoint(arguments, cut, pause)
     assert os.waitpid(fork(arguments), 0)[1] == 0
-    expected, found = (dict(flatten(state_of(folder, 24))) for folder in (whole, cut))
+    expected, found = (dict(flatten(read_state(folder, 24))) for folder in (whole, cut))
     assert expected.keys() == found.keys() and len(expected) > 100
     assert not [key for key in expected if not torch.equal(expected[key], found[key])]
     weights = [
@@ -169,7 +107,7 @@ def test_other_seed_gives_other_weights_and_other_settings_are_refused(photograp
     for seed in (0, 1):
         arguments = [*common, "--max_train_steps", "1", "--seed", seed, "--output", tmp_path / str(seed)]
         assert os.waitpid(fork(arguments), 0)[1] == 0
-    first, second = (state_of(tmp_path / str(seed), 1)["optimizer"] for seed in (0, 1))
+    first, second = (read_state(tmp_path / str(seed), 1)["optimizer"] for seed in (0, 1))
     assert not torch.equal(first["state"][0]["exp_avg"], second["state"][0]["exp_avg"])
     arguments = [*common, "--max_train_steps", "2", "--seed", "2", "--output", tmp_path / "0"]
     failed = subprocess.run(
@@ -198,7 +136,7 @@ def test_two_processes_equal_one(model, shared_out, photographs, tmp_path):
     two = ["torchrun", "--nproc_per_node", "2", SCRIPT, *common, "--output", tmp_path / "two"]
     two += ["--train_batch_size", batch, "--gradient_accumulation_steps", accumulation]
     run([*map(str, two)])
-    one, two = (dict(flatten(state_of(tmp_path / name, 20)["weights"])) for name in ("one", "two"))
+    one, two = (dict(flatten(read_state(tmp_path / name, 20)["weights"])) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(
@@ -303,7 +241,7 @@ def test_recipe_runs_two_steps(name, photographs, pairs, tmp_path):
     composite, mask = torch.rand(1, 3, 64, 64), torch.ones(1, 1, 64, 64)
     with torch.no_grad():
         assert torch.isfinite(load_model(tmp_path / "checkpoint-2" / "model")(composite, mask)).all()
-    steps = [state["step"] for state in state_of(tmp_path, 2)["optimizer"]["state"].values()]
+    steps = [state["step"] for state in read_state(tmp_path, 2)["optimizer"]["state"].values()]
     assert steps and set(map(int, steps)) == {2}
 
 
