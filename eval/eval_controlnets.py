@@ -1,21 +1,32 @@
 """Score the diffusion method as the paper does: photographs whose foreground is generated anew.
 
     python eval/eval_controlnets.py --data PATH/TO/PHOTOGRAPHS --split test --base outputs/base/model \
-        --high outputs/high/model --low outputs/low/model --output outputs/eval/both
-    python eval/eval_controlnets.py … --high_scale 0.7 --low_scale 0.7 --output outputs/eval/sweep/0.7
-    python eval/eval_controlnets.py … --perturb --output outputs/eval/perturbed
+        --high outputs/high/model --low outputs/low/model --extractor inception.safetensors \
+        --output outputs/both
+    python eval/eval_controlnets.py … --model sd-inpainting --base FOLDER_OR_ID --output outputs/sd
+    python eval/eval_controlnets.py … --model paint-by-example --base FOLDER_OR_ID --output outputs/pbe
+    python eval/eval_controlnets.py … --control-scale 0.1:1.0:0.1 --output outputs/sweep
+    python eval/eval_controlnets.py … --perturb --output outputs/perturbed
 
 Each photograph, squashed to the working size, is composite and ground truth at once; without `--high` and
-`--low` this is inpainting by text alone. With `--perturb` the composite's foreground has other colours and
-light than the photograph, and the rows of the protocol `composite` score it as it is. OUTPUT gets `rows.csv`
-with the protocols `raw` (what the autoencoder decoded), `pasted` and `legacy_uint8` for make_tables.py, and
-the pictures in `raw`, `pasted`, `real` and `masks` for eval_fid.py. The same command, run again after the
-process was killed, goes on where it stopped.
+`--low` this is inpainting by text alone. The baselines are diffusers' own pipelines; Paint by Example is
+shown the photograph's own foreground, cut out. With `--perturb` the composite's foreground has other colours
+and light than the photograph, and the rows of the protocol `composite` score it as it is.
+
+Prints FID, KID, PSNR and MSE of the raw decode and of what was pasted, over whole images and over
+foregrounds; FID and KID with the feature network of `--extractor`, see eval_fid.py. `--control-scale` scores
+both ControlNets at each of these scales and prints the paper's Table 2. OUTPUT (OUTPUT/SCALE in a sweep) gets
+`rows.csv` with the protocols `raw` (what the autoencoder decoded), `pasted` and `legacy_uint8`, the
+distances, and the pictures in `raw`, `pasted`, `real` and `masks`; make_tables.py compares several OUTPUTs.
+The same command, run again after the process was killed, goes on where it stopped.
 """
 
 import argparse
 import sys
+import warnings
 import zlib
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +41,32 @@ from harmony_diffusion.data.decoding import read_pair
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.photographs import parse_filters
 from harmony_diffusion.diffusion_training.data import DiffusionData, open_data
-from harmony_diffusion.errors import HarmonyError, InputError
+from harmony_diffusion.errors import HarmonyError, InputError, InputNote
+from harmony_diffusion.metrics.diffusion_tables import (
+    Distances,
+    parse_scales,
+    read_distances,
+    read_sweep,
+    scale_name,
+    sweep_markdown,
+    variants_markdown,
+)
 from harmony_diffusion.metrics.diffusion_variants import variant_scores
+from harmony_diffusion.metrics.fid import load_extractor
+from harmony_diffusion.metrics.fid_folders import variant_distances, write_distance
 from harmony_diffusion.metrics.functional import fmse, fpsnr, mse, psnr
-from harmony_diffusion.metrics.rows import ResumableRows, format_row, mean_rows
+from harmony_diffusion.metrics.rows import ResumableRows, format_row
+from harmony_diffusion.metrics.score_rows import read_rows
+from harmony_diffusion.metrics.tables import make_tables
 from harmony_diffusion.output_files import write_atomically
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
+from harmony_diffusion.pipelines.baselines import BASELINES, InpaintingBaseline
 from harmony_diffusion.validation import Triple
 
 FOLDERS = ("raw", "pasted", "real", "masks")
+OURS = "dual"
+# What rows do not depend on.
+NO_SETTINGS = ("output", "device", "control_scale", "extractor", "extractor_size", "force")
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,21 +81,32 @@ def parse_args() -> argparse.Namespace:
     add("--caption_column")
     add("--limit", type=int, help="score the first so many only")
     add("--perturb", action="store_true", help="give the foreground other colours and light")
-    add("--base", help="inpainting model (default: Stable Diffusion 2)")
+    add("--ids", type=Path, help="score only the photographs named in this file, one a line")
+    add("--model", choices=(OURS, *BASELINES), default=OURS)
+    add("--base", help="weights, a folder or a Hub id (default: Stable Diffusion 2, or Paint by Example)")
     add("--high", type=Path, help="ControlNet for edges")
     add("--low", type=Path, help="ControlNet for colours")
     add("--high_scale", type=float, default=1.0)
     add("--low_scale", type=float, default=1.0)
+    add("--control-scale", metavar="START:STOP:STEP", help="both scales in turn, or values with commas")
     add("--steps", type=int, default=20)
-    add("--guidance_scale", type=float, default=7.5)
+    add("--guidance_scale", type=float, help="default: 7.5, Paint by Example 5")
     add("--init", choices=("noise", "composite"), default="noise")
     add("--strength", type=float, default=1.0)
     add("--size", type=int, default=512, help="working size")
     add("--seed", type=int, default=0)
     add("--batch_size", type=int, default=8)
     add("--device", default="cpu")
+    add("--extractor", type=Path, help="feature network for FID and KID: TorchScript, safetensors")
+    add("--extractor_size", type=int, default=299, help="side of the images that it sees")
+    add("--force", action="store_true", help="FID of fewer than 2,048 images")
     add("--output", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.model != OURS and (args.high or args.low or args.init != "noise" or args.strength != 1):
+        parser.error(f"{args.model} takes no --high, --low, --init and --strength")
+    if args.control_scale and not (args.high or args.low):
+        parser.error("--control-scale is of the ControlNets: give --high or --low")
+    return args
 
 
 def read_squashed(data: DiffusionData, index: int, size: int, seed: int) -> Triple:
@@ -104,6 +143,11 @@ def generate(
     pipe: Any, args: argparse.Namespace, images: Triple, prompts: list[str], keys: list[int]
 ) -> tuple[Tensor, Tensor]:
     """Return what was decoded and what was pasted, `(B, 3, H, W)` in [0, 1]."""
+    generators = [torch.Generator().manual_seed(key) for key in keys]
+    if isinstance(pipe, InpaintingBaseline):
+        options = {"steps": args.steps, "guidance_scale": args.guidance_scale}
+        raw = pipe.generate(images.composite, images.mask, prompts, generators, **options)
+        return raw, images.mask * raw + (1 - images.mask) * images.composite
     composites = (255 * images.composite).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     masks = (255 * images.mask[:, 0]).round().to(torch.uint8).numpy()
     decoded = record_decoded(pipe)
@@ -113,12 +157,12 @@ def generate(
             list(masks),
             prompts,
             num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
+            guidance_scale=7.5 if args.guidance_scale is None else args.guidance_scale,
             high_scale=args.high_scale if args.high else 0.0,
             low_scale=args.low_scale if args.low else 0.0,
             init=args.init,
             strength=args.strength,
-            generator=[torch.Generator().manual_seed(key) for key in keys],
+            generator=generators,
             context=10.0,  # the whole picture
             output_type="pt",
         ).images
@@ -160,7 +204,42 @@ def save_png(path: Path, levels: Tensor) -> None:
     write_atomically(path, lambda file: image.save(file, "PNG"), overwrite=True)
 
 
-def run(args: argparse.Namespace) -> None:
+def load_model(args: argparse.Namespace) -> Any:
+    if args.model != OURS:
+        baseline = InpaintingBaseline(args.model, args.base)
+        baseline.pipe.to(args.device)
+        return baseline
+    pipe = assemble_pipeline(args.base, high=args.high, low=args.low, working_size=args.size)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(args.device)
+
+
+def evaluate(
+    args: argparse.Namespace, data: DiffusionData, find_model: Callable[[], Any]
+) -> dict[str, Distances]:
+    """Fill a folder with rows, pictures and distances; return the distances by variant."""
+    count = len(data.samples)
+    units = [range(begin, min(begin + args.batch_size, count)) for begin in range(0, count, args.batch_size)]
+    rows = ResumableRows(args.output, len(units))
+    settings = {name: str(value) for name, value in vars(args).items() if name not in NO_SETTINGS}
+    rows.prepare(settings | {"samples": count})
+    if pending := rows.pending():
+        pipe = find_model()
+        for unit in tqdm(pending, desc=args.output.name, unit=" batches", disable=None):
+            rows.append(unit, score_batch(pipe, args, data, units[unit]))
+    rows.finish()
+    if args.extractor:
+        network, name = load_extractor(args.extractor)
+        options = {"size": args.extractor_size, "force": args.force, "device": args.device}
+        distances = variant_distances(args.output, network.to(args.device), name, **options)
+        for variant, distance in distances.items():
+            path = args.output / f"fid_{variant}.json"
+            write_distance(path, distance, foreground=variant.endswith("_foreground"))
+    return read_distances(rows.target)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Return the table of variants, or of the sweep."""
     data = open_data(
         args.data,
         args.split,
@@ -170,28 +249,38 @@ def run(args: argparse.Namespace) -> None:
         caption_column=args.caption_column,
         perturb=args.perturb,
         limit=args.limit,
+        ids=args.ids,
     )
     if not hasattr(data.samples, "photographs"):
         raise InputError(args.data, "holds composites; this protocol needs photographs with masks")
-    count = len(data.samples)
-    units = [range(begin, min(begin + args.batch_size, count)) for begin in range(0, count, args.batch_size)]
-    rows = ResumableRows(args.output, len(units))
-    settings = {name: str(value) for name, value in vars(args).items() if name not in ("output", "device")}
-    rows.prepare(settings | {"samples": count})
-    if pending := rows.pending():
-        pipe = assemble_pipeline(args.base, high=args.high, low=args.low, working_size=args.size)
-        pipe.to(args.device).set_progress_bar_config(disable=True)
-        for unit in tqdm(pending, desc=args.output.name, unit=" batches", disable=None):
-            rows.append(unit, score_batch(pipe, args, data, units[unit]))
-    for (protocol, subset), mean in mean_rows(rows.finish()).items():
-        if subset == "all":
-            told = ", ".join(f"{name} {mean[name]:.2f}" for name in ("psnr", "mse", "fmse") if name in mean)
-            print(f"{protocol}: {mean['images']:.0f} images, {told}")
+    find_model = cache(partial(load_model, args))
+    if not args.control_scale:
+        distances = evaluate(args, data, find_model)
+        scores = make_tables({args.output.name: read_rows(args.output / "rows.csv")}, resamples=0)
+        text = variants_markdown(scores, {args.output.name: distances})
+        if args.perturb:
+            composite = scores.of("composite", "all")[0].scores
+            told = ", ".join(
+                f"{name} {composite[name].mean:.2f}" for name in ("psnr", "mse", "fpsnr", "fmse")
+            )
+            text += f"The composites themselves: {told}\n"
+        return text
+    scales = parse_scales(args.control_scale)
+    for scale in scales:
+        own = {"output": args.output / scale_name(scale), "high_scale": scale, "low_scale": scale}
+        evaluate(argparse.Namespace(**(vars(args) | own)), data, find_model)
+    text = sweep_markdown(read_sweep(args.output / "{}" / "rows.csv", scales))
+    write_atomically(args.output / "sweep.md", text.encode(), overwrite=True)
+    return text
 
 
 def main() -> None:
+    args = parse_args()
     try:
-        run(parse_args())
+        with warnings.catch_warnings():
+            # Said once and not for every variant and scale.
+            warnings.filterwarnings("once", category=InputNote)
+            print(run(args), end="")
     except (HarmonyError, OSError) as error:
         sys.exit(f"eval_controlnets: {error}")
 

@@ -3,6 +3,7 @@
     python eval/eval_dataset.py --data PATH/TO/IHARMONY4 --model mkl --output outputs/mkl
     python eval/eval_dataset.py --data PATH/TO/IHARMONY4 --predictions PATH --protocol all --output outputs/x
     torchrun --nproc_per_node 2 eval/eval_dataset.py --data PATH --model hdnet/model --output outputs/hdnet
+    python eval/eval_dataset.py --data PATH --model paint-by-example --base FOLDER_OR_ID --output outputs/pbe
 
 One prediction is scored by every protocol of `--protocol` (`eval/README.md` says what they are). OUTPUT gets
 `rows.csv`, one row an image and protocol, in the order of the data set. The same command, run again after the
@@ -11,6 +12,11 @@ process was killed, goes on where it stopped and ends with the same file to the 
 A model harmonizes composites at their own pixels as the pipeline does; with `--size 256`, copies of 256x256
 as networks are evaluated in papers, and then `--raw` scores what the network says before its background is
 replaced. SSIM takes longer than all else together, and is computed if asked for by `--metrics all`.
+
+`--model sd-inpainting` and `--model paint-by-example` are diffusers' own pipelines, with the weights of
+`--base`. They generate the foregrounds of square copies (`--size`, by default the size of their training)
+from the sample's prompt, or from its own foreground cut out, and the background is pasted back unless `--raw`
+is given. `eval_controlnets.py` scores both ways at once, as papers on them do.
 """
 
 import argparse
@@ -44,6 +50,7 @@ from harmony_diffusion.metrics.rows import ResumableRows, format_row, mean_rows
 from harmony_diffusion.output_files import write_atomically
 
 _DIGITS = {"ssim": 4, "fssim": 4}
+BASELINES = ("sd-inpainting", "paint-by-example")
 FAST_METRICS = ("mse", "psnr", "fmse", "fpsnr", "bmse")
 
 
@@ -66,8 +73,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="data set of any layout but tar shards")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", help="a method without weights by name, or a saved model or pipeline")
+    what.add_argument(
+        "--model",
+        help="a method without weights by name, a saved model or pipeline, sd-inpainting, paint-by-example",
+    )
     what.add_argument("--predictions", type=Path, help="folder of NAME.png or SUBSET/NAME.png, or .jpg")
+    parser.add_argument("--base", help="weights of sd-inpainting or paint-by-example: a folder, or a Hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder for rows.csv")
     parser.add_argument("--protocol", default="default", help="names with commas between, or all")
     parser.add_argument("--metrics", default=",".join(FAST_METRICS), help="names with commas between, or all")
@@ -81,7 +92,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--timing", action="store_true", help="say how long it took, without imports")
     parser.add_argument("--restart", action="store_true", help="throw away the rows of an earlier run")
     args = parser.parse_args()
-    if args.raw and not args.size:
+    baseline = args.model in BASELINES
+    if args.base and not baseline:
+        parser.error("--base is for --model sd-inpainting and paint-by-example")
+    if args.raw and not args.size and not baseline:
         parser.error("--raw scores copies of one size: give --size, too")
     if args.batch_size < 1 or (args.size is not None and args.size < 32):
         parser.error("--batch-size must be at least 1, and --size at least 32")
@@ -154,6 +168,12 @@ def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
     from harmony_diffusion.models import load_model
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
+    if args.model in BASELINES:
+        from harmony_diffusion.pipelines.baselines import InpaintingBaseline
+
+        baseline = InpaintingBaseline(args.model, args.base)
+        baseline.pipe.to(device)
+        return partial(predict_with_baseline, baseline, args.size or baseline.size, args.raw, args.seed)
     if (Path(args.model) / "model_index.json").is_file():
         pipe = load_pipeline(Path(args.model))
     else:
@@ -199,12 +219,38 @@ def predict_with_pipeline(pipe: Any, seed: int, cases: Sequence[Case]) -> list[n
     for sample, _, mask, composite in cases:
         options: dict[str, Any] = {"output_type": "pil"}
         if "generator" in signature(pipe.__call__).parameters:
-            # From the name, so that the noise depends on neither order nor number of processes.
-            own_seed = seed + zlib.crc32(f"{sample.subset}/{sample.name}".encode())
-            options["generator"] = torch.Generator().manual_seed(own_seed)
+            options["generator"] = generator_of(sample, seed)
         image = pipe(Image.fromarray(composite), Image.fromarray(mask), sample.prompt, **options).images[0]
         images.append(np.asarray(image.convert("RGB")))
     return images
+
+
+def generator_of(sample: HarmonySample, seed: int) -> torch.Generator:
+    """Seed by the name, so that the noise depends on neither order nor number of processes."""
+    return torch.Generator().manual_seed(seed + zlib.crc32(f"{sample.subset}/{sample.name}".encode()))
+
+
+def predict_with_baseline(
+    baseline: Any, size: int, raw: bool, seed: int, cases: Sequence[Case]
+) -> list[np.ndarray]:
+    """Generate the foregrounds of square copies anew, `(size, size, 3)` float32 in [0, 255]."""
+    composite, mask = square_copies(cases, size)
+    prompts = [case.sample.prompt or "" for case in cases]
+    generators = [generator_of(case.sample, seed) for case in cases]
+    images = baseline.generate(composite, mask, prompts, generators)
+    images = images if raw else mask * images + (1 - mask) * composite
+    return list((images * 255).permute(0, 2, 3, 1).numpy())
+
+
+def square_copies(cases: Sequence[Case], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return composites `(B, 3, size, size)` in [0, 1], and hard masks."""
+    composites, masks = [], []
+    for case in cases:
+        small = Image.fromarray(case.composite).resize((size, size), Image.Resampling.BILINEAR)
+        composites.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
+        hard = (case.mask > 127).astype(np.float32)
+        masks.append(torch.from_numpy(cv2.resize(hard, (size, size), interpolation=cv2.INTER_NEAREST))[None])
+    return torch.stack(composites).float() / 255, torch.stack(masks)
 
 
 @torch.inference_mode()
@@ -212,13 +258,7 @@ def predict_copies(
     model: Any, device: torch.device, size: int, raw: bool, cases: Sequence[Case]
 ) -> list[np.ndarray]:
     """Harmonize copies of one size in a batch, `(size, size, 3)` float32 in [0, 255]; as papers do it."""
-    composites, masks = [], []
-    for case in cases:
-        small = Image.fromarray(case.composite).resize((size, size), Image.Resampling.BILINEAR)
-        composites.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
-        hard = (case.mask > 127).astype(np.float32)
-        masks.append(torch.from_numpy(cv2.resize(hard, (size, size), interpolation=cv2.INTER_NEAREST))[None])
-    composite, mask = torch.stack(composites).to(device).float() / 255, torch.stack(masks).to(device)
+    composite, mask = (part.to(device) for part in square_copies(cases, size))
     if raw and not hasattr(model, "predict"):
         raise InputError("raw", f"needs a network; {type(model).__name__} has no output of its own")
     harmonized = model.predict(composite, mask).clamp(0, 1) if raw else model(composite, mask)
@@ -270,7 +310,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """All that the rows depend on."""
     names = "\n".join(f"{sample.subset}/{sample.name}" for sample in samples)
-    files = sorted(path for path in weights_of(args.model).rglob("*") if path.is_file()) if args.model else []
+    places = weights_of(args.base or args.model).rglob("*") if args.model else ()
+    files = sorted(path for path in places if path.is_file())
     weights = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     return {
         "version": harmony_diffusion.__version__,
@@ -281,7 +322,7 @@ def settings_of(
         "predictions": args.predictions and str(args.predictions.resolve()),
         "save_images": args.save_images and str(args.save_images.resolve()),
         "protocols": {name: asdict(protocol) for name, protocol in protocols.items()},
-        **{key: getattr(args, key) for key in ("metrics", "batch_size", "size", "raw", "seed")},
+        **{key: getattr(args, key) for key in ("base", "metrics", "batch_size", "size", "raw", "seed")},
     }
 
 

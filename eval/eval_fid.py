@@ -13,23 +13,17 @@ bounding box of the mask of the same name, and so compares foregrounds.
 """
 
 import argparse
-import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from harmony_diffusion.errors import HarmonyError, InputError, InputNote, MaskError, SizeMismatchError
-from harmony_diffusion.image_processor import load_mask, load_picture
+from harmony_diffusion.errors import HarmonyError, InputError, InputNote, SizeMismatchError
 from harmony_diffusion.metrics.fid import RESIZE_MODES, compare_features, extract_features, load_extractor
+from harmony_diffusion.metrics.fid_folders import list_pictures, read_pictures, write_distance
 from harmony_diffusion.metrics.lpips import LPIPS
-from harmony_diffusion.output_files import write_atomically
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,32 +51,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(folder, "is no folder")
-    if not (paths := sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)):
-        raise InputError(folder, "holds no picture")
-    return paths
-
-
-def read(
-    paths: Sequence[Path], folder: Path | None = None, masks: Path | None = None
-) -> Iterator[np.ndarray]:
-    """Yield pictures, `(H, W, 3)` uint8; with masks, the bounding box of the foreground of each."""
-    of_name = {p.relative_to(masks).with_suffix(""): p for p in list_pictures(masks)} if masks else {}
-    for path in paths:
-        pixels = np.asarray(load_picture(path).to_pil().convert("RGB"))
-        if masks:
-            if (name := path.relative_to(folder).with_suffix("")) not in of_name:
-                raise InputError(masks, f"has no mask {name}")
-            mask = load_mask(of_name[name], size=pixels.shape[:2])
-            rows, columns = (np.flatnonzero(mask.max(axis) > 0.5) for axis in (1, 0))
-            if not len(rows):
-                raise MaskError(of_name[name], "has no foreground", "Leave that picture out.")
-            pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        yield pixels
-
-
 @torch.no_grad()
 def mean_lpips(args: argparse.Namespace, generated: list[Path], real: list[Path]) -> dict[str, float | int]:
     model = LPIPS.from_files(args.lpips_backbone, args.lpips_heads).to(args.device)
@@ -94,7 +62,7 @@ def mean_lpips(args: argparse.Namespace, generated: list[Path], real: list[Path]
     for path, name in zip(generated, names, strict=True):
         first, second = (
             torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(args.device)
-            for image in read((path, of_real[name]))
+            for image in read_pictures((path, of_real[name]))
         )
         if first.shape != second.shape:
             raise SizeMismatchError(path, f"is of another size than {of_real[name]}")
@@ -111,7 +79,7 @@ def main() -> None:
         options = {"resize": args.resize, "size": args.size}
         run = {"batch_size": args.batch_size, "device": args.device, **options}
         features = [
-            extract_features(read(paths, folder, args.masks), network, **run)
+            extract_features(read_pictures(paths, folder, args.masks), network, **run)
             for paths, folder in ((generated, args.generated), (real, args.real))
         ]
         with warnings.catch_warnings(record=True) as notes:
@@ -121,18 +89,15 @@ def main() -> None:
             )
         for note in notes:
             print(f"note: {note.message}", file=sys.stderr)
-        result = {"schema": 1, "foreground_only": bool(args.masks), **asdict(distance)}
-        if args.lpips_heads:
-            result |= mean_lpips(args, generated, real)
+        lpips = mean_lpips(args, generated, real) if args.lpips_heads else {}
         if args.output:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode(), overwrite=True)
+            write_distance(args.output, distance, foreground=bool(args.masks), **lpips)
     except (HarmonyError, OSError) as error:
         sys.exit(f"eval_fid: {error}")
     print(f"FID {distance.fid:.3f}   KID {distance.kid:.6f} ± {distance.kid_deviation:.6f}")
     print(f"{distance.generated:,} generated, {distance.real:,} real; resize {args.resize}; {name}")
-    if "lpips" in result:
-        print(f"LPIPS {result['lpips']:.4f} ({result['lpips_pairs']:,} pairs)")
+    if lpips:
+        print(f"LPIPS {lpips['lpips']:.4f} ({lpips['lpips_pairs']:,} pairs)")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ the last method into a model card, and writes `.eval_results/` beside it if `--d
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +27,9 @@ from harmony_diffusion.errors import HarmonyError, InputError
 from harmony_diffusion.metrics.diffusion_tables import (
     PASTED,
     RAW,
-    SweepPoint,
     parse_scales,
     read_distances,
+    read_sweep,
     sweep_markdown,
     variants_markdown,
 )
@@ -89,16 +88,7 @@ def sweep(args: argparse.Namespace) -> str:
     """Return Table 2 of the paper from rows whose path holds the scale."""
     if len(args.rows) != 1 or "{}" not in args.rows[0]:
         raise InputError("--control-scale", "takes one path of rows with {} in the place of the scale")
-    points = []
-    for scale in parse_scales(args.control_scale):
-        path = Path(args.rows[0].replace("{}", f"{scale:g}" if scale % 1 else f"{scale:.1f}"))
-        totals = make_tables({"": read_methods({"": path}, args.protocol)[""]}, resamples=0)
-        protocol = args.protocol or (RAW if RAW in totals.protocols else totals.protocols[0])
-        distance = read_distances(path).get(protocol)
-        scores = totals.of(protocol, "all")[0].scores
-        psnr, mse = (scores[metric].mean if metric in scores else math.nan for metric in ("psnr", "mse"))
-        points.append(SweepPoint(scale, distance.fid if distance else math.nan, psnr, mse))
-    return sweep_markdown(points)
+    return sweep_markdown(read_sweep(args.rows[0], parse_scales(args.control_scale), args.protocol))
 
 
 def tables_of(args: argparse.Namespace, paths: Mapping[str, Path]) -> tuple[Tables, str]:

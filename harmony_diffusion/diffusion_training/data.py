@@ -17,6 +17,7 @@ from harmony_diffusion.data.captions import prompts_from_captions, prompts_from_
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.layouts import list_dataset
 from harmony_diffusion.data.photographs import Photograph
+from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.data.synthetic import SyntheticComposites, reference_colors
 from harmony_diffusion.data.training_set import (
     Item,
@@ -73,6 +74,7 @@ def open_data(
     composer: SyntheticComposites | None = None,
     skip_bad: bool = False,
     limit: int | None = None,
+    ids: Path | None = None,
 ) -> DiffusionData:
     """List a data set with its prompts.
 
@@ -87,11 +89,13 @@ def open_data(
         composer: What perturbs; by default one that transfers the colours of these photographs.
         skip_bad: Pass over unusable files.
         limit: Take the first so many only.
+        ids: File of names, one a line: take these photographs only, whether others are there or not.
 
     Raises:
-        InputError: Nothing usable, or prompts that are missing.
+        InputError: Nothing usable, or names or prompts that are missing.
     """
-    listing = list_dataset(path, split, filters=filters or None, problems=[] if skip_bad else None)
+    problems: list[Problem] | None = [] if skip_bad or ids else None
+    listing = list_dataset(path, split, filters=filters or None, problems=problems)
     facts: dict[str, object] = {"data set": f"{path.name}, split {split}"}
     if listing.samples:
         if captions or caption_column:
@@ -100,7 +104,14 @@ def open_data(
         facts["samples"] = len(samples)
         facts["prompts"] = "empty"
         return DiffusionData(PairSet(samples, resolution, None, skip_bad), [""] * len(samples), None, facts)
-    photographs = listing.photographs[:limit]
+    photographs = listing.photographs
+    if ids:
+        wanted = set(ids.read_text(encoding="utf-8-sig").split())
+        photographs = [photograph for photograph in photographs if photograph.name in wanted]
+        if missing := sorted(wanted - {photograph.name for photograph in photographs}):
+            reason = f"names {len(missing)} photographs that are not there, as {missing[0]}"
+            raise InputError(ids, reason)
+    photographs = photographs[:limit]
     facts |= _facts(photographs)
     prompts = [""] * len(photographs)
     if captions:

@@ -15,7 +15,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.metrics.tables import Tables
+from harmony_diffusion.metrics.score_rows import read_rows
+from harmony_diffusion.metrics.tables import Tables, make_tables
 
 RAW, PASTED, LEGACY = "raw", "pasted", "legacy_uint8"
 _WHOLE, _FOREGROUND = ("psnr", "mse"), ("fpsnr", "fmse")
@@ -134,6 +135,38 @@ class SweepPoint:
     mse: float
 
 
+def scale_name(scale: float) -> str:
+    """Return a scale as folders of a sweep are named: "0.35", "1.0"."""
+    return f"{scale:g}" if scale % 1 else f"{scale:.1f}"
+
+
+def read_sweep(
+    rows: str | os.PathLike[str], scales: Sequence[float], protocol: str | None = None
+) -> list[SweepPoint]:
+    """Read the scores of a sweep.
+
+    Args:
+        rows: Path of `rows.csv` with {} in the place of the scale (`scale_name`); FID from beside it.
+        scales: In the order to print.
+        protocol: Of the rows; by default `raw`, else their first.
+
+    Raises:
+        InputError: A file that is missing or unusable, or without that protocol.
+    """
+    points = []
+    for scale in scales:
+        path = Path(os.fspath(rows).replace("{}", scale_name(scale)))
+        totals = make_tables({"": read_rows(path)}, resamples=0)
+        own = protocol or (RAW if RAW in totals.protocols else totals.protocols[0])
+        if own not in totals.protocols:
+            raise InputError(path, f"has no row of the protocol {own}")
+        distance = read_distances(path).get(own)
+        scores = totals.of(own, "all")[0].scores
+        psnr, mse = (scores[metric].mean if metric in scores else math.nan for metric in ("psnr", "mse"))
+        points.append(SweepPoint(scale, distance.fid if distance else math.nan, psnr, mse))
+    return points
+
+
 def sweep_markdown(points: Sequence[SweepPoint]) -> str:
     """Return the sweep in the form of Table 2 of the paper: two halves side by side, the best bold.
 
@@ -162,7 +195,7 @@ def sweep_markdown(points: Sequence[SweepPoint]) -> str:
 
 
 def _sweep_cells(point: SweepPoint, best: Mapping[str, float]) -> list[str]:
-    cells = [f"{point.scale:g}" if point.scale != int(point.scale) else f"{point.scale:.1f}"]
+    cells = [scale_name(point.scale)]
     for name in ("fid", "psnr", "mse"):
         value = getattr(point, name)
         text = "not run" if math.isnan(value) else f"{value:.2f}"

@@ -264,7 +264,9 @@ def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tm
     run(command, **sizes)
     tables = (tmp_path / "mini" / "tables" / "tables.md").read_text()
     assert all(f"| {name} | pasted, whole | 3 |" in tables for name in ("text", "high", "low", "both"))
-    assert "KID" in (tmp_path / "mini" / "tables" / "sweep" / "tables.md").read_text()
+    assert (
+        "KID" in tables and "not run" not in (tmp_path / "mini" / "eval" / "sweep" / "sweep.md").read_text()
+    )
     pipe = assemble_pipeline(tmp_path / "mini" / "base" / "model", low=tmp_path / "mini" / "low" / "model")
     assert pipe.vae.config.latent_channels == 32
 

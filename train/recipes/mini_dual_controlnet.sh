@@ -46,13 +46,7 @@ score() { # NAME LIMIT ARGUMENTS...: generate and score
   shift 2
   python "$here/eval/eval_controlnets.py" --data "$DATA" --caption_column label --base "$OUT/base/model" \
     --size "$SIZE" --steps "$SAMPLING_STEPS" --guidance_scale 1 --limit "$limit" --device "$DEVICE" \
-    --output "$OUT/eval/$name" "$@"
-}
-distances() { # NAME: FID and KID of a variant, of whole pictures
-  for kind in raw pasted; do
-    python "$here/eval/eval_fid.py" "$OUT/eval/$1/$kind" "$OUT/eval/$1/real" --extractor "$OUT/lite0.pt" \
-      --size 224 --force --output "$OUT/eval/$1/fid_$kind.json"
-  done
+    --extractor "$OUT/lite0.pt" --extractor_size 224 --force --output "$OUT/eval/$name" "$@"
 }
 both=(--high "$OUT/high/model" --low "$OUT/low_plain/model")
 
@@ -62,11 +56,7 @@ score text "$TEST_LIMIT"
 score high "$TEST_LIMIT" --high "$OUT/high/model"
 score low "$TEST_LIMIT" --low "$OUT/low_plain/model"
 score both "$TEST_LIMIT" "${both[@]}"
-for name in text high low both; do distances $name; done
-for scale in $SCALES; do
-  score "sweep/$scale" "$SWEEP_LIMIT" "${both[@]}" --high_scale "$scale" --low_scale "$scale"
-  distances "sweep/$scale"
-done
+score sweep "$SWEEP_LIMIT" "${both[@]}" --control-scale "${SCALES// /,}"
 # Does it harmonize? Foregrounds in wrong colours, with either ControlNet for colours.
 for low in low low_plain; do
   for scale in 0.5 1.0; do
@@ -75,6 +65,4 @@ for low in low low_plain; do
   done
 done
 python "$here/eval/make_tables.py" "$OUT"/eval/{text,high,low,both}/rows.csv --output "$OUT/tables"
-python "$here/eval/make_tables.py" "$OUT/eval/sweep/{}/rows.csv" --control-scale "${SCALES// /,}" \
-  --output "$OUT/tables/sweep"
 python "$here/eval/make_tables.py" "$OUT"/eval/perturbed/*/rows.csv --output "$OUT/tables/perturbed"
