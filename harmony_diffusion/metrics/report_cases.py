@@ -9,9 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.metrics.score_rows import Row
 
-ERROR_LEVELS = 40  # 8-bit levels at which the error map is brightest, the same for every case
-# From black over red to pale yellow, of evenly rising lightness: the anchors of an error map.
-ERROR_COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
+ERROR_LEVELS = 40  # 8-bit levels at which the error map is darkest, the same for every case
+# From paper over red to near black, of evenly falling lightness: the anchors of an error map. Most of a map
+# is background without error, which shall be no black slab on a page.
+ERROR_COLORS = ((249, 247, 243), (247, 190, 130), (221, 96, 66), (142, 25, 75), (40, 8, 48))
 
 # Pixels of the picture sheet; two blocks with their margins make 1,600.
 _CELL, _TALLEST, _GAP, _BETWEEN, _MARGIN, _TOP, _CAPTION = 250, 210, 6, 36, 20, 74, 36

@@ -103,14 +103,14 @@ def scatter_svg(
         path = "L".join(f"{_x(x_axis, x):.1f} {_y(y_axis, y):.1f}" for x, y in reference)
         lines.append(f'<path class="reference" d="M{path}"/>')
     count = sum(len(xs) for xs, _ in points.values())
-    dot = min(5.0, max(2.4, 5 * (300 / max(count, 1)) ** 0.22))  # many points are drawn small
+    dot = min(7.0, max(2.4, 5 * (300 / max(count, 1)) ** 0.22))  # many points are drawn small
     for index, (xs, ys) in enumerate(points.values()):
         centers = zip(_x(x_axis, xs), _y(y_axis, ys), strict=True)
         path = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in centers)
         lines.append(f'<path class="points p{index}" stroke-width="{dot:.1f}" d="{path}"/>')
     for x, y, text in rings:
         center = f'cx="{_x(x_axis, x):.1f}" cy="{_y(y_axis, y):.1f}"'
-        lines.append(f'<circle class="ring" {center} r="6"><title>{escape(text)}</title></circle>')
+        lines.append(f'<circle class="ring" {center} r="7"><title>{escape(text)}</title></circle>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     lines.append(f'<text class="axis" x="{middle:.0f}" y="{_HEIGHT - 6}">{escape(x_axis.label)}</text>')
     turn = f'transform="translate(13 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}) rotate(-90)"'

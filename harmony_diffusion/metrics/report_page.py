@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -71,9 +72,9 @@ def report_page(
         f"harmonization. PSNR rises in {better:.1f} % of them.",
         figures=_figures(method, baseline, tables),
         tables=_tables(tables, by_protocol),
-        scatter_text="A point is one image. On the left, the method helps above the dashed line and harms "
-        "below it; on the right, the gain against the size of the foreground. Rings mark the cases shown "
-        "below.",
+        scatter_text="A point is one image. In the first chart the method helps above the dashed line and "
+        "harms below it; the second shows the gain against the size of the foreground. Rings mark the cases "
+        "that are shown as pictures.",
         charts=_charts(method, points, pictures),
         key=_key(points),
         cases_text="Composite, result, ground truth, and the absolute difference of result and ground truth, "
@@ -143,7 +144,8 @@ def _table(spans: Sequence[tuple[str, int]], heads: Sequence[str], body: Sequenc
 
 
 def _score_cell(text: str) -> str:
-    """Put the interval under its mean, small."""
+    """Put the interval under its mean, small; minus signs are as wide as plus signs."""
+    text = re.sub(r"(?<![\w.])-(?=[\d.])", "−", text)
     mean, _, interval = text.partition(" [")
     low, _, high = interval.rstrip("]").partition(", ")
     return f"{mean}<small>{low} to {high}</small>" if interval else mean
@@ -231,15 +233,16 @@ def _case(pictures: CasePictures, method: str) -> str:
     row, gain = pictures.case.after, pictures.case.gain
     before, after = pictures.case.before.scores["psnr"], row.scores["psnr"]
     error = error_map(pictures.harmonized, pictures.real)
-    images = {
-        "composite": pictures.composite,
-        method: pictures.harmonized,
-        "real": pictures.real,
-        "error": error,
-    }
+    shots = (
+        ("composite", "composite", pictures.composite),
+        (method, f"harmonized by {method}", pictures.harmonized),
+        ("real", "ground truth", pictures.real),
+        ("error", f"error of {method}", error),
+    )
     tags = "\n".join(
-        f'<img src="{_data_url(pixels)}" alt="{escape(f"{row.name}, {label}")}">'
-        for label, pixels in images.items()
+        f'<div data-label="{escape(label)}">'
+        f'<img src="{_data_url(pixels)}" alt="{escape(f"{row.name}, {told}")}"></div>'
+        for label, told, pixels in shots
     )
     facts = [
         f"<b>{before:.2f} → {after:.2f} dB</b>",

@@ -97,7 +97,7 @@ def test_error_map_ends_at_the_stated_level():
     assert error_map(harmonized, real)[0].tolist() == [list(ERROR_COLORS[0]), *[list(ERROR_COLORS[-1])] * 2]
     # The mean over channels counts: a third of the scale.
     harmonized[0, 0, 0] = ERROR_LEVELS
-    assert error_map(harmonized, real)[0, 0, 0] == pytest.approx(87 + (188 - 87) / 3, abs=1)
+    assert error_map(harmonized, real)[0, 0, 0] == pytest.approx(247 + (221 - 247) / 3, abs=1)
 
 
 def test_sheet_is_at_most_1600_wide_and_shows_the_pixels(cases):

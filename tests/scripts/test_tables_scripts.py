@@ -156,6 +156,7 @@ def test_report_and_picture_are_made_from_a_folder_and_from_a_model(run, data):
     run("make_report.py", *arguments, "--harmonized", data / "results", *options)
     text = page.read_text()
     assert text.count("<img ") == 3 * 2 * 4 and "<h1>mkl</h1>" in text and "31.50" in text
+    assert text.count(', harmonized by mkl"') == text.count(', ground truth"') == 3 * 2
     with Image.open(picture) as image:
         assert image.width == 1600 and image.format == "JPEG"
 
