@@ -121,8 +121,10 @@ def time_decoding(folder: Path, processes: int, *, to_arrays: bool) -> dict[str,
 def time_evaluation(args: argparse.Namespace, folder: Path, part: str) -> dict[str, float]:
     """Run the script; return the seconds of its loop, its peak in MiB and the seconds from start to end."""
     shutil.rmtree(folder / "rows", ignore_errors=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(args.processes)]
-    command += [str(ROOT / "eval" / "eval_dataset.py"), "--data", str(folder / part), "--timing"]
+    # A port of its own, whatever else runs on the machine.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(args.processes), str(ROOT / "eval" / "eval_dataset.py")]
+    command += ["--data", str(folder / part), "--timing"]
     command += ["--predictions", str(folder / "predictions"), "--output", str(folder / "rows")]
     command += ["--protocol", args.protocol, "--metrics", args.metrics]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
