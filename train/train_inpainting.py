@@ -168,7 +168,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         fixed["steps"] = total
     start = resume(args.output_dir, args.resume_from_checkpoint, unet, optimizer, average, fixed)
 
-    objective = NoisePrediction(unet, models["scheduler"])
+    objective = NoisePrediction(unet, models["scheduler"], snr_gamma=args.snr_gamma)
     objective, stepper = accelerator.prepare(objective, optimizer)
     positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)
     loader = DataLoader(
