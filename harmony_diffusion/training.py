@@ -146,14 +146,15 @@ class MovingAverage:
     def update(self, model: nn.Module, updates: int) -> None:
         """Move towards the model; `updates` is the number of updates before this one."""
         weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
-        followed = []
+        averages, values = [], []
         for key, value in model.state_dict().items():
             if value.is_floating_point():
-                followed.append((self.average[key], value))
+                averages.append(self.average[key])
+                values.append(value)
             else:
                 self.average[key].copy_(value)
         # In one call, as diffusers' own average does: there are hundreds of small tensors.
-        torch._foreach_lerp_(*map(list, zip(*followed, strict=True)), weight)
+        torch._foreach_lerp_(averages, values, weight)
 
     @contextlib.contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
