@@ -127,9 +127,16 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
         return image
     steps = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (steps / sigma).square())
-    weights = (weights / weights.sum()).to(image)
-    batch, channels, height, width = image.shape
-    planes = image.reshape(batch * channels, 1, height, width)
-    planes = F.conv2d(F.pad(planes, (reach, reach, 0, 0), mode="replicate"), weights.view(1, 1, 1, -1))
-    planes = F.conv2d(F.pad(planes, (0, 0, reach, reach), mode="replicate"), weights.view(1, 1, -1, 1))
-    return planes.view_as(image)
+    weights /= weights.sum()
+    down, right = (_blur_matrix(weights, length).to(image) for length in image.shape[-2:])
+    # A network that runs under autocast is shown the condition that it was trained with.
+    with torch.autocast(image.device.type, enabled=False):
+        return down @ (image @ right.T)
+
+
+def _blur_matrix(weights: Tensor, length: int) -> Tensor:
+    """Return what blurs a line of pixels, its ends repeated; on a CPU far faster than a convolution."""
+    reach = len(weights) // 2
+    places = torch.arange(length)[:, None] + torch.arange(-reach, reach + 1)
+    matrix = weights.new_zeros(length, length)
+    return matrix.scatter_add_(1, places.clamp(0, length - 1), weights.expand(length, -1))

@@ -146,11 +146,15 @@ class MovingAverage:
     def update(self, model: nn.Module, updates: int) -> None:
         """Move towards the model; `updates` is the number of updates before this one."""
         weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        averages, values = [], []
         for key, value in model.state_dict().items():
             if value.is_floating_point():
-                self.average[key].lerp_(value, weight)
+                averages.append(self.average[key])
+                values.append(value)
             else:
                 self.average[key].copy_(value)
+        # In one call, as diffusers' own average does: there are hundreds of small tensors.
+        torch._foreach_lerp_(averages, values, weight)
 
     @contextlib.contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:

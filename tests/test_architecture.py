@@ -12,7 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "harmony_diffusion"
 SCRIPT_FOLDERS = ("train", "eval", "pipelines")
-OPTIONAL = {"av", "gradio", "onnx", "onnxruntime", "datasets", "torchmetrics", "controlnet_aux", "xformers"}
+OPTIONAL = {
+    "av",
+    "gradio",
+    "onnx",
+    "onnxruntime",
+    "datasets",
+    "torchmetrics",
+    "controlnet_aux",
+    "xformers",
+    "bitsandbytes",
+}
 
 
 def imported_roots(tree, *, top_level_only):

@@ -191,7 +191,12 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     start = resume(args.output_dir, args.resume_from_checkpoint, controlnet, optimizer, average, fixed)
 
     objective = NoisePrediction(
-        models["unet"], models["scheduler"], controlnet, args.control_input, args.control_scale
+        models["unet"],
+        models["scheduler"],
+        controlnet,
+        args.control_input,
+        args.control_scale,
+        args.snr_gamma,
     )
     objective, stepper = accelerator.prepare(objective, optimizer)
     positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)

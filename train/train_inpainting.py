@@ -85,9 +85,7 @@ def parse_args() -> argparse.Namespace:
     add("--pretrained_model_name_or_path", help="inpainting model (default: Stable Diffusion 2)")
     add("--random_base", choices=BASES, help="start from random weights of this size instead")
     add("--taef2", type=Path, help="autoencoder of a random base: weights of TAEF2; default: random")
-    add(
-        "--image_channel", choices=IMAGE_CHANNELS, default="masked", help="what the U-Net sees of the picture"
-    )
+    add("--image_channel", "--image-channel", dest="image_channel", choices=IMAGE_CHANNELS, default="masked", help="what the U-Net sees of the picture")  # fmt: skip  # noqa: E501
     add_data_arguments(parser)
     add_optimizer_arguments(parser, learning_rate=1e-5)
     add_run_arguments(parser)
@@ -168,7 +166,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         fixed["steps"] = total
     start = resume(args.output_dir, args.resume_from_checkpoint, unet, optimizer, average, fixed)
 
-    objective = NoisePrediction(unet, models["scheduler"])
+    objective = NoisePrediction(unet, models["scheduler"], snr_gamma=args.snr_gamma)
     objective, stepper = accelerator.prepare(objective, optimizer)
     positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)
     loader = DataLoader(

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ FIXED = (
     "resolution", "train_split", "filter", "max_train_samples", "proportion_empty_prompts", "precompute",
     "perturb_foreground", "seed", "learning_rate", "lr_scheduler", "lr_warmup_steps", "use_8bit_adam",
     "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm", "use_ema", "ema_decay",
-    "mixed_precision",
+    "mixed_precision", "snr_gamma",
 )  # fmt: skip
 
 
@@ -79,6 +80,7 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser, learning_rate: floa
     add("--adam_beta2", type=float, default=0.999)
     add("--adam_weight_decay", type=float, default=1e-2)
     add("--adam_epsilon", type=float, default=1e-8)
+    add("--snr_gamma", type=float, help="weigh timesteps by min(SNR, gamma) / SNR; 5 is usual")
     add("--max_grad_norm", type=float, default=1.0, help="clip gradients to this norm; 0: do not")
     add("--use_ema", action="store_true", help="validate and publish a moving average of the weights")
     add("--ema_decay", type=float, default=0.9999)
@@ -221,13 +223,13 @@ def build_optimizer(parameters: Sequence[nn.Parameter], args: argparse.Namespace
     Raises:
         MissingDependencyError: bitsandbytes is asked for and not there.
     """
-    kind: Any = torch.optim.AdamW
+    kind: Any = functools.partial(torch.optim.AdamW, fused=True)
     if args.use_8bit_adam:
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
             raise MissingDependencyError(
-                "8-bit Adam needs bitsandbytes. Run `pip install bitsandbytes`."
+                '8-bit Adam needs bitsandbytes. Run `pip install "harmony-diffusion[8bit]"`.'
             ) from error
         kind = AdamW8bit
     return kind(

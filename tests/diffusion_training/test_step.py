@@ -113,6 +113,22 @@ def test_loss_is_the_error_of_what_the_pipeline_predicts(control_input):
     assert loss["loss"].item() == pytest.approx((predicted - noise).square().mean().item(), rel=1e-4)
 
 
+def test_timesteps_of_little_noise_count_less_by_their_signal_to_noise_ratio():
+    components = random_components()
+    given = conditions(components)
+    noise = sample_noise(KEYS[:1], given.latents)
+    plain, weighted = (
+        NoisePrediction(components["unet"], components["scheduler"], snr_gamma=gamma) for gamma in (None, 5.0)
+    )
+    for step in (3, 900):
+        timesteps = torch.tensor([step])
+        level = components["scheduler"].alphas_cumprod[step].item()
+        snr = level / (1 - level)
+        ratio = weighted(given, noise, timesteps)["loss"] / plain(given, noise, timesteps)["loss"]
+        assert ratio.item() == pytest.approx(min(snr, 5) / snr, rel=1e-4)
+        assert (snr > 5) == (step == 3)
+
+
 def test_new_controlnet_changes_no_loss_and_alone_gets_gradients():
     components = random_components()
     control = ControlSettings("high").draw(images().composite, images().mask)

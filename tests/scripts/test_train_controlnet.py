@@ -1,5 +1,7 @@
 """`train_inpainting.py` and `train_controlnet.py`: from photographs to a pipeline, killed, and shared out."""
 
+import argparse
+import importlib.util
 import re
 
 import numpy as np
@@ -19,7 +21,8 @@ from tiny_training import (
     state_of,
 )
 
-from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.diffusion_training.run import add_optimizer_arguments, build_optimizer
+from harmony_diffusion.errors import CheckpointError, MissingDependencyError
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
@@ -257,8 +260,8 @@ def test_recipe_runs_two_steps(role, photographs, base, tmp_path):
 
 @pytest.mark.slow
 def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tmp_path):
-    sizes = {"BASE_STEPS": "2", "CONTROL_STEPS": "2", "BATCH": "2", "SIZE": "64", "SAMPLING_STEPS": "2"}
-    sizes |= {"SCALES": "0.5 1.0", "VARIANTS": "1"}
+    sizes = {"BASE_STEPS": "1", "CONTROL_STEPS": "1", "BATCH": "1", "SIZE": "64", "SAMPLING_STEPS": "1"}
+    sizes |= {"SCALES": "1.0", "PERTURBED_SCALES": "1.0", "VARIANTS": "1", "TRAIN_LIMIT": "1"}
     command = ["bash", ROOT / "train" / "recipes" / "mini_dual_controlnet.sh", photographs]
     command += [shared / "weights" / "taef2" / "taef2.safetensors", tmp_path / "mini"]
     run(command, **sizes)
@@ -269,6 +272,18 @@ def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tm
     )
     pipe = assemble_pipeline(tmp_path / "mini" / "base" / "model", low=tmp_path / "mini" / "low" / "model")
     assert pipe.vae.config.latent_channels == 32
+
+
+def test_8_bit_adam_is_used_or_asked_for():
+    parser = argparse.ArgumentParser()
+    add_optimizer_arguments(parser, learning_rate=1e-3)
+    args = parser.parse_args(["--use_8bit_adam"])
+    weight = torch.nn.Parameter(torch.zeros(3))
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        assert type(build_optimizer([weight], args)).__name__ == "AdamW8bit"
+        return
+    with pytest.raises(MissingDependencyError, match=r"harmony-diffusion\[8bit\]"):
+        build_optimizer([weight], args)
 
 
 def test_settings_that_must_stay_are_flags():

@@ -1,0 +1,160 @@
+"""Compare the training scripts of the diffusion method with a bare loop of the same forwards and backwards.
+
+    MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 python eval/bench_training.py
+    python eval/bench_training.py --batch_size 8 --size 64 --steps 40
+
+Trains the base and both ControlNets of `train/recipes/mini_dual_controlnet.sh` for some steps on made-up
+photographs. In each step the script's networks are first run forward and backward by themselves, on what the
+script is about to give them; the time of this is taken out of the script's. So both are measured in turns, in
+one process, with the same tensors. The columns are the processor time of a step of the networks alone, of the
+same with clipped gradients and an update by AdamW, and of the script, with all it does: loading, conditions,
+noise, moving average, logging. Bar: the script's step is at most 1.05 of the step of the loop with updates.
+The two variables, which the recipe sets too, let glibc keep freed memory: without them it goes back to the
+system and comes again with every tensor, which costs as much as all the script's own work.
+"""
+
+import argparse
+import csv
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# As the command `harmony` does: threads that spin while they wait take the cores from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+TRAIN = Path(__file__).resolve().parents[1] / "train"
+WARM_UP_STEPS = 3
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--steps", type=int, default=20, help="measured steps of each stage")
+    add("--batch_size", type=int, default=16)
+    add("--size", type=int, default=128, help="side of the crops, a multiple of 64")
+    add("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+class Stopwatch(Accelerator):
+    """An accelerator that runs the networks by themselves before each step of the script, and times both.
+
+    Attributes:
+        networks: Seconds of forward and backward, one a step.
+        updates: Seconds to clip gradients and update the weights after these.
+        script: Seconds of the script's step, without either.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.networks: list[float] = []
+        self.updates: list[float] = []
+        self.script: list[float] = []
+        self.entered: float | None = None
+        self.running_alone = False
+
+    def prepare(self, *args: Any) -> Any:
+        """Watch the objective, the first of what is prepared."""
+        objective, optimizer = args
+        self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, fused=True)  # changes nothing
+        objective.register_forward_pre_hook(self._run_alone)
+        return super().prepare(*args)
+
+    def _run_alone(self, objective: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.running_alone:
+            return
+        begin = time.process_time()
+        if self.entered is not None:
+            self.script.append(begin - self.entered)
+        self.running_alone = True
+        objective(*inputs)["loss"].backward()
+        self.running_alone = False
+        half = time.process_time()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.entered = time.process_time()
+        self.networks.append(half - begin)
+        self.updates.append(self.entered - half)
+
+
+def save_photographs(root: Path, count: int, side: int) -> None:
+    """Write made-up photographs with masks and an index."""
+    (root / "made").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = 255
+    with (root / "index.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "id", "split", "label"])
+        for number in range(count):
+            coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / "made" / f"{number}.jpg"), cv2.resize(coarse, (side, side)))
+            cv2.imwrite(str(root / "made" / f"{number}.png"), mask)
+            writer.writerow(["made", number, "train", f"thing {number}"])
+
+
+def train(script: str, arguments: list[str]) -> Stopwatch:
+    """Run a training script under a stopwatch."""
+    path = TRAIN / f"{script}.py"
+    spec = importlib.util.spec_from_file_location(script, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.argv = [str(path), *arguments]
+    stopwatch = Stopwatch()
+    module.train(module.parse_args(), stopwatch)
+    return stopwatch
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    print("| stage | networks, ms | with update, ms | script, ms | to networks | to both |")
+    print("|---|---:|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        save_photographs(root / "photographs", 2 * args.batch_size, 2 * args.size)
+        shared = ["--data", str(root / "photographs"), "--caption_column", "label", "--use_ema"]
+        shared += ["--resolution", str(args.size), "--train_batch_size", str(args.batch_size)]
+        shared += ["--max_train_steps", str(args.steps + WARM_UP_STEPS + 1), "--precompute", "1"]
+        control = ["--pretrained_model_name_or_path", str(root / "base" / "model"), "--sigma", "2"]
+        control += ["--conditioning_embedding", "8", "16", "32", "64", "--control"]
+        stages = {
+            "base": ("train_inpainting", ["--random_base", "mini"]),
+            "high": ("train_controlnet", [*control, "high"]),
+            "low": ("train_controlnet", [*control, "low"]),
+        }
+        for stage, (script, own) in stages.items():
+            watch = train(script, [*shared, *own, "--output", str(root / stage)])
+            networks, updates, steps = (
+                values[WARM_UP_STEPS : WARM_UP_STEPS + args.steps]
+                for values in (watch.networks, watch.updates, watch.script)
+            )
+            loop = [sum(pair) for pair in zip(networks, updates, strict=True)]
+            ratios = [
+                statistics.median(ours / bare for ours, bare in zip(steps, alone, strict=True))
+                for alone in (networks, loop)
+            ]
+            times = [1000 * statistics.median(values) for values in (networks, loop, steps)]
+            told = [*(f"{value:.0f}" for value in times), *(f"{value:.3f}" for value in ratios)]
+            print(f"| {stage} | {' | '.join(told)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
