@@ -33,7 +33,7 @@ from harmony_diffusion.data.retouching import draw_retouch, relight, retouch
 from harmony_diffusion.errors import InputError
 
 KINDS = ("transfer", "retouch", "light", "filters", "untouched")
-DEFAULT_SHARES = {"transfer": 0.34, "retouch": 0.25, "light": 0.25, "filters": 0.08, "untouched": 0.08}
+DEFAULT_SHARES = {"transfer": 0.3, "retouch": 0.25, "light": 0.31, "filters": 0.07, "untouched": 0.07}
 METHODS = ("reinhard", "monge_kantorovitch", "histograms", "distribution")
 REFERENCE_PIXELS = 512
 # Filters of Harmonizer in the order in which it applies them, with the ranges of its training.

@@ -25,6 +25,7 @@ _BINS = 9
 _STATISTICS = 2 * (4 * 3 + 3 + 3 * _BINS) + 2
 _BORDER_CHANNELS = 48
 _CELLS = 4  # border cells a token, in both directions, at the finer of the two scales
+_RIM_CELL, _MAX_RIM_CELLS = 2, 160  # of the rim: pixels a side, and cells a side at most
 
 
 class ColorGrid(ModelMixin, ConfigMixin):
@@ -76,10 +77,11 @@ class ColorGrid(ModelMixin, ConfigMixin):
         self.backbone = Lite0Pyramid()
         low, middle, high = self.backbone.out_channels
         self.borders = nn.ModuleList(BorderPairs() for _ in range(2))
-        self.embed = nn.Linear(2 * low + middle + high + 13 + 2 * (_BORDER_CHANNELS + 1), channels)
+        self.rim = RimPairs()
+        self.embed = nn.Linear(2 * low + middle + high + 13 + 3 * (_BORDER_CHANNELS + 1), channels)
         self.position = nn.Parameter(torch.randn((encoder_size // STRIDE) ** 2, channels) * 0.02)
         self.embed_statistics = nn.Sequential(
-            nn.Linear(_STATISTICS + 2 * (_BORDER_CHANNELS + 1), 2 * channels),
+            nn.Linear(_STATISTICS + 3 * (_BORDER_CHANNELS + 1), 2 * channels),
             nn.GELU(),
             nn.Linear(2 * channels, channels),
         )
@@ -131,12 +133,16 @@ class ColorGrid(ModelMixin, ConfigMixin):
                 F.interpolate(x, size, mode="bilinear", antialias=True) for x in (composite, mask)
             )
         features = self._regions(self.backbone(small.to(dtype)), small_mask)
-        moments = region_moments(composite, mask, side * _CELLS)
+        sums = region_sums(composite, mask)
+        moments = region_moments(sums, side * _CELLS)
         pairs, pairs_of_all = [], []
         for scale, border in enumerate(self.borders):
             local, overall = border(F.avg_pool2d(moments, 2**scale), side)
             pairs.append(local)
             pairs_of_all.append(overall)
+        local, overall = self.rim(sums, side)
+        pairs.append(local)
+        pairs_of_all.append(overall)
         cells = torch.cat((features, cell_colors(F.avg_pool2d(moments, _CELLS)), *pairs), 1)
         tokens = self.embed(cells.flatten(2).mT.to(dtype)) + self.position
         statistics = torch.cat((region_statistics(small, small_mask), *pairs_of_all), 1)
@@ -204,10 +210,56 @@ class BorderPairs(nn.Module):
         pairs = torch.cat((*(2 * mean - 1 for mean in means), *deviations, ratio, shares), 1)
         dtype = next(self.layers.parameters()).dtype
         features = self.layers(pairs.to(dtype)).float() * weight
-        local, amount = (F.adaptive_avg_pool2d(x, side) for x in (features, weight))
-        total, all_amount = local.mean((2, 3)), amount.mean((2, 3))
-        local = torch.cat((local / (amount + 1e-3), amount), 1)
-        return local, torch.cat((total / (all_amount + 1e-4), 5 * all_amount), 1)
+        return _join_amount(*(F.adaptive_avg_pool2d(x, side) for x in (features, weight)))
+
+
+class RimPairs(nn.Module):
+    """Compare the colours just inside the mask's border with those just outside, and with those farther off.
+
+    Masks seldom follow an object to the pixel, and the pixels of its edge hold both what is in front and what
+    is behind. A rim that goes with one side in all but what was done to it tells exactly what was done. That
+    is seen at the scale of pixels only, so cells here are of 2 x 2 pixels whatever the size of the picture.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = _BORDER_CHANNELS
+        self.layers = nn.Sequential(
+            nn.Linear(25, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU()
+        )
+
+    def forward(self, sums: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Average what the rim tells.
+
+        Args:
+            sums: `(B, 8, h, w)`, see `region_sums`.
+            side: Number of cells a side of the result.
+
+        Returns:
+            As `BorderPairs`.
+        """
+        height, width = sums.shape[-2:]
+        near = _add_shifted(sums, 1)  # sums over 3 x 3 cells, then over 9 x 9
+        far = _add_shifted(near, 3)
+        weight = torch.minimum(near[:, :1], near[:, 4:5]) * (2 / 9)
+        # Of all cells few are at the rim: only those are looked at.
+        weights, places = weight.flatten(1).topk(max(1, height * width // 8), dim=1)  # (B, N)
+        everywhere = places[:, None].expand(-1, sums.shape[1], -1)
+        near, far = (x.flatten(2).gather(2, everywhere).mT for x in (near, far))  # (B, N, 8)
+        regions = (near / 9).split(4, 2) + ((far - near) / 72).split(4, 2)
+        shares = [region[..., :1] for region in regions]
+        means = [region[..., 1:] / region[..., :1].clamp_min(1e-4) for region in regions]
+        near_inside, near_outside, far_inside, far_outside = means
+        pairs = ((near_inside, near_outside), (far_inside, near_inside), (far_outside, near_outside))
+        # Where one side is missing the ratio means nothing; what counts has both sides near.
+        ratios = [((one + 0.03) / (other + 0.03)).log() for one, other in pairs]
+        features = torch.cat((*(2 * mean - 1 for mean in means), *ratios, *shares), 2)
+        features = self.layers(features.to(next(self.parameters()).dtype)).float() * weights[..., None]
+        cell = places // width * side // height * side + places % width * side // width
+        local = features.new_zeros(len(features), side * side, features.shape[2])
+        local = local.scatter_add(1, cell[..., None].expand_as(features), features)
+        local = local.mT.unflatten(2, (side, side)) * (side * side / (height * width))
+        return _join_amount(local, F.adaptive_avg_pool2d(weight, side))
 
 
 class TransformerLayer(nn.Module):
@@ -229,21 +281,42 @@ class TransformerLayer(nn.Module):
         return tokens + self.reduce(F.gelu(self.expand(self.norm2(tokens))))
 
 
-def region_moments(composite: Tensor, mask: Tensor, side: int) -> Tensor:
-    """Sum up the colours of either region, cell by cell.
+def region_sums(composite: Tensor, mask: Tensor) -> Tensor:
+    """Sum up the colours of either region in cells of 2 x 2 pixels, larger ones in large pictures.
 
     Args:
         composite: `(B, 3, H, W)` in [0, 1].
         mask: 1 on the foreground, `(B, 1, H, W)`; its soft edge belongs to neither region.
-        side: Number of cells a side.
+
+    Returns:
+        `(B, 8, h, w)`: for the foreground, then for the background, its share of the cell and the mean over
+        the cell of the colour, where the other region counts as black.
+    """
+    height, width = (min(length // _RIM_CELL, _MAX_RIM_CELLS) for length in composite.shape[-2:])
+    inside, outside = ((part > 0.95).to(composite.dtype) for part in (mask, 1 - mask))
+    parts = torch.cat((inside, composite * inside, outside, composite * outside), 1)
+    if composite.shape[-2:] == (2 * height, 2 * width):
+        parts = parts[..., ::2, :] + parts[..., 1::2, :]  # three times as fast as pooling
+        return (parts[..., ::2] + parts[..., 1::2]) / 4
+    return F.adaptive_avg_pool2d(parts, (height, width))
+
+
+def region_moments(sums: Tensor, side: int) -> Tensor:
+    """Turn sums `(B, 8, h, w)` of small cells into moments of larger ones.
+
+    Args:
+        sums: See `region_sums`.
+        side: Number of the larger cells a side.
 
     Returns:
         `(B, 14, side, side)`: for the foreground, then for the background, its share of the cell, and the
-        means over the cell of the colour and of its square, where the other region counts as black.
+        means over the cell of the colour and of its square, where the other region counts as black. Squares
+        are those of the colours of the small cells.
     """
-    colors = torch.cat((torch.ones_like(mask), composite, composite.square()), 1)
-    regions = [(part > 0.95).to(colors.dtype) for part in (mask, 1 - mask)]
-    return F.adaptive_avg_pool2d(torch.cat([colors * region for region in regions], 1), side)
+    parts = []
+    for part in sums.split(4, 1):
+        parts += [part, part[:, 1:].square() / part[:, :1].clamp_min(1e-4)]
+    return F.adaptive_avg_pool2d(torch.cat(parts, 1), side)
 
 
 def cell_colors(moments: Tensor) -> Tensor:
@@ -279,16 +352,17 @@ def region_statistics(composite: Tensor, mask: Tensor) -> Tensor:
     places = torch.linspace(0, 1, _BINS, device=image.device)
     hats = (1 - (image[:, :, None] - places[:, None]).abs() * (_BINS - 1)).clamp_min(0)  # (B, 3, bins, N)
     logarithm = (image + 0.02).log()
+    both = torch.cat((weight, 1 - weight), 1)
+    both = both / (both.sum(2, keepdim=True) + 1e-3)  # (B, 2, N)
+    histograms = both @ hats.flatten(1, 2).mT  # (B, 2, 3 * bins)
     parts = []
-    for part in (weight, 1 - weight):
-        share = part / (part.sum(2, keepdim=True) + 1e-3)
+    for share, histogram in zip(both.split(1, 1), histograms.unbind(1), strict=True):
         mean, log_mean = ((x * share).sum(2) for x in (image, logarithm))
         centered = image - mean[..., None]
         covariance = (centered * share) @ centered.mT  # (B, 3, 3)
         deviation = (covariance.diagonal(dim1=1, dim2=2).clamp_min(0) + 1e-6).sqrt()
         log_deviation = ((logarithm.square() * share).sum(2) - log_mean.square()).clamp_min(0)
         cross = torch.stack((covariance[:, 0, 1], covariance[:, 0, 2], covariance[:, 1, 2]), 1)
-        histogram = (hats * share[:, :, None]).sum(3).flatten(1)
         log_deviation = (log_deviation + 1e-6).sqrt()
         parts += [2 * mean - 1, 4 * deviation, log_mean + 1, 2 * log_deviation, 20 * cross, 3 * histogram]
     area = weight.mean(2)
@@ -299,6 +373,23 @@ def _pool(features: Tensor, weight: Tensor, side: int) -> Tensor:
     """Average `(B, C, H, W)` weighted by `(B, 1, H, W)` in each of `side x side` cells; 0 where none is."""
     total = F.adaptive_avg_pool2d(features * weight, side)
     return total / (F.adaptive_avg_pool2d(weight, side) + 1e-3)
+
+
+def _add_shifted(sums: Tensor, reach: int) -> Tensor:
+    """Add to each cell of `(B, C, h, w)` those `reach` off in the eight directions, 0 beyond the frame."""
+    for axis in (2, 3):
+        zeros = (reach, reach) if axis == 3 else (0, 0, reach, reach)
+        padded, length = F.pad(sums, zeros), sums.shape[axis]
+        first, middle, last = (padded.narrow(axis, k * reach, length) for k in range(3))
+        sums = first + middle + last
+    return sums
+
+
+def _join_amount(local: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn sums `(B, C, h, w)` and weights `(B, 1, h, w)` into means, by cell and of all, and the weight."""
+    total, all_amount = local.mean((2, 3)), amount.mean((2, 3))
+    local = torch.cat((local / (amount + 1e-3), amount), 1)
+    return local, torch.cat((total / (all_amount + 1e-4), 5 * all_amount), 1)
 
 
 def _transform(image: Tensor, filters: Tensor) -> Tensor:

@@ -6,7 +6,13 @@ from overfit import overfit
 
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models import create_model
-from harmony_diffusion.models.color_grid import ColorGrid, region_statistics
+from harmony_diffusion.models.color_grid import (
+    ColorGrid,
+    RimPairs,
+    region_moments,
+    region_statistics,
+    region_sums,
+)
 
 SMALL = {"encoder_size": 64, "channels": 32, "depth": 1, "heads": 2}
 
@@ -27,7 +33,7 @@ def trained(model):
 
 def test_parameters_and_size():
     model = create_model("color_grid")
-    assert model.num_parameters() == 4_106_874
+    assert model.num_parameters() == 4_133_994
     # Stored in half precision the weights stay below 12 MB.
     assert 2 * model.num_parameters() < 12e6
 
@@ -88,6 +94,63 @@ def test_statistics_are_those_of_the_pixels_of_each_region():
         )
         torch.testing.assert_close(part.double(), expected, rtol=1e-3, atol=1e-3)
     assert statistics[0, 84] == pytest.approx(inside.float().mean().item())
+
+
+@pytest.mark.parametrize("size", [(24, 40), (33, 47), (330, 400)])
+def test_sums_are_averages_of_small_cells(size):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(2, 3, *size, generator=generator)
+    mask = torch.rand(2, 1, *size, generator=generator).round()
+    mask[..., :9] = 0.5  # a soft edge is of neither region
+    sums = region_sums(image, mask)
+    assert sums.shape == (2, 8, *(min(length // 2, 160) for length in size))
+    parts = torch.cat((mask == 1, image * (mask == 1), mask == 0, image * (mask == 0)), 1)
+    expected = torch.nn.functional.adaptive_avg_pool2d(parts, sums.shape[2:])
+    torch.testing.assert_close(sums, expected, rtol=0, atol=1e-6)
+
+
+def test_moments_hold_the_means_of_each_region():
+    image, mask = torch.full((1, 3, 40, 40), 0.2), torch.zeros(1, 1, 40, 40)
+    image[..., 10:20, :], mask[..., 10:20, :] = 0.6, 1
+    moments = region_moments(region_sums(image, mask), 4)[0, :, :, 0]
+    for first, row, color in ((0, 1, 0.6), (7, 0, 0.2), (7, 3, 0.2)):
+        expected = torch.tensor([1.0, *[color] * 3, *[color**2] * 3])
+        torch.testing.assert_close(moments[first : first + 7, row], expected)
+    assert not moments[7:, 1].any() and not moments[:7, 0].any()
+
+
+def test_rim_is_all_that_rim_pairs_see():
+    torch.manual_seed(0)
+    rim, image, mask = RimPairs(), torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
+    mask[..., 32:] = 1
+    far, near = image.clone(), image.clone()
+    far[..., :20], far[..., 44:] = 0, 1
+    near[..., 33] = 0
+    local, overall = rim(region_sums(image, mask), 4)
+    assert local.shape == (1, 49, 4, 4) and overall.shape == (1, 49)
+    assert local[:, -1, :, 1:3].all() and not local[:, -1, :, [0, 3]].any()
+    torch.testing.assert_close(rim(region_sums(far, mask), 4)[1], overall)
+    assert (rim(region_sums(near, mask), 4)[1] - overall).abs().max() > 1e-3
+
+
+def test_rim_pairs_average_over_the_cells_at_the_border():
+    torch.manual_seed(0)
+    rim, image, mask = RimPairs(), torch.full((1, 3, 64, 64), 0.3), torch.zeros(1, 1, 64, 64)
+    mask[..., 32:], image[..., 32:] = 1, 0.7
+    local, overall = rim(region_sums(image, mask), 4)
+    near, log_ratio = torch.tensor([0.4] * 3 + [-0.4] * 3), torch.tensor(0.73 / 0.33).log()
+    middle = slice(1, 3)  # away from the frame, where less is near
+    # Two columns of cells touch the border, with two thirds of one side near and one third of the other.
+    descriptors = [
+        torch.cat(
+            (near, near, log_ratio.expand(3), torch.zeros(6), torch.tensor([a, 1 - a, b, 1 - b])),
+        )
+        for a, b in ((2 / 3, (45 - 6) / 72), (1 / 3, (36 - 3) / 72))
+    ]
+    with torch.no_grad():
+        expected = torch.stack([rim.layers(descriptor) for descriptor in descriptors]).mean(0)
+    found = local[0, :-1, middle, middle].mean((1, 2))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_foreground_is_judged_by_the_background(trained, tiny_sample):
