@@ -76,7 +76,9 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="photographs with masks")
     add("--split", default="test")
-    add("--filter", nargs="*", default=[], metavar="COLUMN=VALUE", help="photographs to take")
+    add(
+        "--filter", nargs="*", action="extend", default=[], metavar="COLUMN=VALUE", help="photographs to take"
+    )
     add("--captions", type=Path)
     add("--caption_column")
     add("--limit", type=int, help="score the first so many only")

@@ -71,7 +71,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="data set of any layout but tar shards")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--split", choices=("train", "val", "validation", "test"), default="test")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--model",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models.official_cases import load_part
 from oracles.oracle_weights import fill_state_dict, make_inputs
 from safetensors.torch import save_file
 
@@ -77,6 +78,36 @@ def test_converted_folder_computes_what_the_official_code_does(official, tmp_pat
     card = (tmp_path / "out" / "README.md").read_text()
     assert "CC BY-NC-SA 4.0" in card and "official.pth" in card and "arxiv.org/abs/2207.01322" in card
     assert not list(tmp_path.glob(".harmony*"))
+
+
+CASES = {
+    "hdnet_lite": "hdnet_ngf8_s11_192x320",
+    "idih": "idih256_s11_200x320",
+    "idih_hrnet": "idih_hrnet18s_s11_256x256",
+    "is2am": "is2am256_s11_200x300",
+    "dih": "saic_dih256_s11_256x256",
+    "dccf": "dccf_idih_s11_448x576",
+    "dccf_is2am": "dccf_is2am_s11_448x576",
+    "pct_net": "pctnet_cnn_s11_640x832",
+    "pct_net_vit": "pctnet_vit_s11_256x256",
+    "cdt_net_sim": "cdtnet_sim_s11_512x640",
+    "s2cr_net": "s2crnet_squeeze_s11_256x256_b2",
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_official_checkpoints_are_converted_by_the_command(name, tmp_path):
+    official = load_part(CASES[name])[0]
+    torch.save(wrap(official, "module"), tmp_path / "official.pth")
+    paths = [str(tmp_path / "official.pth"), str(tmp_path / "out")]
+    assert main(["convert", "--model", name, *paths]) == 0
+    loaded = load_model(tmp_path / "out")
+    expected = type(loaded).convert_official(official)
+    assert type(loaded) is model_class(name) and expected
+    state = loaded.state_dict()
+    assert all(torch.equal(state[key], value.view(state[key].shape)) for key, value in expected.items())
+    assert f"# {name}: converted weights" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["convert", "--model", "rain_net", *paths, "--overwrite"]) == 2
 
 
 def test_safetensors_are_read_too(official, tmp_path):

@@ -15,6 +15,7 @@ import copy
 import json
 import logging
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -31,14 +32,17 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from harmony_diffusion.data.keyed_random import KeyedDraws, sample_key
-from harmony_diffusion.data.layouts import list_dataset
+from harmony_diffusion.data.layouts import Listing, list_dataset
 from harmony_diffusion.data.photographs import parse_filters, subset_weights
+from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.data.synthetic import SyntheticComposites, jitter, reference_colors, reversed_filters
 from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, PhotographSet, TrainingSet
 from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError
 from harmony_diffusion.model_card import forget_origins, launch_command, write_model_card
-from harmony_diffusion.models import MODELS, create_model, load_model
+from harmony_diffusion.models import MODELS, create_model, load_model, model_class
 from harmony_diffusion.models.efficientnet import init_lite0_from_imagenet
+from harmony_diffusion.models.idih import IDIH
+from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.layers import blend
 from harmony_diffusion.objectives import ForegroundObjective, HarmonizerObjective
 from harmony_diffusion.training import (
@@ -74,6 +78,7 @@ FIXED = (
 class Data(NamedTuple):
     """Training samples, what makes composites of them (nothing, if they are composites), and their story."""
 
+    listing: Listing
     samples: TrainingSet
     composer: SyntheticComposites | None
     facts: dict[str, object]
@@ -99,11 +104,13 @@ def add_data_arguments(group: Any) -> None:
     add = group.add_argument
     add("--data", type=Path, required=True, help="data set, of any layout `harmony data check` knows")
     add("--split", default="train")
-    add("--filter", nargs="*", default=[], metavar="COLUMN=VALUE", help="photographs to take")
+    add(
+        "--filter", nargs="*", action="extend", default=[], metavar="COLUMN=VALUE", help="photographs to take"
+    )
     add("--subset_power", type=float, default=1.0, help="1: samples alike; 0: subsets alike")
     add("--bad_samples", choices=("stop", "skip"), default="stop", help="what to do with unusable files")
     add("--resolution", type=int, default=256)
-    add("--whole_frames", type=float, default=0.35, help="share of composites that are not cropped")
+    add("--whole_frames", type=float, default=0.35, help="share of samples that are not cropped")
     add("--quarter_turns", action="store_true", help="turn half of the samples by 90, 180 or 270 degrees")
     add("--clean_background", action="store_true", help="give composites the background of the real")
     add("--validation_data", type=Path, help="default: --data, if --validation_split is given")
@@ -174,26 +181,42 @@ def add_run_arguments(group: Any) -> None:
 def open_data(path: Path, split: str, args: argparse.Namespace, composer: SyntheticComposites | None) -> Data:
     """List a data set; without a `composer`, photographs get one that transfers their own colours."""
     skip = args.bad_samples == "skip"
-    listing = list_dataset(
-        path, split, filters=parse_filters(args.filter) or None, problems=[] if skip else None
-    )
+    problems: list[Problem] = []
+    filters = parse_filters(args.filter) or None
+    listing = list_dataset(path, split, filters=filters, problems=problems if skip else None)
     subsets = [sample.subset for sample in listing.photographs or listing.samples]
     weights = subset_weights(subsets, args.subset_power) if args.subset_power != 1 else None
     facts: dict[str, object] = {"data set": f"{path.name}, split {split}", "samples": len(subsets)}
+    if problems:
+        first = f"{problems[0].file}: {problems[0].reason}"
+        logger.warning("%d faults in the list of %s passed over, the first %s", len(problems), path, first)
+        facts["faults in the list, passed over"] = len(problems)
     facts["by source"] = ", ".join(f"{name} {count}" for name, count in sorted(Counter(subsets).items()))
     if not listing.photographs:
         samples = PairSet(
             listing.samples, args.resolution, weights, skip, args.quarter_turns, args.whole_frames
         )
-        return Data(samples, None, facts)
+        return Data(listing, samples, None, facts)
     licences = Counter(
         photograph.record.get("licence_class", "not told") for photograph in listing.photographs
     )
     facts["by class of licence"] = ", ".join(f"{name} {count}" for name, count in sorted(licences.items()))
     if composer is None:
         composer = SyntheticComposites(reference_colors(listing.photographs, REFERENCES, skip))
-    photographs = PhotographSet(listing.photographs, args.resolution, weights, skip, args.quarter_turns)
-    return Data(photographs, composer, facts)
+    photographs = PhotographSet(
+        listing.photographs, args.resolution, weights, skip, args.quarter_turns, args.whole_frames
+    )
+    return Data(listing, photographs, composer, facts)
+
+
+def warn_of_shared_files(trained: Data, held_out: Data) -> None:
+    """Tell how much of the validation data is training data: layouts without splits ignore `--split`."""
+    first, second = (
+        {s.composite for s in data.listing.samples} | {p.picture for p in data.listing.photographs}
+        for data in (trained, held_out)
+    )
+    if shared := len(first & second):
+        logger.warning("%d of the %d pictures to validate on are trained on, too", shared, len(second))
 
 
 def compose(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> Triple:
@@ -232,12 +255,26 @@ def validation_batches(data: Data, args: argparse.Namespace, device: torch.devic
         yield compose(torch.utils.data.default_collate(items), data, args, device)
 
 
+def start_from(args: argparse.Namespace) -> ModelMixin:
+    """Load the weights to start from; iMRSF-DAM-GCT may also start from those of an iDIH."""
+    given = load_model(args.pretrained_model).train()
+    if isinstance(given, IDIH) and args.model == "imrsf_dam_gct":
+        model = IMRSFDAMGCT(**args.model_config)
+        fresh = model.start_from_idih(given.state_dict())
+        logger.info("%d of %d tensors start afresh", len(fresh), len(model.state_dict()))
+        return model
+    if not isinstance(given, model_class(args.model)):
+        raise InputError(
+            args.pretrained_model, f"holds weights of {type(given).__name__}, --model is {args.model}"
+        )
+    if args.model_config:
+        raise InputError("model_config", "is that of the weights to start from", "Leave it out.")
+    return given
+
+
 def build_model(args: argparse.Namespace) -> ModelMixin:
     torch.manual_seed(args.seed)
-    if args.pretrained_model:
-        model = load_model(args.pretrained_model).train()
-    else:
-        model = create_model(args.model, **args.model_config)
+    model = start_from(args) if args.pretrained_model else create_model(args.model, **args.model_config)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("model", f"{args.model} has nothing to train")
     if args.imagenet_encoder:
@@ -410,6 +447,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if args.validation_data or args.validation_split:
         path, split = args.validation_data or args.data, args.validation_split or "val"
         held_out = open_data(path, split, args, data.composer)
+        warn_of_shared_files(data, held_out)
     samples = TwoStreams(data.samples) if args.loss == "harmonizer" else data.samples
     batch = args.train_batch_size * accumulation * accelerator.num_processes
     steps_an_epoch = len(samples) / batch
@@ -507,7 +545,10 @@ def main() -> None:
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
     )
-    train(args, accelerator)
+    try:
+        train(args, accelerator)
+    except HarmonyError as error:
+        sys.exit(f"train_discriminative: {error}")
     finish(accelerator)
 
 

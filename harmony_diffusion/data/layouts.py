@@ -7,7 +7,7 @@ from pathlib import Path
 from harmony_diffusion.data.folders import FOLDERS, read_folders, read_json_lines
 from harmony_diffusion.data.iharmony4 import has_iharmony4_layout, read_iharmony4
 from harmony_diffusion.data.open_images import read_manifest, read_open_images
-from harmony_diffusion.data.photographs import Photograph, read_photographs
+from harmony_diffusion.data.photographs import Photograph, filter_photographs, read_photographs
 from harmony_diffusion.data.sample import HarmonySample, Problem
 from harmony_diffusion.data.triples import has_triples, read_triples
 from harmony_diffusion.data.web_shards import list_shards
@@ -84,16 +84,18 @@ def list_dataset(
         InputError: No known layout, an option that the layout does not have, or a fault.
     """
     layout = detect_layout(path)
-    if filters and layout != "photographs":
+    if filters and layout not in ("photographs", "open-images", "manifest"):
         raise InputError(path, f"is of the layout {layout}, which cannot be filtered by columns")
     if shards is not None and layout != "open-images":
         raise InputError(path, f"is of the layout {layout}, which has no numbered shards")
     if layout == "photographs":
         return Listing(layout, photographs=read_photographs(path, split, filters, problems))
     if layout == "open-images":
-        return Listing(layout, photographs=read_open_images(path, split, shards, problems=problems))
+        masked = read_open_images(path, split, shards, problems=problems)
+        return Listing(layout, photographs=filter_photographs(masked, filters or {}, path))
     if layout == "manifest":
-        return Listing(layout, photographs=read_manifest(path, problems))
+        listed = read_manifest(path, problems)
+        return Listing(layout, photographs=filter_photographs(listed, filters or {}, path))
     if layout == "iharmony4":
         return Listing(layout, read_iharmony4(path, split, problems))
     if layout == "json-lines":

@@ -77,6 +77,30 @@ def read_photographs(
     return list(photographs.values())
 
 
+def filter_photographs(
+    photographs: Sequence[Photograph], filters: Mapping[str, Sequence[str]], place: Path
+) -> list[Photograph]:
+    """Keep the photographs whose record has an accepted value in every column.
+
+    Args:
+        photographs: What to choose from.
+        filters: Accepted values by column, as `parse_filters` makes them.
+        place: Data set, for the errors.
+
+    Raises:
+        InputError: A column that no record has, or nothing left of what there was.
+    """
+    if not photographs or not filters:
+        return list(photographs)
+    if missing := [name for name in filters if not any(name in p.record for p in photographs)]:
+        raise InputError(place, f"has no column {', '.join(missing)}")
+    kept = [p for p in photographs if all(p.record.get(key) in filters[key] for key in filters)]
+    if not kept:
+        wanted = " ".join(f"{key}={','.join(accepted)}" for key, accepted in filters.items())
+        raise InputError(place, f"has no row with {wanted}")
+    return kept
+
+
 def parse_filters(texts: Iterable[str]) -> dict[str, list[str]]:
     """Read filters of the form `column=value` or `column=value,value`.
 

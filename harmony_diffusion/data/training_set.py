@@ -98,6 +98,7 @@ class PhotographSet:
         weights: How often each photograph is drawn, None for once an epoch.
         skip_bad: Draw another photograph in place of one that cannot be used, and count; else raise.
         turn: Also turn half of the crops by quarter turns.
+        whole: Share of whole frames among the crops.
     """
 
     def __init__(
@@ -107,10 +108,12 @@ class PhotographSet:
         weights: Sequence[float] | None = None,
         skip_bad: bool = False,
         turn: bool = False,
+        whole: float = 0.35,
     ) -> None:
         if not photographs:
             raise InputError("photographs", "are none")
         self.photographs, self.size, self.skip_bad, self.turn = photographs, size, skip_bad, turn
+        self.whole = whole
         self.order = WeightedOrder(len(photographs), weights)
 
     def __len__(self) -> int:
@@ -130,7 +133,7 @@ class PhotographSet:
         first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
 
         def load(source: int) -> Item:
-            return photograph_item(self.photographs[source], self.size, key, turn=self.turn)
+            return photograph_item(self.photographs[source], self.size, key, turn=self.turn, whole=self.whole)
 
         return _load_or_redraw(load, first, len(self.photographs), key, self.skip_bad)
 
@@ -180,7 +183,9 @@ class PairSet:
         return _load_or_redraw(load, first, len(self.samples), key, self.skip_bad)
 
 
-def photograph_item(photograph: Photograph, size: int, key: int, *, turn: bool = False) -> Item:
+def photograph_item(
+    photograph: Photograph, size: int, key: int, *, turn: bool = False, whole: float = 0.35
+) -> Item:
     """Decode a photograph and cut the crop of a key; see `PhotographSet.sample_at`.
 
     Raises:
@@ -189,7 +194,7 @@ def photograph_item(photograph: Photograph, size: int, key: int, *, turn: bool =
     picture, mask = read_pair(
         photograph.picture, photograph.mask, shortest=2 * size, resize_mask=photograph.resize_mask
     )
-    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn)
+    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn, whole=whole)
     return {"real": _planes(geometry.picture(picture)), "mask": _planes(geometry.mask(mask))}
 
 

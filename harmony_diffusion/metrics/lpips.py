@@ -50,7 +50,7 @@ class LPIPS(nn.Module):
             real: Ground truth in [0, 255], `(B, 3, H, W)`.
 
         Returns:
-            `(B,)`.
+            `(B,)` in the precision of the weights.
 
         Raises:
             ValueError: The shapes differ.
@@ -60,14 +60,14 @@ class LPIPS(nn.Module):
                 f"`harmonized` and `real` must both be (B, 3, H, W), got {tuple(harmonized.shape)} and "
                 f"{tuple(real.shape)}."
             )
-        distance = harmonized.new_zeros(len(harmonized), dtype=torch.float32)
+        distance = self.shift.new_zeros(len(harmonized))
         pairs = zip(self._features(harmonized), self._features(real), self.heads, strict=True)
         for first, second, head in pairs:
             distance = distance + head((first - second).square()).mean((1, 2, 3))
         return distance
 
     def _features(self, images: Tensor) -> Iterator[Tensor]:
-        x = ((images.float() / 127.5 - 1) - self.shift) / self.scale
+        x = ((images.to(self.shift.dtype) / 127.5 - 1) - self.shift) / self.scale
         for index, convolution in enumerate(self.convolutions):
             if index in (1, 2):
                 x = functional.max_pool2d(x, 3, 2)

@@ -67,6 +67,15 @@ def _add(tokens: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     return tokens.flatten(0, 1).index_add_(0, rows.flatten(), values.flatten(0, 1)).view(tokens.shape)
 
 
+def _picture(tokens: Tensor, x: Tensor) -> Tensor:
+    """Lay out tokens `(B, h w, C)` as features of the size of `x`, `(B, C, h, w)` in channels-last format.
+
+    Of one picture, `tokens.mT.unflatten(2, ...)` gets a stride of the batch that no convolution takes for
+    channels-last, so that each copies its input.
+    """
+    return tokens.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+
+
 class LocalDynamics(nn.Module):
     """LD: adjust every foreground position by the background positions that look most like it.
 
@@ -98,7 +107,7 @@ class LocalDynamics(nn.Module):
         else:
             fused = self._fuse_neighbors(query, support, background_weight[..., 0] == 0)
         adjusted = self.linear(torch.cat((fused, query), 2)) * foreground_weight
-        return _add(tokens * (1 - weight), foreground, adjusted).mT.unflatten(2, x.shape[-2:])
+        return _picture(_add(tokens * (1 - weight), foreground, adjusted), x)
 
     def _fuse_nearest(self, query: Tensor, support: Tensor, count: int) -> Tensor:
         """Official mode: `(B, n, C)` queries and `(B, m, C)` support of a frame of `count` positions."""
@@ -153,7 +162,7 @@ class MaskAwareDynamics(nn.Module):
         foreground = _rows(weight[..., 0] > 0)
         change = _take(tokens, foreground) @ (foreground_kernel - background_kernel).mT
         result = _add(tokens @ background_kernel.mT, foreground, change * _take(weight, foreground))
-        return result.mT.unflatten(2, x.shape[-2:])
+        return _picture(result, x)
 
 
 class UpStage(nn.Module):

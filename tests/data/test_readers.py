@@ -293,8 +293,34 @@ def test_open_images_parts(open_images_folder):
     assert [p.name[-2:] for p in read_open_images(open_images_folder, single=True)] == ["b3"]
     with pytest.raises(InputError, match="has no mask that fits"):
         read_open_images(open_images_folder, shards=[2])
+
+
+def test_open_images_and_their_manifests_are_filtered_by_any_column(open_images_folder, iharmony4_folder):
+    manifest = open_images_folder / "manifest-train.csv"
+    rows = ["Split,ImageID,MaskPath,LabelName,License"]
+    for image, mask, licence in (
+        ("000a1249af2bc5f0", "m01yrx_b1", "by"),
+        ("1f00000000000001", "m01g317_b3", "cc0"),
+    ):
+        rows.append(f"train,{image},{image}_{mask}.png,/m/{mask[1:-3]},{licence}")
+    manifest.write_text("\n".join(rows) + "\n")
+    for path, filters in (
+        (manifest, {"License": ["cc0", "pd"]}),
+        (open_images_folder, {"LabelName": ["/m/01g317"], "Author": ["Doe, Jane"]}),
+    ):
+        (kept,) = list_dataset(path, filters=filters).photographs
+        assert kept.name == "1f00000000000001_m01g317_b3"
+        with pytest.raises(InputError, match="has no row with LabelName=cat"):
+            list_dataset(path, filters={"LabelName": ["cat"]})
+        with pytest.raises(InputError, match="has no column licence_class"):
+            list_dataset(path, filters={"licence_class": ["permissive"]})
+    (open_images_folder / "train" / "000a1249af2bc5f0.jpg").unlink()
+    (open_images_folder / "train_1" / "1f00000000000001.jpg").unlink()
+    problems = []
+    assert list_dataset(manifest, filters={"License": ["cc0"]}, problems=problems).photographs == []
+    assert len(problems) == 2
     with pytest.raises(InputError, match="cannot be filtered"):
-        list_dataset(open_images_folder, filters={"License": ["x"]})
+        list_dataset(iharmony4_folder, "test", filters={"License": ["x"]})
 
 
 def test_open_images_selection_is_single_and_the_same_everywhere(tmp_path, capsys):

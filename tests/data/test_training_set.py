@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from harmony_diffusion.data.decoding import read_mask
 from harmony_diffusion.data.iharmony4 import read_iharmony4
 from harmony_diffusion.data.photographs import read_photographs
 from harmony_diffusion.data.synthetic import SyntheticComposites, reference_colors
@@ -74,6 +75,23 @@ def test_pairs_stay_in_step(iharmony4_folder):
         negative = 255 - item["composite"].int()
         assert (item["composite"].int() - item["real"].int())[away].abs().float().mean() < 5
         assert (negative - item["real"].int())[core].abs().float().mean() < 5
+
+
+def test_whole_frames_are_as_many_as_asked_for(photographs_folder):
+    photographs = read_photographs(photographs_folder)
+    foregrounds = {p.name: (read_mask(p.mask) > 127).mean() for p in photographs}
+    differences = {}
+    for whole in (0.0, 1.0):
+        training_set = PhotographSet(photographs, 32, whole=whole)
+        items = [training_set.sample_at(0, 0, index) for index in range(8)]
+        differences[whole] = [
+            abs(
+                (item["mask"] > 127).double().mean().item()
+                - foregrounds[photographs[int(item["source"])].name]
+            )
+            for item in items
+        ]
+    assert max(differences[1.0]) < 0.01 and max(differences[0.0]) > 0.05
 
 
 def test_bad_photographs_stop_or_are_skipped_and_counted(photographs_folder, caplog):

@@ -197,13 +197,15 @@ def write_lpips_files(folder):
 
 def test_lpips_agrees_with_the_definition(tmp_path):
     backbone, heads = write_lpips_files(tmp_path)
-    first, second = torch.rand(2, 2, 3, 64, 72, generator=torch.Generator().manual_seed(4)) * 255
-    model = LPIPS.from_files(tmp_path / "alexnet.pth", tmp_path / "heads.safetensors")
+    first, second = torch.rand(2, 2, 3, 64, 72, generator=torch.Generator().manual_seed(4)).double() * 255
+    model = LPIPS.from_files(tmp_path / "alexnet.pth", tmp_path / "heads.safetensors").double()
+    single = LPIPS.from_files(tmp_path / "alexnet.pth", tmp_path / "heads.safetensors")
+    backbone, heads = ({key: value.double() for key, value in part.items()} for part in (backbone, heads))
 
     def layers(images):
         # AlexNet as one sequence, numbered as in its checkpoint.
-        mean = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
-        x = (images * 2 / 255 - 1 - mean) / torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
+        mean, deviation = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]]).double()
+        x = (images * 2 / 255 - 1 - mean.view(1, 3, 1, 1)) / deviation.view(1, 3, 1, 1)
         for number in range(12):
             if f"features.{number}.weight" in backbone:
                 weight, bias = backbone[f"features.{number}.weight"], backbone[f"features.{number}.bias"]
@@ -215,10 +217,11 @@ def test_lpips_agrees_with_the_definition(tmp_path):
                 x = x.clamp_min(0)
                 yield nn.functional.normalize(x, dim=1)
 
-    expected = torch.zeros(2)
+    expected = torch.zeros(2, dtype=torch.float64)
     for i, (a, b) in enumerate(zip(layers(first), layers(second), strict=True)):
         expected += ((a - b) ** 2 * heads[f"lin{i}.model.1.weight"]).sum(1).mean((1, 2))
-    assert torch.allclose(model(first, second), expected, rtol=1e-4)
+    assert torch.allclose(model(first, second), expected, rtol=1e-6, atol=0)
+    assert torch.allclose(single(first, second).double(), expected, rtol=1e-4, atol=0)
     assert (model(first, first) == 0).all() and (expected > 0.01).all()
 
 

@@ -196,6 +196,16 @@ def test_local_dynamics_compares_only_foreground_with_background_in_blocks(mode,
     assert largest.numel == 64**4
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_dynamic_layers_return_what_convolutions_take_without_a_copy(batch):
+    mask = picture_and_mask(batch)[1]
+    x = torch.randn(batch, 4, 12, 10).contiguous(memory_format=torch.channels_last)
+    for layer in (LocalDynamics(4), LocalDynamics(4, "paper"), MaskAwareDynamics(4)):
+        with torch.no_grad():
+            # A stride of 4 between pictures of a batch of one would pass `is_contiguous`.
+            assert layer(x, mask).stride() == (480, 1, 40, 4)
+
+
 def test_checkpointing_saves_half_the_memory():
     _, fast = both(8)
     assert_checkpointing_changes_memory_only(fast, *picture_and_mask(), saving=2)

@@ -141,6 +141,23 @@ def test_open_images_are_scored_by_a_list(tmp_path):
         assert float(row["foreground_ratio"]) == pytest.approx(0.25, abs=0.01)
 
 
+def test_photographs_of_a_split_are_their_own_ground_truth(tmp_path):
+    root = tmp_path / "photographs"
+    (root / "own").mkdir(parents=True)
+    lines = ["source,id,split"]
+    for name, split in (("a", "val"), ("b", "test"), ("c", "val")):
+        Image.new("RGB", (64, 48), (90, 120, 50)).save(root / "own" / f"{name}.jpg")
+        mask = Image.new("L", (64, 48))
+        mask.paste(255, (10, 10, 40, 30))
+        mask.save(root / "own" / f"{name}.png")
+        lines.append(f"own,{name},{split}")
+    (root / "index.csv").write_text("\n".join(lines))
+    run("--data", root, "--split", "val", "--model", "identity", "--output", tmp_path / "out")
+    rows = read(tmp_path / "out" / "rows.csv")
+    assert [row["name"] for row in rows] == ["own/a", "own/c"]
+    assert all(float(row["mse"]) == 0 and float(row["psnr"]) == PSNR_CAP for row in rows)
+
+
 def test_saved_model_and_pipeline_and_images(tiny_iharmony4):
     data = tiny_iharmony4 / "data"
     model = create_model("hdnet", base_channels=4)

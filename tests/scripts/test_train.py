@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -20,7 +21,8 @@ from tiny_training import environment, flatten, read_state, run
 from tiny_training import fork as fork_script
 from tiny_training import kill_after_a_checkpoint as kill_script_after_a_checkpoint
 
-from harmony_diffusion.models import load_model
+from harmony_diffusion.models import create_model, load_model
+from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 
 ROOT = Path(__file__).resolve().parents[2]
 fork = partial(fork_script, "train_discriminative")
@@ -197,6 +199,33 @@ def test_bad_samples_are_skipped_or_stop_the_run(photographs, tmp_path):
     assert load_model(tmp_path / "skip" / "model")
 
 
+def test_faults_of_lists_and_shared_validation_data_are_told(pairs, tmp_path):
+    folder = pairs / "HMade"
+    lines = []
+    for number in range(4):
+        entry = {
+            "composite": str(folder / "composite_images" / f"d{number}_1_1.jpg"),
+            "mask": str(folder / "masks" / f"d{number}_1.png"),
+            "real": str(folder / "real_images" / f"d{number if number else 'none'}.jpg"),
+        }
+        lines.append(json.dumps(entry))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    command = [sys.executable, SCRIPT, *SMALL_IDIH, "--data", tmp_path / "pairs.jsonl"]
+    command += ["--resolution", "64", "--train_batch_size", "2", "--max_train_steps", "1"]
+    command += ["--bad_samples", "skip", "--validation_split", "val", "--output", tmp_path / "out"]
+    log = run([*map(str, command)])
+    assert "1 faults in the list" in log and "dnone.jpg: is missing" in log
+    assert "3 of the 3 pictures to validate on are trained on, too" in log
+    assert "- faults in the list, passed over: 1" in (tmp_path / "out" / "model" / "README.md").read_text()
+
+
+def test_filters_add_up(photographs, tmp_path):
+    arguments = [*SMALL_IDIH, "--data", photographs, "--resolution", "64", "--train_batch_size", "2"]
+    arguments += ["--filter", "source=made", "--filter", "id=0,1,2,11", "--max_train_steps", "1"]
+    assert os.waitpid(fork([*arguments, "--output", tmp_path]), 0)[1] == 0
+    assert "- samples: 3\n" in (tmp_path / "model" / "README.md").read_text()
+
+
 def test_numbers_of_recipes_are_those_of_the_papers():
     expected = {
         "color_grid": ("6e-4", "100", "32", None, None),
@@ -272,6 +301,35 @@ def test_frozen_parameters_stay_and_the_encoder_moves_less(photographs, tmp_path
     assert {value.dtype for value in published.values()} == {torch.float16}
     loaded = load_model(tmp_path / "model").state_dict()
     assert all(torch.equal(loaded[name], value.float()) for name, value in published.items())
+
+
+def test_weights_to_start_from_are_those_of_the_model(photographs, tmp_path):
+    config = {"dam": False, "gct": True, "i_structure": False}
+    idih = create_model("idih")
+    idih.save_pretrained(tmp_path / "idih")
+    common = ["--data", photographs, "--resolution", "64", "--train_batch_size", "2", "--learning_rate", "0"]
+    common += [
+        "--max_train_steps",
+        "1",
+        "--pretrained_model",
+        tmp_path / "idih",
+        "--output",
+        tmp_path / "out",
+    ]
+    arguments = [*common, "--model", "imrsf_dam_gct", "--model_config", json.dumps(config)]
+    assert os.waitpid(fork(arguments), 0)[1] == 0
+    loaded = load_model(tmp_path / "out" / "model")
+    assert isinstance(loaded, IMRSFDAMGCT) and loaded.config["gct"]
+    torch.testing.assert_close(loaded.to_rgb.weight, idih.to_rgb.weight, rtol=0, atol=0)
+    refused = {
+        "holds weights of IDIH, --model is hdnet": ["--model", "hdnet"],
+        "model_config: is that of the weights": ["--model", "idih", "--model_config", '{"depth": 4}'],
+    }
+    for message, options in refused.items():
+        command = [sys.executable, SCRIPT, *common[:-1], tmp_path / "no", *options]
+        failed = subprocess.run([*map(str, command)], env=environment(), capture_output=True, text=True)
+        assert failed.returncode != 0 and message in failed.stderr
+        assert "Traceback" not in failed.stderr
 
 
 def test_settings_that_must_stay_are_flags():
