@@ -5,6 +5,7 @@ the change is carried over as a colour map (`harmony_diffusion.color_map`). Only
 computed, in bands, so memory beyond the picture itself stays small.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -19,6 +20,9 @@ from harmony_diffusion.image_processor import Picture
 from harmony_diffusion.thumbnail import Thumbnail, make_thumbnail, row_bands
 
 Window = tuple[slice, slice]
+
+# Side of the part of a frame that is looked at, as a share of the frame's: no object is enlarged beyond it.
+_LEAST_SEEN = 0.2
 
 
 def harmonize_picture(
@@ -41,7 +45,9 @@ def harmonize_picture(
 
     Returns:
         The harmonized picture, equal to `picture` to the bit where the mask or alpha is 0, and the filters
-        `(1, F)` or `(1, F, h, w)`, None for models that predict none.
+        `(1, F)` or `(1, F, h, w)`, None for models that predict none. Models with a `context` look at the
+        `window_around` the foreground only, and their maps lie over this window, unless `reference` or alpha
+        says where to look.
 
     Raises:
         SizeMismatchError: `mask` or `reference` has another size than the picture.
@@ -53,6 +59,20 @@ def harmonize_picture(
     mask, allowed = shown_mask(picture, mask), allowed_background(picture, reference)
     if not mask.any() and not hasattr(model, "predict_filters"):
         return picture, None
+    context = getattr(model, "context", None)
+    if context is None or allowed is not None:
+        return _harmonize(model, picture, mask, allowed, strength)
+    # A part of the frame, in which the object is seen in more detail.
+    window = window_around(mask, context)
+    part, filters = _harmonize(model, picture.cut(window), mask[window], None, strength)
+    result = picture.pixels.copy()
+    result[window] = part.pixels
+    return picture.with_pixels(result), filters
+
+
+def _harmonize(
+    model: ModelMixin, picture: Picture, mask: np.ndarray, allowed: np.ndarray | None, strength: float
+) -> tuple[Picture, Tensor | None]:
     thumbnail = make_thumbnail(model, picture, mask, allowed)
     if not hasattr(model, "predict_filters"):
         harmonized = harmonize_thumbnail(model, thumbnail)
@@ -61,6 +81,32 @@ def harmonize_picture(
     # Where a part of the frame must not be looked at, the frame is what the model saw in its place.
     frame = None if allowed is None else thumbnail.composite.float()
     return render_filters(model, picture, mask, filters, frame=frame, strength=strength), filters
+
+
+def window_around(mask: np.ndarray, context: float) -> Window:
+    """Find a square around the foreground, cut where it is larger than the frame, moved where it leaves it.
+
+    Args:
+        mask: `(H, W)`; all that is not 0 lies inside.
+        context: Background on each side of the foreground, as a share of its longer side.
+
+    Returns:
+        Rows and columns; all of them for an empty mask.
+    """
+    inside = mask > 0
+    spans = [np.flatnonzero(inside.any(axis)) for axis in (1, 0)]
+    if not spans[0].size:
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
+    ends = [(int(span[0]), int(span[-1]) + 1) for span in spans]
+    side = max(
+        (1 + 2 * context) * max(end - begin for begin, end in ends), _LEAST_SEEN * math.sqrt(mask.size)
+    )
+    window = []
+    for (begin, end), whole in zip(ends, mask.shape, strict=True):
+        length = min(math.ceil(side), whole)
+        first = min(max((begin + end - length) // 2, 0), whole - length)
+        window.append(slice(first, first + length))
+    return window[0], window[1]
 
 
 def shown_mask(picture: Picture, mask: np.ndarray) -> np.ndarray:

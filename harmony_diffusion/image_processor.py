@@ -91,6 +91,12 @@ class Picture:
         """
         return self._srgb_of(self.pixels[rows, columns])
 
+    def cut(self, window: tuple[slice, slice]) -> "Picture":
+        """Return the rows and columns of a window as a picture that shares the memory of this one."""
+        return replace(
+            self, pixels=self.pixels[window], alpha=None if self.alpha is None else self.alpha[window]
+        )
+
     def _srgb_of(self, pixels: np.ndarray) -> np.ndarray:
         profile = rgb_profile(self.profile) if self.profile else None
         if profile is not None:

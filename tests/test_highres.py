@@ -15,10 +15,12 @@ from picture_files import DISPLAY_P3, SRGB_CURVE, matrix_profile, swapped_table_
 from small_models import Dense, Gain, GainMap, as_tensor, make_mask, make_picture
 
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
-from harmony_diffusion.highres import harmonize_picture, upsample_window
+from harmony_diffusion.highres import harmonize_picture, upsample_window, window_around
 from harmony_diffusion.image_processor import Picture, load_mask, load_picture
+from harmony_diffusion.models import create_model
 from harmony_diffusion.models.classical import Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
+from harmony_diffusion.models.color_grid import ColorGrid
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.layers import blend
 
@@ -217,6 +219,44 @@ def test_only_the_allowed_background_is_looked_at(name, size, how):
     everything, _ = harmonize_picture(build(name), picture.with_pixels(picture.pixels), mask)
     if how == "reference":
         assert abs(everything.pixels[core] - result.pixels[core]).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "window"),
+    [
+        ((100, 300), (40, 60, 100, 140), (12, 88, 82, 158)),  # a square of 1.9 times 40
+        ((100, 300), (0, 20, 280, 300), (0, 38, 262, 300)),  # moved into the frame
+        ((100, 300), (10, 90, 20, 120), (0, 100, 0, 190)),  # no higher than the frame
+        ((100, 300), (50, 51, 150, 151), (33, 68, 133, 168)),  # a fifth of the frame's side at least
+        ((100, 300), (0, 0, 0, 0), (0, 100, 0, 300)),
+    ],
+)
+def test_window_lies_around_the_foreground(size, box, window):
+    mask = np.zeros(size, np.float32)
+    mask[box[0] : box[1], box[2] : box[3]] = 0.01
+    rows, columns = window_around(mask, 0.45)
+    assert (rows.start, rows.stop, columns.start, columns.stop) == window
+
+
+def test_models_with_a_context_see_the_object_alone_and_in_detail():
+    picture, mask = make_picture(), np.zeros(make_picture().size, np.float32)
+    height, width = picture.size
+    mask[height // 3 : height // 3 + 8, 4:12] = 1
+    window = window_around(mask, ColorGrid.context)
+    assert mask[window].size < mask.size / 2
+    model = create_model("color_grid", encoder_size=64).eval()
+    torch.nn.init.normal_(model.to_global.weight, std=0.1)
+    result, filters = harmonize_picture(model, picture, mask)
+    _, others = harmonize_picture(model, picture, mask, reference=1 - mask)
+    model.context = None
+    part, same_filters = harmonize_picture(model, picture.cut(window), mask[window])
+    assert torch.equal(filters, same_filters)
+    np.testing.assert_array_equal(result.pixels[window], part.pixels)
+    outside = mask == 0
+    np.testing.assert_array_equal(result.pixels[outside], picture.pixels[outside])
+    assert (result.pixels != picture.pixels).any()
+    # A reference says itself where to look.
+    assert not torch.equal(filters, others)
 
 
 def test_frame_statistics_do_not_see_hidden_pixels():
