@@ -336,7 +336,13 @@ class StepClock:
         """Tell the share of each part, and the images per second."""
         total = sum(self.seconds.values())
         shares = ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in self.seconds.items())
-        return f"profile of {self.steps} steps: {shares}; {self.steps * batch / total:.1f} images/s"
+        steps = min(self.step - WARM_UP_STEPS, self.steps)
+        return f"profile of {steps} steps: {shares}; {steps * batch / total:.1f} images/s"
+
+    def ends(self, is_last: bool) -> bool:
+        """Whether the step before was the last that is timed; `is_last` says that it was the last at all."""
+        end = WARM_UP_STEPS + self.steps
+        return bool(self.seconds) and (self.step == end or (is_last and self.step < end))
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -513,6 +519,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             average.update(model, step)
         done = step + 1
         clock.step += 1
+        if is_main and clock.ends(done == total):
+            logger.info(clock.report(batch))
         progress.update(batch)
         if reporter is not None and done % args.logging_steps == 0:
             values = finite_values(losses, done)
@@ -531,8 +539,6 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     progress.close()
     skipped = int(accelerator.reduce(torch.tensor(skipped, device=device)))
     if is_main:
-        if clock.seconds:
-            logger.info(clock.report(batch))
         if skipped:
             logger.warning("%d unusable samples were drawn and passed over", skipped)
         with average.in_place_of(model) if average is not None else contextlib.nullcontext():
