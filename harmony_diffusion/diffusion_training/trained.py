@@ -16,6 +16,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedType,
     FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     parse_flag_from_env,
 )
@@ -42,36 +43,40 @@ SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """Make the accelerator of a run.
+    """Make the accelerator of a run, as `accelerate launch` and the arguments say.
 
     Raises:
-        InputError: What the arguments or the configuration of accelerate ask for does not go with shards.
+        InputError: They ask for shards, and for what does not go with these.
     """
     fsdp, deepspeed = (parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
     if not (fsdp or deepspeed):
         return Accelerator(
             mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
         )
-    if args.mixed_precision == "fp16":
-        raise InputError("--mixed_precision", "fp16 does not go with FSDP and DeepSpeed", "Take bf16.")
-    if args.use_8bit_adam:
-        raise InputError("--use_8bit_adam", "does not go with FSDP and DeepSpeed")
-    # The scripts autocast themselves: weights and states of the optimizer stay in float32.
-    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(args.gradient_accumulation_steps)
-    on_cpu = not torch.accelerator.is_available()
-    handlers: list[Any] = [InitProcessGroupKwargs(backend="gloo")] if deepspeed and on_cpu else []
-    accelerator = Accelerator(mixed_precision="no", cpu=fsdp and on_cpu, kwargs_handlers=handlers)
-    state: Any = accelerator.state
-    if state.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate shards on no CPU; torch does, and so does all of accelerate that is told it should.
+    setting = os.environ.get
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    for refused, subject, reason, fix in (
+        (args.mixed_precision == "fp16", "--mixed_precision", "fp16 cannot be shared out", "Take bf16."),
+        (args.use_8bit_adam, "--use_8bit_adam", "has states that cannot be shared out", "Leave it out."),
+        (fsdp and setting("FSDP_VERSION") != "2", "fsdp_version", "must be 2", "Take configs/fsdp.yaml."),
+        (setting("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3", "zero_stage", "must be 1 or 2", "Or take FSDP."),
+        (deepspeed and cpu, "ACCELERATE_USE_CPU", "excludes DeepSpeed", "Set CUDA_VISIBLE_DEVICES= instead."),
+        ("LOCAL_RANK" not in os.environ, "LOCAL_RANK", "is not set", "Start by `accelerate launch`."),
+    ):
+        if refused:
+            raise InputError(subject, reason, fix)
+    on_cpu = cpu or not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        mixed_precision="no",  # the objective does it: weights and states of the optimizer stay in float32
+        gradient_accumulation_plugin=GradientAccumulationPlugin(args.gradient_accumulation_steps),
+        cpu=fsdp and on_cpu,
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if deepspeed and on_cpu else [],
+    )
+    if fsdp and on_cpu:
+        # accelerate shards on no CPU, though torch can; told that it is to, it does.
+        state: Any = accelerator.state
         PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    if fsdp and (state.distributed_type != DistributedType.FSDP or state.fsdp_plugin.fsdp_version != 2):
-        raise InputError(
-            "ACCELERATE_USE_FSDP", "is set, but not FSDP2", "Launch with train/configs/fsdp.yaml."
-        )
-    if deepspeed and state.deepspeed_plugin.zero_stage == 3:
-        raise InputError("zero_stage", "is 3", "Take 2 (train/configs/deepspeed_zero2.yaml), or FSDP.")
     return accelerator
 
 

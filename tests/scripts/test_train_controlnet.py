@@ -3,6 +3,8 @@
 import argparse
 import importlib.util
 import re
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -218,6 +220,78 @@ def test_two_processes_equal_one(shared_out, extra, photographs, base, tmp_path)
     assert one.keys() == two.keys() and len(one) > 50
     for key, value in one.items():
         torch.testing.assert_close(value, two[key], rtol=0, atol=1e-5, msg=lambda text, key=key: key + text)
+
+
+def share_out(config, processes, script, arguments):
+    """Run a script as `accelerate launch` does with one of the files in train/configs."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [ROOT / "train" / "configs" / f"{config}.yaml", "--num_processes", processes]
+    # DeepSpeed is not used where accelerate is told to keep to the CPU; it does so without any GPU in sight.
+    extra = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "false"}
+    run([*command, ROOT / "train" / f"{script}.py", *arguments], **extra)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp", "deepspeed_zero2"])
+def test_two_processes_with_a_share_of_the_states_each_equal_one(config, photographs, base, tmp_path, capfd):
+    if config == "deepspeed_zero2":
+        pytest.importorskip("deepspeed")
+    options = [
+        "--control",
+        "low",
+        "--max_train_steps",
+        "4",
+        "--use_ema",
+        "--adam_epsilon",
+        "1e-4",
+        *VALIDATION,
+    ]
+    options += ["--learning_rate", "1e-3", "--caption_column", "label", "--proportion_empty_prompts", "0.5"]
+    # A norm this small is always clipped, and the steps that follow are not those of unclipped gradients.
+    options += ["--checkpointing_steps", "2", "--gradient_accumulation_steps", "2", "--max_grad_norm", "1e-3"]
+    one = [*common(photographs, base, tmp_path / "one"), *options, "--train_batch_size", "4"]
+    assert finish("train_controlnet", one)
+    two = [*common(photographs, base, tmp_path / "two"), *options]
+    share_out(config, 2, "train_controlnet", two)
+    whole = load_file(tmp_path / "one" / "model" / "diffusion_pytorch_model.safetensors")
+    before = load_file(tmp_path / "one" / "checkpoint-2" / "model" / "diffusion_pytorch_model.safetensors")
+    shared = load_file(tmp_path / "two" / "model" / "diffusion_pytorch_model.safetensors")
+    assert max((whole[key] - before[key]).abs().max() for key in whole) > 1e-4
+    assert whole.keys() == shared.keys()
+    for key, value in whole.items():
+        torch.testing.assert_close(value, shared[key], rtol=0, atol=1e-6)
+    assert ControlNetModel.from_pretrained(tmp_path / "two" / "model").config.in_channels == 4
+    assert (tmp_path / "two" / "validation" / "step-4.png").is_file()
+    # Each process has written its share of the optimizer's states, and of about the same size.
+    pattern = {"fsdp": "optimizer_0/*.distcp", "deepspeed_zero2": "pytorch_model/*optim_states.pt"}[config]
+    shares = [path.stat().st_size for path in (tmp_path / "two" / "checkpoint-4" / "shards").glob(pattern)]
+    assert len(shares) == 2 and min(shares) > 0.7 * max(shares)
+
+    # What was cut off after the second step goes on to the same bits; a process that holds all cannot.
+    stored = (tmp_path / "two" / "model" / "diffusion_pytorch_model.safetensors").read_bytes()
+    for folder in ("model", "checkpoint-4"):
+        shutil.rmtree(tmp_path / "two" / folder)
+    capfd.readouterr()
+    assert not finish("train_controlnet", [*two, "--train_batch_size", "4"])
+    assert "comes from another run: sharding" in capfd.readouterr().err
+    share_out(config, 2, "train_controlnet", two)
+    assert (tmp_path / "two" / "model" / "diffusion_pytorch_model.safetensors").read_bytes() == stored
+    assert not list((tmp_path / "two").glob(".unfinished-*"))
+
+
+@pytest.mark.parametrize("config", ["fsdp", pytest.param("deepspeed_zero2", marks=pytest.mark.slow)])
+def test_base_trains_in_shares_at_half_precision(config, photographs, base, tmp_path):
+    if config == "deepspeed_zero2":
+        pytest.importorskip("deepspeed")
+    arguments = [*SMALL, "--data", photographs, "--pretrained_model_name_or_path", base, "--precompute", "1"]
+    arguments += ["--max_train_steps", "2", "--mixed_precision", "bf16", "--gradient_checkpointing"]
+    share_out(config, 2, "train_inpainting", [*arguments, *VALIDATION, "--output", tmp_path])
+    pipe = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    assert np.isfinite(call(pipe).images[0]).all()
+    assert changed(
+        tmp_path / "model" / "unet", load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+    )
 
 
 def test_numbers_of_recipes_are_those_of_the_paper():
