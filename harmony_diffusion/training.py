@@ -302,9 +302,16 @@ def discard_old_checkpoints(newest: Path, limit: int | None) -> None:
 
 
 def find_checkpoint(folder: Path, wanted: str) -> Path | None:
-    """Return a checkpoint: "latest" for the newest in a folder, None if there is none, or the one named."""
-    found = checkpoints(folder) if wanted == "latest" else [Path(wanted)]
-    return found[-1] if found else None
+    """Return a checkpoint.
+
+    Args:
+        folder: Folder of the run.
+        wanted: "latest" for the newest in `folder`, None if there is none; the name of one there; or a path.
+    """
+    if wanted == "latest":
+        found = checkpoints(folder)
+        return found[-1] if found else None
+    return folder / wanted if (folder / wanted).is_dir() else Path(wanted)
 
 
 def read_training_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -373,7 +380,7 @@ def resume(
 
     Args:
         folder: Folder of the run.
-        wanted: "latest" for the newest checkpoint in `folder`, if any, or the folder of a checkpoint.
+        wanted: See `find_checkpoint`.
         model: See `load_checkpoint`.
         optimizer: See `load_checkpoint`.
         average: See `load_checkpoint`.

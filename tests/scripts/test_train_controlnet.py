@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import io
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
+from diffusers.optimization import get_scheduler
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_diffusion import call
@@ -23,10 +25,21 @@ from tiny_training import (
     state_of,
 )
 
-from harmony_diffusion.diffusion_training.run import add_optimizer_arguments, build_optimizer
+from harmony_diffusion.diffusion_training.run import (
+    SCHEDULES,
+    Board,
+    add_data_arguments,
+    add_optimizer_arguments,
+    add_run_arguments,
+    build_optimizer,
+    check_arguments,
+    freeze,
+    learning_rate,
+)
 from harmony_diffusion.errors import CheckpointError, MissingDependencyError
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+from harmony_diffusion.random_weights import random_components
 
 WIDTHS = ["--conditioning_embedding", "8", "8", "16", "16"]
 SMALL = ["--resolution", "64", "--train_batch_size", "2", "--lr_warmup_steps", "0"]
@@ -120,6 +133,10 @@ def test_killed_run_ends_with_the_same_bits(workers, photographs, base, tmp_path
     ]
     assert weights[0] == weights[1]
     assert len(list(cut.glob("checkpoint-*"))) == 3 and not list(cut.glob(".unfinished-*"))
+    # The name of a checkpoint is enough, and what it leads to is the same again.
+    shutil.rmtree(cut / "checkpoint-12")
+    assert finish("train_controlnet", [*arguments, "--resume_from_checkpoint", "checkpoint-10"])
+    assert (cut / "model" / "diffusion_pytorch_model.safetensors").read_bytes() == weights[0]
     # Another seed is another run.
     assert not finish("train_controlnet", [*arguments, "--seed", "1"])
 
@@ -137,6 +154,9 @@ def test_killed_training_of_the_base_on_precomputed_latents_goes_on(photographs,
     assert not [key for key in expected if not torch.equal(expected[key], found[key])]
     pipe = StableDiffusionHarmonizationPipeline.from_pretrained(cut / "model")
     assert pipe.config["image_channel"] == "composite"
+    pipe.set_progress_bar_config(disable=True)
+    harmonized = call(pipe, init="composite", guidance_scale=1.0).images[0]
+    assert np.isfinite(harmonized).all() and not np.array_equal(harmonized, call(pipe).images[0])
     assert changed(cut / "model" / "unet", load_file(base / "unet" / "diffusion_pytorch_model.safetensors"))
     assert not changed(cut / "model" / "vae", load_file(base / "vae" / "diffusion_pytorch_model.safetensors"))
     # Perturbed otherwise, or of another picture, these latents are not taken.
@@ -164,6 +184,7 @@ def test_half_precision_trains_the_controlnet_alone(control_input, photographs, 
 def test_warm_up_counts_steps_of_the_optimizer(photographs, base, tmp_path):
     arguments = ["--control", "high", "--max_train_steps", "1", "--gradient_accumulation_steps", "3"]
     arguments = [*common(photographs, base, tmp_path), *arguments, "--learning_rate", "1e-2"]
+    arguments += ["--lr_scheduler", "constant_with_warmup"]
     assert finish("train_controlnet", [*arguments, "--lr_warmup_steps", "4"])
     state = torch.load(tmp_path / "checkpoint-1" / "training_state.pt", weights_only=True)
     (group,) = state["optimizer"]["param_groups"]
@@ -174,7 +195,6 @@ def test_warm_up_counts_steps_of_the_optimizer(photographs, base, tmp_path):
     ("extra", "told"),
     [
         (["--resolution", "100"], "multiple of 64"),
-        (["--push_to_hub"], "--hub_model_id"),
         (["--captions", "a", "--caption_column", "b"], "give one"),
     ],
 )
@@ -346,6 +366,77 @@ def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tm
     )
     pipe = assemble_pipeline(tmp_path / "mini" / "base" / "model", low=tmp_path / "mini" / "low" / "model")
     assert pipe.vae.config.latent_channels == 32
+
+
+def parsed(*arguments):
+    parser = argparse.ArgumentParser()
+    for add in (add_data_arguments, add_run_arguments):
+        add(parser)
+    add_optimizer_arguments(parser, learning_rate=1e-3)
+    args = parser.parse_args(["--data", "photographs", *arguments])
+    check_arguments(parser, args)
+    return args
+
+
+def test_what_is_not_said_is_what_diffusers_takes(monkeypatch, tmp_path):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    args = parsed("--output", str(tmp_path / "cats"))
+    assert args.mixed_precision == "no" and args.hub_model_id == "cats"
+    # As `accelerate launch --mixed_precision bf16` and its configuration files hand it over.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert parsed("--output", "out").mixed_precision == "bf16"
+    assert parsed("--output", "out", "--mixed_precision", "no").mixed_precision == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(SystemExit):
+        parsed("--output", "out")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_learning_rates_are_those_of_diffusers_but_for_the_step_at_zero(schedule):
+    args = parsed("--output", "out", "--lr_scheduler", schedule, "--lr_warmup_steps", "4")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    theirs = get_scheduler(schedule, optimizer, num_warmup_steps=4, num_training_steps=12)
+    for step in range(12):
+        expected = theirs.get_last_lr()[0]
+        if schedule != "constant" and step < 4:  # theirs warms up from 0, and takes a first step of none
+            expected = 1e-3 * (step + 1) / 4
+        assert learning_rate(args, step, 12, 8) == pytest.approx(expected)
+        optimizer.step()
+        theirs.step()
+
+
+def test_autoencoder_stays_in_single_precision_beside_float16():
+    models = random_components("tiny")
+    freeze(models, ("unet", "vae", "text_encoder"), torch.device("cpu"), "fp16")
+    assert [models[name].dtype for name in ("unet", "text_encoder")] == [torch.float16] * 2
+    assert models["vae"].dtype == torch.float32
+    freeze(models, ("vae",), torch.device("cpu"), "bf16")
+    assert models["vae"].dtype == torch.bfloat16
+
+
+def test_validation_pictures_come_from_seeds_that_stay(photographs, base, tmp_path):
+    arguments = [*common(photographs, base, tmp_path), "--control", "high", "--max_train_steps", "2"]
+    assert finish(
+        "train_controlnet", [*arguments, "--learning_rate", "0", "--validation_steps", "1", *VALIDATION]
+    )
+    first, second = ((tmp_path / "validation" / f"step-{step}.png").read_bytes() for step in (1, 2))
+    assert first == second
+
+
+def test_validation_pictures_reach_tensorboard(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = Board(tmp_path, "tensorboard")
+    sheet = torch.linspace(0, 1, 3 * 8 * 32).reshape(3, 8, 32)
+    board.pictures(sheet, 7)
+    board.scalars({"validation/psnr": 20.0}, 7)
+    board.board.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (picture,) = events.Images("validation")
+    (score,) = events.Scalars("validation/psnr")
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+    assert picture.step == score.step == 7 and score.value == 20
+    assert np.array_equal(pixels, np.asarray(Image.open(tmp_path / "validation" / "step-7.png")))
 
 
 def test_8_bit_adam_is_used_or_asked_for():
