@@ -26,7 +26,7 @@ from harmony_diffusion.data.training_set import Item, TrainingSet
 from harmony_diffusion.errors import CheckpointError, InputError
 
 SCHEDULES = ("constant", "step", "linear", "cosine")
-_UNFINISHED = ".unfinished-"
+UNFINISHED = ".unfinished-"
 _PREFIX = "checkpoint-"
 
 
@@ -214,7 +214,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
         write: Called with a folder beside it to fill.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
+    staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     staging.chmod(0o755)  # mkdtemp makes folders that nobody else may read
     try:
         write(staging)
@@ -231,14 +231,14 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
 
 def discard_folder(folder: Path) -> None:
     """Remove a folder; if that is cut short, what is left bears the name of an unfinished one."""
-    doomed = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
+    doomed = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     folder.rename(doomed / folder.name)
     shutil.rmtree(doomed)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process left half-written in a folder that no other process writes to."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+    for path in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(path)
 
 
@@ -282,13 +282,56 @@ def save_checkpoint(
         with average.in_place_of(model) if average is not None else contextlib.nullcontext():
             model.save_pretrained(staging / "model")
 
-    path = folder / f"{_PREFIX}{step}"
+    path = checkpoint_path(folder, step)
     write_folder_atomically(path, write)
+    discard_old_checkpoints(path, limit)
+    return path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies in the folder of a run."""
+    return folder / f"{_PREFIX}{step}"
+
+
+def discard_old_checkpoints(newest: Path, limit: int | None) -> None:
+    """Keep so many checkpoints of a run, with the one that was just written; None for all."""
     if limit is not None:
-        others = [other for other in checkpoints(folder) if other != path]
+        others = [other for other in checkpoints(newest.parent) if other != newest]
         for old in others[: max(0, len(others) - limit + 1)]:
             discard_folder(old)
-    return path
+
+
+def find_checkpoint(folder: Path, wanted: str) -> Path | None:
+    """Return a checkpoint.
+
+    Args:
+        folder: Folder of the run.
+        wanted: "latest" for the newest in `folder`, None if there is none; the name of one there; or a path.
+    """
+    if wanted == "latest":
+        found = checkpoints(folder)
+        return found[-1] if found else None
+    return folder / wanted if (folder / wanted).is_dir() else Path(wanted)
+
+
+def read_training_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the state of a checkpoint.
+
+    Raises:
+        CheckpointError: No checkpoint, or one of a run with other settings.
+    """
+    if not (path / "training_state.pt").is_file():
+        raise CheckpointError(f"{path}: is no checkpoint, it has no training_state.pt.")
+    state = torch.load(path / "training_state.pt", map_location="cpu", weights_only=True)
+    saved, settings = state["settings"], dict(settings)
+    if differing := [key for key in {**saved, **settings} if saved.get(key) != settings.get(key)]:
+        told = ", ".join(
+            f"{key} {saved.get(key)!r} there and {settings.get(key)!r} here" for key in differing
+        )
+        raise CheckpointError(
+            f"{path}: comes from another run: {told}. Use the same settings, or another output folder."
+        )
+    return state
 
 
 def load_checkpoint(
@@ -313,17 +356,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: No checkpoint, or one of a run with other settings.
     """
-    if not (path / "training_state.pt").is_file():
-        raise CheckpointError(f"{path}: is no checkpoint, it has no training_state.pt.")
-    state = torch.load(path / "training_state.pt", map_location="cpu", weights_only=True)
-    saved, settings = state["settings"], dict(settings)
-    if differing := [key for key in {**saved, **settings} if saved.get(key) != settings.get(key)]:
-        told = ", ".join(
-            f"{key} {saved.get(key)!r} there and {settings.get(key)!r} here" for key in differing
-        )
-        raise CheckpointError(
-            f"{path}: comes from another run: {told}. Use the same settings, or another output folder."
-        )
+    state = read_training_state(path, settings)
     stored = load_file(path / "model" / "diffusion_pytorch_model.safetensors")
     if average is not None:
         for key, value in average.average.items():
@@ -347,7 +380,7 @@ def resume(
 
     Args:
         folder: Folder of the run.
-        wanted: "latest" for the newest checkpoint in `folder`, if any, or the folder of a checkpoint.
+        wanted: See `find_checkpoint`.
         model: See `load_checkpoint`.
         optimizer: See `load_checkpoint`.
         average: See `load_checkpoint`.
@@ -356,8 +389,8 @@ def resume(
     Raises:
         CheckpointError: No checkpoint, or one of a run with other settings.
     """
-    found = checkpoints(folder) if wanted == "latest" else [Path(wanted)]
-    return load_checkpoint(found[-1], model, optimizer, average, settings) if found else 0
+    path = find_checkpoint(folder, wanted)
+    return load_checkpoint(path, model, optimizer, average, settings) if path is not None else 0
 
 
 def finish(accelerator: Any) -> None:

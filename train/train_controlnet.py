@@ -14,7 +14,6 @@ same weights. The paper's settings are in `train/recipes`.
 """
 
 import argparse
-import contextlib
 import copy
 import logging
 import math
@@ -57,16 +56,14 @@ from harmony_diffusion.diffusion_training.run import (
     write_card,
 )
 from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
+from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.model_card import forget_origins
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.training import (
     BatchPositions,
-    MovingAverage,
     finish,
     remove_unfinished,
-    resume,
-    save_checkpoint,
     write_folder_atomically,
 )
 
@@ -183,13 +180,10 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     total = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
 
     optimizer = build_optimizer(list(controlnet.parameters()), args)
-    average = MovingAverage(controlnet, args.ema_decay) if args.use_ema else None
     fixed = {name: getattr(args, name) for name in (*FIXED, "control_scale")}
     fixed |= {"control": str(settings), "samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
-    start = resume(args.output_dir, args.resume_from_checkpoint, controlnet, optimizer, average, fixed)
-
     objective = NoisePrediction(
         models["unet"],
         models["scheduler"],
@@ -198,7 +192,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         args.control_scale,
         args.snr_gamma,
     )
-    objective, stepper = accelerator.prepare(objective, optimizer)
+    trained = TrainedModel(controlnet, optimizer, args, accelerator)
+    start = trained.begin(objective, fixed)
     positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)
     loader = DataLoader(
         KeyedView(samples, args.seed),
@@ -212,7 +207,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     timestep_count = models["scheduler"].config.num_train_timesteps
     board = Board(args.output_dir, args.report_to) if is_main else None
 
-    def validate(step: int) -> dict[str, float]:
+    def validate(step: int, controlnet: ControlNetModel) -> dict[str, float]:
         if held_out is None or board is None:
             return {}
         images, prompts = validation_images(held_out, args.num_validation_images)
@@ -224,11 +219,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             image_channel=image_channel,
         )
         options = {"num_inference_steps": args.validation_inference_steps}
-        with (
-            evaluating(controlnet),
-            average.in_place_of(controlnet) if average is not None else contextlib.nullcontext(),
-            accelerator.autocast(),
-        ):
+        with evaluating(controlnet), trained.autocast():
             scores, pictures = validate_pipeline(
                 pipe, images, prompts, guidance_scale=args.validation_guidance_scale, **options
             )
@@ -248,15 +239,15 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             conditions = conditioner(items)
             noise = sample_noise(items["key"], conditions.latents)
             timesteps = sample_timesteps(items["key"], timestep_count).to(device)
-            with accelerator.accumulate(objective):
-                losses = objective(conditions, noise, timesteps)
+            with accelerator.accumulate(trained.synchronized):
+                losses = trained.objective(conditions, noise, timesteps)
                 accelerator.backward(losses["loss"])
                 if args.max_grad_norm and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(controlnet.parameters(), args.max_grad_norm)
-                stepper.step()
-                stepper.zero_grad()
-        if average is not None:
-            average.update(controlnet, step)
+                trained.stepper.step()
+                trained.stepper.zero_grad()
+        if trained.average is not None:
+            trained.average.update(controlnet, step)
         done = step + 1
         progress.update()
         if board is not None and done % args.logging_steps == 0:
@@ -266,26 +257,22 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             board.scalars({"train/loss": loss, "train/learning_rate": rate}, done)
         if done % args.checkpointing_steps == 0 or done == total:
             finite_loss(losses, done)
-            if is_main:
-                limit = args.checkpoints_total_limit
-                save_checkpoint(args.output_dir, done, controlnet, optimizer, average, fixed, limit)
-            accelerator.wait_for_everyone()
+            trained.save(done)
         if done % args.validation_steps == 0 and done < total:
-            validate(done)
+            with trained.averaged() as averaged:
+                validate(done, averaged)
             accelerator.wait_for_everyone()
     progress.close()
-    if is_main:
-        scores = validate(total)
-        with average.in_place_of(controlnet) if average is not None else contextlib.nullcontext():
-            publish(controlnet, settings, args, data, training_facts(args, total, batch), scores)
+    with trained.averaged() as averaged:
+        if is_main:
+            scores = validate(total, averaged)
+            publish(averaged, settings, args, data, training_facts(args, total, batch), scores)
 
 
 def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
-    )
+    accelerator = make_accelerator(args)
     train(args, accelerator)
     finish(accelerator)
 

@@ -18,7 +18,6 @@ killed, goes on from the newest checkpoint and ends with the same weights.
 """
 
 import argparse
-import contextlib
 import copy
 import logging
 import math
@@ -56,17 +55,15 @@ from harmony_diffusion.diffusion_training.run import (
     write_card,
 )
 from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
+from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
 from harmony_diffusion.model_card import forget_origins
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.random_weights import BASES, random_components
 from harmony_diffusion.tiny_autoencoder import load_taef2
 from harmony_diffusion.training import (
     BatchPositions,
-    MovingAverage,
     finish,
     remove_unfinished,
-    resume,
-    save_checkpoint,
     write_folder_atomically,
 )
 
@@ -159,15 +156,13 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     total = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
 
     optimizer = build_optimizer(list(unet.parameters()), args)
-    average = MovingAverage(unet, args.ema_decay) if args.use_ema else None
     fixed = {name: getattr(args, name) for name in (*FIXED, "image_channel")}
     fixed |= {"samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
-    start = resume(args.output_dir, args.resume_from_checkpoint, unet, optimizer, average, fixed)
-
     objective = NoisePrediction(unet, models["scheduler"], snr_gamma=args.snr_gamma)
-    objective, stepper = accelerator.prepare(objective, optimizer)
+    trained = TrainedModel(unet, optimizer, args, accelerator)
+    start = trained.begin(objective, fixed)
     positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)
     loader = DataLoader(
         KeyedView(samples, args.seed),
@@ -179,22 +174,18 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     timestep_count = models["scheduler"].config.num_train_timesteps
     board = Board(args.output_dir, args.report_to) if is_main else None
 
-    def validate(step: int) -> dict[str, float]:
+    def validate(step: int, unet: Any) -> dict[str, float]:
         if held_out is None or board is None:
             return {}
         images, prompts = validation_images(held_out, args.num_validation_images)
         pipe = StableDiffusionHarmonizationPipeline(
-            **models, working_size=args.resolution, image_channel=args.image_channel
+            **{**models, "unet": unet}, working_size=args.resolution, image_channel=args.image_channel
         )
         options: dict[str, Any] = {"num_inference_steps": args.validation_inference_steps}
         options["guidance_scale"] = args.validation_guidance_scale
         if args.image_channel == "composite":
             options |= {"init": "composite", "guidance_scale": 1.0}
-        with (
-            evaluating(unet),
-            average.in_place_of(unet) if average is not None else contextlib.nullcontext(),
-            accelerator.autocast(),
-        ):
+        with evaluating(unet), trained.autocast():
             scores, pictures = validate_pipeline(pipe, images, prompts, **options)
         logger.info("validation after %d steps: %s", step, scores)
         board.scalars({f"validation/{name}": value for name, value in scores.items()}, step)
@@ -212,15 +203,15 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             conditions = conditioner(items)
             noise = sample_noise(items["key"], conditions.latents)
             timesteps = sample_timesteps(items["key"], timestep_count).to(device)
-            with accelerator.accumulate(objective):
-                losses = objective(conditions, noise, timesteps)
+            with accelerator.accumulate(trained.synchronized):
+                losses = trained.objective(conditions, noise, timesteps)
                 accelerator.backward(losses["loss"])
                 if args.max_grad_norm and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm)
-                stepper.step()
-                stepper.zero_grad()
-        if average is not None:
-            average.update(unet, step)
+                trained.stepper.step()
+                trained.stepper.zero_grad()
+        if trained.average is not None:
+            trained.average.update(unet, step)
         done = step + 1
         progress.update()
         if board is not None and done % args.logging_steps == 0:
@@ -230,26 +221,22 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             board.scalars({"train/loss": loss, "train/learning_rate": rate}, done)
         if done % args.checkpointing_steps == 0 or done == total:
             finite_loss(losses, done)
-            if is_main:
-                limit = args.checkpoints_total_limit
-                save_checkpoint(args.output_dir, done, unet, optimizer, average, fixed, limit)
-            accelerator.wait_for_everyone()
+            trained.save(done)
         if done % args.validation_steps == 0 and done < total:
-            validate(done)
+            with trained.averaged() as averaged:
+                validate(done, averaged)
             accelerator.wait_for_everyone()
     progress.close()
-    if is_main:
-        scores = validate(total)
-        with average.in_place_of(unet) if average is not None else contextlib.nullcontext():
-            publish(models, args, data, training_facts(args, total, batch), scores)
+    with trained.averaged() as averaged:
+        if is_main:
+            scores = validate(total, averaged)
+            publish({**models, "unet": averaged}, args, data, training_facts(args, total, batch), scores)
 
 
 def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
-    )
+    accelerator = make_accelerator(args)
     train(args, accelerator)
     finish(accelerator)
 

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +33,7 @@ from harmony_diffusion.validation import Triple
 
 logger = logging.getLogger(__name__)
 
-# The names of diffusers, where there is such a schedule; both constant ones warm up as long as they are told.
+# Names and meaning of diffusers: "constant" does not warm up.
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VALIDATION_SEED = 1
@@ -91,11 +92,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("--output_dir", "--output", dest="output_dir", type=Path, required=True)
     add("--seed", type=int, default=0)
-    add("--mixed_precision", choices=tuple(DTYPES), default="no")
+    add("--mixed_precision", choices=tuple(DTYPES), help="default: as `accelerate launch` says, or no")
     add("--allow_tf32", action="store_true")
     add("--checkpointing_steps", type=int, default=500)
     add("--checkpoints_total_limit", type=int, default=3)
-    add("--resume_from_checkpoint", default="latest", help="'latest' in OUTPUT_DIR, if any, or a folder")
+    add("--resume_from_checkpoint", default="latest", help="'latest' in OUTPUT_DIR, if any, or one by name")
     add("--validation_split", help="split of the data to validate on; default: no validation")
     add("--num_validation_images", type=int, default=4)
     add("--validation_steps", type=int, default=500)
@@ -105,13 +106,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--report_to", choices=("none", "tensorboard"), default="none")
     add("--half", action="store_true", help="publish the weights in half precision")
     add("--push_to_hub", action="store_true")
-    add("--hub_model_id")
+    add("--hub_model_id", help="default: the name of OUTPUT_DIR")
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse arguments that contradict one another."""
-    if args.push_to_hub and not args.hub_model_id:
-        parser.error("--push_to_hub needs --hub_model_id")
+    """Refuse arguments that contradict one another, and fill in what others decide."""
+    args.mixed_precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if args.mixed_precision not in DTYPES:
+        parser.error(f"--mixed_precision must be one of {', '.join(DTYPES)}, got {args.mixed_precision}")
+    args.hub_model_id = args.hub_model_id or args.output_dir.resolve().name
     if args.captions and args.caption_column:
         parser.error("--captions and --caption_column: give one of them")
     if args.resolution < 64 or args.resolution % 64:
@@ -244,7 +247,7 @@ def build_optimizer(parameters: Sequence[nn.Parameter], args: argparse.Namespace
 def learning_rate(args: argparse.Namespace, step: int, total: int, batch: int) -> float:
     """Return the learning rate of a step."""
     schedule = "constant" if args.lr_scheduler.startswith("constant") else args.lr_scheduler
-    warmup = args.lr_warmup_steps
+    warmup = 0 if args.lr_scheduler == "constant" else args.lr_warmup_steps
     factor = learning_rate_factor(schedule, step, total, warmup=warmup, hold=warmup)
     return args.learning_rate * factor * (batch if args.scale_lr else 1)
 

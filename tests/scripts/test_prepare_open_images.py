@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_open_images import WHOLE, draw, save_open_images
 
 from harmony_diffusion.data.check import check_dataset
 from harmony_diffusion.data.instances import Limits, Measure, in_random_order, measure_file, measure_mask
@@ -19,17 +20,7 @@ from harmony_diffusion.data.record_files import append_records, read_records
 from harmony_diffusion.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train" / "prepare_open_images.py"
-MASKS = "MaskPath,ImageID,LabelName,BoxID,BoxXMin,BoxXMax,BoxYMin,BoxYMax,PredictedIoU,Clicks"
-BOXES = (
-    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,"
-    "IsInside"
-)
-IMAGES = (
-    "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,OriginalSize,"
-    "OriginalMD5,Thumbnail300KURL,Rotation"
-)
 # Image, label, box number, box, predicted quality, flags of the box, rotation, kind of mask.
-WHOLE = (0.2, 0.6, 0.25, 0.75)
 OBJECTS = (
     ("000a1249af2bc5f0", "m01yrx", "1", WHOLE, "0.85", "000", "0.0", "disc"),
     ("000a1249af2bc5f0", "m0dzct", "2", WHOLE, "", "000", "0.0", "disc"),
@@ -50,24 +41,6 @@ OBJECTS = (
 GOOD = ["000a1249af2bc5f0", "000a1249af2bc5f0", "001000000000000a", "100000000000000e"]
 
 
-def draw(kind):
-    """A mask of the size that Open Images would give a photograph of 64x48."""
-    mask = np.zeros((75, 100), np.uint8)
-    y, x = np.mgrid[:75, :100]
-    disc = (y - 37) ** 2 + (x - 40) ** 2 < 20**2
-    if kind == "disc":
-        mask[disc] = 255
-    elif kind == "speck":
-        mask[30:33, 40:43] = 255
-    elif kind == "frame":
-        mask[2:, 2:] = 255
-    elif kind == "two":
-        mask[30:45, 20:35] = mask[30:45, 50:65] = 255
-    elif kind == "band":
-        mask[30:45] = mask[:, 60:70] = 255
-    return mask
-
-
 @pytest.fixture
 def photographs():
     return {
@@ -79,29 +52,7 @@ def photographs():
 @pytest.fixture
 def folder(tmp_path):
     """Tables and mask archives of the training split as published, and no photographs."""
-    root = tmp_path / "open_images"
-    root.mkdir()
-    masks, boxes, images = [MASKS], [BOXES], {}
-    for image, label, number, box, iou, flags, rotation, kind in OBJECTS:
-        name = f"{image}_{label}_{number}.png"
-        shown = ",".join(map(str, box))
-        masks.append(f"{name},{image},/m/{label[1:]},{number},{shown},{iou},0.5 0.5 1;0.2 0.2 0")
-        # The same box, rounded differently.
-        rounded = ",".join(f"{side + 1e-6:.8f}" for side in box)
-        boxes.append(f"{image},xclick,/m/{label[1:]},1,{rounded},0,0,{','.join(flags)}")
-        licence = "https://creativecommons.org/licenses/by/2.0/"
-        images[image] = f'{image},train,u,landing,{licence},p,"Doe, Jane",A title,1,md5,t,{rotation}'
-        with zipfile.ZipFile(root / f"train-masks-{image[0]}.zip", "a") as archive:
-            Image.fromarray(draw(kind)).convert("1").save(tmp_path / name)
-            archive.write(tmp_path / name, name)
-    for name, lines in (
-        ("train-annotations-object-segmentation.csv", masks),
-        ("oidv6-train-annotations-bbox.csv", boxes),
-        ("train-images-boxable-with-rotation.csv", [IMAGES, *images.values()]),
-        ("class-descriptions-boxable.csv", ["/m/01yrx,Cat", '/m/0dzct,"Human face"']),
-    ):
-        (root / name).write_text("\n".join(lines) + "\n")
-    return root
+    return save_open_images(tmp_path / "open_images", "train", OBJECTS)
 
 
 def prepare(monkeypatch, root, *options):

@@ -1,13 +1,21 @@
 """`train_inpainting.py` and `train_controlnet.py`: from photographs to a pipeline, killed, and shared out."""
 
 import argparse
+import base64
 import importlib.util
+import io
+import json
 import re
+import shutil
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
+from diffusers.optimization import get_scheduler
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_diffusion import call
@@ -21,10 +29,21 @@ from tiny_training import (
     state_of,
 )
 
-from harmony_diffusion.diffusion_training.run import add_optimizer_arguments, build_optimizer
+from harmony_diffusion.diffusion_training.run import (
+    SCHEDULES,
+    Board,
+    add_data_arguments,
+    add_optimizer_arguments,
+    add_run_arguments,
+    build_optimizer,
+    check_arguments,
+    freeze,
+    learning_rate,
+)
 from harmony_diffusion.errors import CheckpointError, MissingDependencyError
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+from harmony_diffusion.random_weights import random_components
 
 WIDTHS = ["--conditioning_embedding", "8", "8", "16", "16"]
 SMALL = ["--resolution", "64", "--train_batch_size", "2", "--lr_warmup_steps", "0"]
@@ -118,6 +137,10 @@ def test_killed_run_ends_with_the_same_bits(workers, photographs, base, tmp_path
     ]
     assert weights[0] == weights[1]
     assert len(list(cut.glob("checkpoint-*"))) == 3 and not list(cut.glob(".unfinished-*"))
+    # The name of a checkpoint is enough, and what it leads to is the same again.
+    shutil.rmtree(cut / "checkpoint-12")
+    assert finish("train_controlnet", [*arguments, "--resume_from_checkpoint", "checkpoint-10"])
+    assert (cut / "model" / "diffusion_pytorch_model.safetensors").read_bytes() == weights[0]
     # Another seed is another run.
     assert not finish("train_controlnet", [*arguments, "--seed", "1"])
 
@@ -135,6 +158,9 @@ def test_killed_training_of_the_base_on_precomputed_latents_goes_on(photographs,
     assert not [key for key in expected if not torch.equal(expected[key], found[key])]
     pipe = StableDiffusionHarmonizationPipeline.from_pretrained(cut / "model")
     assert pipe.config["image_channel"] == "composite"
+    pipe.set_progress_bar_config(disable=True)
+    harmonized = call(pipe, init="composite", guidance_scale=1.0).images[0]
+    assert np.isfinite(harmonized).all() and not np.array_equal(harmonized, call(pipe).images[0])
     assert changed(cut / "model" / "unet", load_file(base / "unet" / "diffusion_pytorch_model.safetensors"))
     assert not changed(cut / "model" / "vae", load_file(base / "vae" / "diffusion_pytorch_model.safetensors"))
     # Perturbed otherwise, or of another picture, these latents are not taken.
@@ -162,6 +188,7 @@ def test_half_precision_trains_the_controlnet_alone(control_input, photographs, 
 def test_warm_up_counts_steps_of_the_optimizer(photographs, base, tmp_path):
     arguments = ["--control", "high", "--max_train_steps", "1", "--gradient_accumulation_steps", "3"]
     arguments = [*common(photographs, base, tmp_path), *arguments, "--learning_rate", "1e-2"]
+    arguments += ["--lr_scheduler", "constant_with_warmup"]
     assert finish("train_controlnet", [*arguments, "--lr_warmup_steps", "4"])
     state = torch.load(tmp_path / "checkpoint-1" / "training_state.pt", weights_only=True)
     (group,) = state["optimizer"]["param_groups"]
@@ -172,7 +199,6 @@ def test_warm_up_counts_steps_of_the_optimizer(photographs, base, tmp_path):
     ("extra", "told"),
     [
         (["--resolution", "100"], "multiple of 64"),
-        (["--push_to_hub"], "--hub_model_id"),
         (["--captions", "a", "--caption_column", "b"], "give one"),
     ],
 )
@@ -218,6 +244,78 @@ def test_two_processes_equal_one(shared_out, extra, photographs, base, tmp_path)
     assert one.keys() == two.keys() and len(one) > 50
     for key, value in one.items():
         torch.testing.assert_close(value, two[key], rtol=0, atol=1e-5, msg=lambda text, key=key: key + text)
+
+
+def share_out(config, processes, script, arguments):
+    """Run a script as `accelerate launch` does with one of the files in train/configs."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [ROOT / "train" / "configs" / f"{config}.yaml", "--num_processes", processes]
+    # DeepSpeed is not used where accelerate is told to keep to the CPU; it does so without any GPU in sight.
+    extra = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "false"}
+    run([*command, ROOT / "train" / f"{script}.py", *arguments], **extra)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp", "deepspeed_zero2"])
+def test_two_processes_with_a_share_of_the_states_each_equal_one(config, photographs, base, tmp_path, capfd):
+    if config == "deepspeed_zero2":
+        pytest.importorskip("deepspeed")
+    options = [
+        "--control",
+        "low",
+        "--max_train_steps",
+        "4",
+        "--use_ema",
+        "--adam_epsilon",
+        "1e-4",
+        *VALIDATION,
+    ]
+    options += ["--learning_rate", "1e-3", "--caption_column", "label", "--proportion_empty_prompts", "0.5"]
+    # A norm this small is always clipped, and the steps that follow are not those of unclipped gradients.
+    options += ["--checkpointing_steps", "2", "--gradient_accumulation_steps", "2", "--max_grad_norm", "1e-3"]
+    one = [*common(photographs, base, tmp_path / "one"), *options, "--train_batch_size", "4"]
+    assert finish("train_controlnet", one)
+    two = [*common(photographs, base, tmp_path / "two"), *options]
+    share_out(config, 2, "train_controlnet", two)
+    whole = load_file(tmp_path / "one" / "model" / "diffusion_pytorch_model.safetensors")
+    before = load_file(tmp_path / "one" / "checkpoint-2" / "model" / "diffusion_pytorch_model.safetensors")
+    shared = load_file(tmp_path / "two" / "model" / "diffusion_pytorch_model.safetensors")
+    assert max((whole[key] - before[key]).abs().max() for key in whole) > 1e-4
+    assert whole.keys() == shared.keys()
+    for key, value in whole.items():
+        torch.testing.assert_close(value, shared[key], rtol=0, atol=1e-6)
+    assert ControlNetModel.from_pretrained(tmp_path / "two" / "model").config.in_channels == 4
+    assert (tmp_path / "two" / "validation" / "step-4.png").is_file()
+    # Each process has written its share of the optimizer's states, and of about the same size.
+    pattern = {"fsdp": "optimizer_0/*.distcp", "deepspeed_zero2": "pytorch_model/*optim_states.pt"}[config]
+    shares = [path.stat().st_size for path in (tmp_path / "two" / "checkpoint-4" / "shards").glob(pattern)]
+    assert len(shares) == 2 and min(shares) > 0.7 * max(shares)
+
+    # What was cut off after the second step goes on to the same bits; a process that holds all cannot.
+    stored = (tmp_path / "two" / "model" / "diffusion_pytorch_model.safetensors").read_bytes()
+    for folder in ("model", "checkpoint-4"):
+        shutil.rmtree(tmp_path / "two" / folder)
+    capfd.readouterr()
+    assert not finish("train_controlnet", [*two, "--train_batch_size", "4"])
+    assert "comes from another run: sharding" in capfd.readouterr().err
+    share_out(config, 2, "train_controlnet", two)
+    assert (tmp_path / "two" / "model" / "diffusion_pytorch_model.safetensors").read_bytes() == stored
+    assert not list((tmp_path / "two").glob(".unfinished-*"))
+
+
+@pytest.mark.parametrize("config", ["fsdp", pytest.param("deepspeed_zero2", marks=pytest.mark.slow)])
+def test_base_trains_in_shares_at_half_precision(config, photographs, base, tmp_path):
+    if config == "deepspeed_zero2":
+        pytest.importorskip("deepspeed")
+    arguments = [*SMALL, "--data", photographs, "--pretrained_model_name_or_path", base, "--precompute", "1"]
+    arguments += ["--max_train_steps", "2", "--mixed_precision", "bf16", "--gradient_checkpointing"]
+    share_out(config, 2, "train_inpainting", [*arguments, *VALIDATION, "--output", tmp_path])
+    pipe = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    assert np.isfinite(call(pipe).images[0]).all()
+    assert changed(
+        tmp_path / "model" / "unet", load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+    )
 
 
 def test_numbers_of_recipes_are_those_of_the_paper():
@@ -272,6 +370,129 @@ def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tm
     )
     pipe = assemble_pipeline(tmp_path / "mini" / "base" / "model", low=tmp_path / "mini" / "low" / "model")
     assert pipe.vae.config.latent_channels == 32
+
+
+def parsed(*arguments):
+    parser = argparse.ArgumentParser()
+    for add in (add_data_arguments, add_run_arguments):
+        add(parser)
+    add_optimizer_arguments(parser, learning_rate=1e-3)
+    args = parser.parse_args(["--data", "photographs", *arguments])
+    check_arguments(parser, args)
+    return args
+
+
+def test_what_is_not_said_is_what_diffusers_takes(monkeypatch, tmp_path):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    args = parsed("--output", str(tmp_path / "cats"))
+    assert args.mixed_precision == "no" and args.hub_model_id == "cats"
+    # As `accelerate launch --mixed_precision bf16` and its configuration files hand it over.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert parsed("--output", "out").mixed_precision == "bf16"
+    assert parsed("--output", "out", "--mixed_precision", "no").mixed_precision == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(SystemExit):
+        parsed("--output", "out")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_learning_rates_are_those_of_diffusers_but_for_the_step_at_zero(schedule):
+    args = parsed("--output", "out", "--lr_scheduler", schedule, "--lr_warmup_steps", "4")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    theirs = get_scheduler(schedule, optimizer, num_warmup_steps=4, num_training_steps=12)
+    for step in range(12):
+        expected = theirs.get_last_lr()[0]
+        if schedule != "constant" and step < 4:  # theirs warms up from 0, and takes a first step of none
+            expected = 1e-3 * (step + 1) / 4
+        assert learning_rate(args, step, 12, 8) == pytest.approx(expected)
+        optimizer.step()
+        theirs.step()
+
+
+def test_autoencoder_stays_in_single_precision_beside_float16():
+    models = random_components("tiny")
+    freeze(models, ("unet", "vae", "text_encoder"), torch.device("cpu"), "fp16")
+    assert [models[name].dtype for name in ("unet", "text_encoder")] == [torch.float16] * 2
+    assert models["vae"].dtype == torch.float32
+    freeze(models, ("vae",), torch.device("cpu"), "bf16")
+    assert models["vae"].dtype == torch.bfloat16
+
+
+def test_validation_pictures_come_from_seeds_that_stay(photographs, base, tmp_path):
+    arguments = [*common(photographs, base, tmp_path), "--control", "high", "--max_train_steps", "2"]
+    assert finish(
+        "train_controlnet", [*arguments, "--learning_rate", "0", "--validation_steps", "1", *VALIDATION]
+    )
+    first, second = ((tmp_path / "validation" / f"step-{step}.png").read_bytes() for step in (1, 2))
+    assert first == second
+
+
+def test_validation_pictures_reach_tensorboard(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = Board(tmp_path, "tensorboard")
+    sheet = torch.linspace(0, 1, 3 * 8 * 32).reshape(3, 8, 32)
+    board.pictures(sheet, 7)
+    board.scalars({"validation/psnr": 20.0}, 7)
+    board.board.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (picture,) = events.Images("validation")
+    (score,) = events.Scalars("validation/psnr")
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+    assert picture.step == score.step == 7 and score.value == 20
+    assert np.array_equal(pixels, np.asarray(Image.open(tmp_path / "validation" / "step-7.png")))
+
+
+@pytest.fixture
+def hub():
+    """A server that answers an upload as the Hub does; yields its address and what it received by path."""
+    received = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            address = f"http://127.0.0.1:{server.server_port}"
+            if self.path == "/api/repos/create":
+                answer = {"url": f"{address}/someone/{json.loads(body)['name']}"}
+            elif "/preupload/" in self.path:
+                paths = [file["path"] for file in json.loads(body)["files"]]
+                answer = {
+                    "files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]
+                }
+            elif "/commit/" in self.path:
+                for entry in map(json.loads, body.splitlines()):
+                    if entry["key"] == "file":
+                        path = f"{self.path.split('/commit/')[0]}/{entry['value']['path']}"
+                        received[path] = base64.b64decode(entry["value"]["content"])
+                answer = {"commitUrl": f"{address}/someone/model/commit/{40 * 'a'}", "commitOid": 40 * "a"}
+            else:
+                answer = {"errors": [], "warnings": []}  # of the card's front matter
+            content = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", received
+    server.shutdown()
+    server.server_close()
+
+
+def test_controlnet_is_pushed_with_its_card(hub, photographs, base, tmp_path):
+    address, received = hub
+    output = tmp_path / "cats-low"
+    arguments = [*common(photographs, base, output), "--control", "low", "--max_train_steps", "1"]
+    own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    run([sys.executable, ROOT / "train" / "train_controlnet.py", *arguments, "--push_to_hub"], **own)
+    model = output / "model"
+    expected = {f"/api/models/someone/cats-low/{path.name}": path.read_bytes() for path in model.iterdir()}
+    assert received == expected and len(expected) == 4
 
 
 def test_8_bit_adam_is_used_or_asked_for():
