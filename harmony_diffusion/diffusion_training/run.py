@@ -51,7 +51,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("data").add_argument
     add("--train_data_dir", "--data", dest="train_data_dir", type=Path, required=True, help="photographs with masks (a folder with index.csv, Open Images or a manifest of it), or composites")  # fmt: skip  # noqa: E501
     add("--train_split", default="train")
-    add("--filter", nargs="*", default=[], metavar="COLUMN=VALUE", help="photographs to take")
+    add(
+        "--filter", nargs="*", action="extend", default=[], metavar="COLUMN=VALUE", help="photographs to take"
+    )
     add("--max_train_samples", type=int, help="take the first so many only")
     add("--captions", type=Path, help="captions by train/prepare_captions.py; without any, prompts are empty")
     add("--caption_column", help="column of the data set that holds the prompts instead")
