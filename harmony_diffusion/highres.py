@@ -14,12 +14,11 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from harmony_diffusion.boxes import Box, bounding_box, box_around
 from harmony_diffusion.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.errors import InputError, SizeMismatchError
 from harmony_diffusion.image_processor import Picture
 from harmony_diffusion.thumbnail import Thumbnail, make_thumbnail, row_bands
-
-Window = tuple[slice, slice]
 
 # Side of the part of a frame that is looked at, as a share of the frame's: no object is enlarged beyond it.
 _LEAST_SEEN = 0.2
@@ -83,7 +82,7 @@ def _harmonize(
     return render_filters(model, picture, mask, filters, frame=frame, strength=strength), filters
 
 
-def window_around(mask: np.ndarray, context: float) -> Window:
+def window_around(mask: np.ndarray, context: float) -> Box:
     """Find a square around the foreground, cut where it is larger than the frame, moved where it leaves it.
 
     Args:
@@ -93,20 +92,12 @@ def window_around(mask: np.ndarray, context: float) -> Window:
     Returns:
         Rows and columns; all of them for an empty mask.
     """
-    inside = mask > 0
-    spans = [np.flatnonzero(inside.any(axis)) for axis in (1, 0)]
-    if not spans[0].size:
+    box = bounding_box(mask > 0)
+    if box is None:
         return slice(0, mask.shape[0]), slice(0, mask.shape[1])
-    ends = [(int(span[0]), int(span[-1]) + 1) for span in spans]
-    side = max(
-        (1 + 2 * context) * max(end - begin for begin, end in ends), _LEAST_SEEN * math.sqrt(mask.size)
-    )
-    window = []
-    for (begin, end), whole in zip(ends, mask.shape, strict=True):
-        length = min(math.ceil(side), whole)
-        first = min(max((begin + end - length) // 2, 0), whole - length)
-        window.append(slice(first, first + length))
-    return window[0], window[1]
+    longer = max(span.stop - span.start for span in box)
+    side = math.ceil(max((1 + 2 * context) * longer, _LEAST_SEEN * math.sqrt(mask.size)))
+    return box_around(box, [min(side, whole) for whole in mask.shape], mask.shape)
 
 
 def shown_mask(picture: Picture, mask: np.ndarray) -> np.ndarray:
@@ -214,7 +205,7 @@ def render_thumbnail(
     return _render_maps(picture, mask, color_map, "bilinear", apply_color_map, strength)
 
 
-def upsample_window(maps: Tensor, size: tuple[int, int], window: Window, mode: str) -> Tensor:
+def upsample_window(maps: Tensor, size: tuple[int, int], window: Box, mode: str) -> Tensor:
     """Compute a window of enlarged maps without enlarging the rest.
 
     Args:
@@ -282,7 +273,7 @@ def _render_maps(
     return picture.with_pixels(result)
 
 
-def _windows(mask: np.ndarray) -> Iterator[Window]:
+def _windows(mask: np.ndarray) -> Iterator[Box]:
     """Yield bands of rows that hold foreground, each cut to the columns that do."""
     for rows in row_bands((mask.shape[0], mask.shape[1])):
         inside = mask[rows] > 0

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harmony_diffusion.boxes import Box, bounding_box, box_around
 from harmony_diffusion.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
 from harmony_diffusion.highres import upsample_window
@@ -199,20 +200,12 @@ def choose_region(
     box = [min(math.ceil(wanted), length) for length in picture]
     working = _working_sides(box, working_size, multiple)
     box = _fit_shape(box, sides, picture, working)
-    top, left = (
-        min(max((span.start + span.stop - length) // 2, 0), whole - length)
-        for span, length, whole in zip(spans, box, picture, strict=True)
-    )
-    return WorkingRegion(top, left, box[0], box[1], *working)
+    rows, columns = box_around(spans, box, picture)
+    return WorkingRegion(rows.start, columns.start, box[0], box[1], *working)
 
 
-def _bounds(inside: Tensor) -> tuple[slice, slice] | None:
-    """Rows and columns of the smallest box that holds all that is true; None if nothing is."""
-    plane = inside.flatten(0, -3).any(0)
-    rows, columns = plane.any(1).nonzero().flatten(), plane.any(0).nonzero().flatten()
-    if not len(rows):
-        return None
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+def _bounds(inside: Tensor) -> Box | None:
+    return bounding_box(inside.flatten(0, -3).any(0).cpu().numpy())
 
 
 def _working_sides(box: list[int], working_size: int, multiple: int) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from harmony_diffusion.data.photographs import parse_filters, subset_weights
 from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.data.synthetic import SyntheticComposites, jitter, reference_colors, reversed_filters
 from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, PhotographSet, TrainingSet
+from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError
 from harmony_diffusion.model_card import forget_origins, launch_command, write_model_card
 from harmony_diffusion.models import MODELS, create_model, load_model, model_class
@@ -110,7 +111,7 @@ def add_data_arguments(group: Any) -> None:
     add("--subset_power", type=float, default=1.0, help="1: samples alike; 0: subsets alike")
     add("--bad_samples", choices=("stop", "skip"), default="stop", help="what to do with unusable files")
     add("--resolution", type=int, default=256)
-    add("--whole_frames", type=float, default=0.35, help="share of samples that are not cropped")
+    add("--whole_frames", type=float, default=WHOLE_FRAMES, help="share of samples that are not cropped")
     add("--quarter_turns", action="store_true", help="turn half of the samples by 90, 180 or 270 degrees")
     add("--clean_background", action="store_true", help="give composites the background of the real")
     add("--validation_data", type=Path, help="default: --data, if --validation_split is given")

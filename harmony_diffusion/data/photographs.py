@@ -6,7 +6,7 @@ photograph) and the files `SOURCE/ID.jpg` with `SOURCE/ID.png`, white on the for
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,12 +60,9 @@ def read_photographs(
     filters = dict(filters or {}) | ({"split": [split]} if split else {})
     with index.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        if missing := [name for name in (*REQUIRED, *filters) if name not in (reader.fieldnames or ())]:
-            raise InputError(index, f"has no column {', '.join(missing)}")
-        rows = [row for row in reader if all(row[key] in accepted for key, accepted in filters.items())]
-    if not rows:
-        wanted = " ".join(f"{key}={','.join(accepted)}" for key, accepted in filters.items())
-        raise InputError(index, f"has no row with {wanted}")
+        _check_columns(index, [*REQUIRED, *filters], reader.fieldnames or ())
+        rows = [row for row in reader if _is_accepted(row, filters)]
+    _check_any_left(index, rows, filters)
     photographs: dict[str, Photograph] = {}
     for row in rows:
         name, stem = f"{row['source']}/{row['id']}", root / row["source"] / row["id"]
@@ -92,13 +89,25 @@ def filter_photographs(
     """
     if not photographs or not filters:
         return list(photographs)
-    if missing := [name for name in filters if not any(name in p.record for p in photographs)]:
+    _check_columns(place, filters, set().union(*(photograph.record for photograph in photographs)))
+    kept = [photograph for photograph in photographs if _is_accepted(photograph.record, filters)]
+    _check_any_left(place, kept, filters)
+    return kept
+
+
+def _check_columns(place: Path, wanted: Iterable[str], found: Collection[str]) -> None:
+    if missing := [name for name in wanted if name not in found]:
         raise InputError(place, f"has no column {', '.join(missing)}")
-    kept = [p for p in photographs if all(p.record.get(key) in filters[key] for key in filters)]
+
+
+def _is_accepted(record: Mapping[str, str], filters: Mapping[str, Sequence[str]]) -> bool:
+    return all(record.get(key) in accepted for key, accepted in filters.items())
+
+
+def _check_any_left(place: Path, kept: Collection[object], filters: Mapping[str, Sequence[str]]) -> None:
     if not kept:
         wanted = " ".join(f"{key}={','.join(accepted)}" for key, accepted in filters.items())
         raise InputError(place, f"has no row with {wanted}")
-    return kept
 
 
 def parse_filters(texts: Iterable[str]) -> dict[str, list[str]]:

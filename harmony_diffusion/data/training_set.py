@@ -17,7 +17,7 @@ from harmony_diffusion.data.decoding import read_pair, read_picture
 from harmony_diffusion.data.keyed_random import generator_of, sample_key
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import HarmonySample
-from harmony_diffusion.data.transforms import check_same_size, draw_geometry
+from harmony_diffusion.data.transforms import WHOLE_FRAMES, check_same_size, draw_geometry
 from harmony_diffusion.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class PhotographSet:
         weights: Sequence[float] | None = None,
         skip_bad: bool = False,
         turn: bool = False,
-        whole: float = 0.35,
+        whole: float = WHOLE_FRAMES,
     ) -> None:
         if not photographs:
             raise InputError("photographs", "are none")
@@ -157,7 +157,7 @@ class PairSet:
         weights: Sequence[float] | None = None,
         skip_bad: bool = False,
         turn: bool = False,
-        whole: float = 0.35,
+        whole: float = WHOLE_FRAMES,
     ) -> None:
         if not samples:
             raise InputError("samples", "are none")
@@ -184,7 +184,7 @@ class PairSet:
 
 
 def photograph_item(
-    photograph: Photograph, size: int, key: int, *, turn: bool = False, whole: float = 0.35
+    photograph: Photograph, size: int, key: int, *, turn: bool = False, whole: float = WHOLE_FRAMES
 ) -> Item:
     """Decode a photograph and cut the crop of a key; see `PhotographSet.sample_at`.
 
@@ -198,7 +198,9 @@ def photograph_item(
     return {"real": _planes(geometry.picture(picture)), "mask": _planes(geometry.mask(mask))}
 
 
-def pair_item(sample: HarmonySample, size: int, key: int, *, turn: bool = False, whole: float = 0.35) -> Item:
+def pair_item(
+    sample: HarmonySample, size: int, key: int, *, turn: bool = False, whole: float = WHOLE_FRAMES
+) -> Item:
     """Decode a sample and cut the crop of a key; see `PairSet.sample_at`.
 
     Raises:

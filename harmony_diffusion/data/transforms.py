@@ -9,6 +9,7 @@ from harmony_diffusion.errors import SizeMismatchError
 
 CANDIDATES = 12
 COARSE = 96  # long side, in pixels, of the mask on which crops are judged
+WHOLE_FRAMES = 0.35  # share of training samples that are not cropped
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def draw_geometry(
     size: int,
     generator: np.random.Generator,
     *,
-    whole: float = 0.35,
+    whole: float = WHOLE_FRAMES,
     area: tuple[float, float] = (0.25, 1.0),
     ratio: tuple[float, float] = (0.005, 0.85),
     kept: float = 0.5,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harmony_diffusion.boxes import bounding_box
 from harmony_diffusion.errors import InputError, MaskError
 from harmony_diffusion.image_processor import load_mask, load_picture
 from harmony_diffusion.metrics.diffusion_tables import PASTED, RAW
@@ -51,10 +52,10 @@ def read_pictures(
             if (name := path.relative_to(folder or masks).with_suffix("")) not in of_name:
                 raise InputError(masks, f"has no mask {name}")
             mask = load_mask(of_name[name], size=(pixels.shape[0], pixels.shape[1]))
-            rows, columns = (np.flatnonzero(mask.max(axis) > 0.5) for axis in (1, 0))
-            if not len(rows):
+            box = bounding_box(mask > 0.5)
+            if box is None:
                 raise MaskError(of_name[name], "has no foreground", "Leave that picture out.")
-            pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            pixels = pixels[box]
         yield pixels
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from harmony_diffusion.base_models import check_base, load_autoencoder, load_base_components
+from harmony_diffusion.boxes import bounding_box
 from harmony_diffusion.errors import CheckpointError, InputError
 
 SD_INPAINTING, PAINT_BY_EXAMPLE = "sd-inpainting", "paint-by-example"
@@ -107,11 +108,10 @@ def cut_out(picture: np.ndarray, mask: np.ndarray, fill: Sequence[float]) -> Ima
     Returns:
         An RGB square; a pixel of that colour if there is no foreground.
     """
-    rows, columns = (np.flatnonzero(mask.max(axis) > 127) for axis in (1, 0))
+    window = bounding_box(mask > 127)
     color = 255 * np.asarray(fill, np.float32)
-    if not len(rows):
+    if window is None:
         return Image.fromarray(color.round().astype(np.uint8)[None, None])
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     alpha = mask[window][..., None].astype(np.float32) / 255
     foreground = alpha * picture[window] + (1 - alpha) * color
     height, width = foreground.shape[:2]
