@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def variant_distances(
     return distances
 
 
-def write_distance(path: Path, distance: SetDistance, *, foreground: bool, **others: float) -> None:
+def write_distance(path: Path, distance: SetDistance, *, foreground: bool, **others: Any) -> None:
     """Write a result as JSON, with all that it depends on.
 
     Args:

@@ -203,3 +203,11 @@ def test_fid_is_written_with_what_it_depends_on(run, data):
     assert foreground["fid"] == pytest.approx(3 * 20**2, rel=0.1) and result["fid"] < 300
     same = run("eval_fid.py", real, real, "--extractor", extractor, "--force")
     assert "FID 0.000" in same.stdout
+    # Composites lie farther from the real images than these do from themselves.
+    exact = data / "results" / "HCOCO"
+    told = run("eval_fid.py", composites, exact, *arguments[2:], "--force", "--against", exact).stdout
+    less = json.loads((data / "fid.json").read_text())["less"]
+    assert less["results"] == "HCOCO" and less["images"] == 6 and less["fid"]["low"] > 0
+    assert f"less {exact}: FID +" in told
+    failed = run("eval_fid.py", composites, real, *arguments[2:], "--against", composites, check=False)
+    assert "has not the images of" in failed.stderr

@@ -10,21 +10,22 @@
 # on where it was.
 # Hardware: two CPU cores, about 3 hours by the processor time of single steps, measured on a busy machine: 0.6 s
 # for the base, 0.75 s for a ControlNet, 0.3 s to encode a crop, 0.6 to 0.8 s to generate a picture; 1.9 GB. Or a
-# GPU with LAUNCH_FLAGS= DEVICE=cuda.
+# GPU with PROCESSES=1 DEVICE=cuda.
 # Expected: not known. Not run.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
 # Tensors that are freed at every step shall not go back to the system at every step (glibc).
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
-threads=${OMP_NUM_THREADS:-2}
-export OMP_NUM_THREADS=$threads OMP_WAIT_POLICY=PASSIVE
+# Networks this small gain nothing from a second thread, and everything from a second process.
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 DATA=$1 TAEF2=$2 OUT=$3
-BASE_STEPS=${BASE_STEPS:-10000} CONTROL_STEPS=${CONTROL_STEPS:-3500} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
+BASE_STEPS=${BASE_STEPS:-7000} CONTROL_STEPS=${CONTROL_STEPS:-2500} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
 TRAIN_LIMIT=${TRAIN_LIMIT:-1000000} TEST_LIMIT=${TEST_LIMIT:-1000000} SWEEP_LIMIT=${SWEEP_LIMIT:-200}
 SAMPLING_STEPS=${SAMPLING_STEPS:-20} SCALES=${SCALES:-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0}
 PERTURBED_SCALES=${PERTURBED_SCALES:-0.5 1.0}
-VARIANTS=${VARIANTS:-2} DEVICE=${DEVICE:-cpu} LAUNCH_FLAGS=${LAUNCH_FLAGS---cpu}
+VARIANTS=${VARIANTS:-2} DEVICE=${DEVICE:-cpu} PROCESSES=${PROCESSES:-2}
+[ "$DEVICE" != cpu ] || export ACCELERATE_USE_CPU=true
 here=$(dirname "$0")/../..
 # A training may outlive this shell: do not start another beside it.
 mkdir -p "$OUT"
@@ -32,32 +33,29 @@ exec 9> "$OUT/.lock"
 ! command -v flock > /dev/null || flock -n 9 || { echo "$OUT: another run is at work there" >&2; exit 1; }
 
 shared=(--data "$DATA" --caption_column label --max_train_samples "$TRAIN_LIMIT" --resolution "$SIZE"
-  --train_batch_size "$BATCH" --precompute "$VARIANTS" --proportion_empty_prompts 0.1 --lr_warmup_steps 500
+  --precompute "$VARIANTS" --proportion_empty_prompts 0.1 --lr_warmup_steps 500
   --lr_scheduler cosine --snr_gamma 5 --use_ema --ema_decay 0.999 --validation_split val --validation_steps 2000
   --validation_inference_steps "$SAMPLING_STEPS" --validation_guidance_scale 1 --checkpointing_steps 250)
 controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_embedding 8 16 32 64 --sigma $((SIZE / 64))
   --max_train_steps "$CONTROL_STEPS" --learning_rate 2e-4)
 
-stage() { # NAME SCRIPT ARGUMENTS...: train, unless it is done
-  local name=$1 script=$2
-  shift 2
-  [ -d "$OUT/$name/model" ] || accelerate launch $LAUNCH_FLAGS "$here/train/$script.py" --output "$OUT/$name" \
-    "${shared[@]}" "$@"
+stage() { # PROCESSES NAME SCRIPT ARGUMENTS...: train, unless it is done
+  local processes=$1 name=$2 script=$3
+  shift 3
+  [ -d "$OUT/$name/model" ] || torchrun --standalone --nproc_per_node "$processes" "$here/train/$script.py" \
+    --output "$OUT/$name" --train_batch_size $((BATCH / processes)) "${shared[@]}" "$@"
 }
 
-stage base train_inpainting --random_base mini --taef2 "$TAEF2" --max_train_steps "$BASE_STEPS" \
+stage "$PROCESSES" base train_inpainting --random_base mini --taef2 "$TAEF2" --max_train_steps "$BASE_STEPS" \
   --learning_rate 3e-4 --precomputed_dir "$OUT/latents"
-# Small networks: three trainings of one thread each are faster together than one after another.
-export OMP_NUM_THREADS=1
-stage high train_controlnet --control high "${controlnet[@]}" --precomputed_dir "$OUT/latents" &
+stage 1 high train_controlnet --control high "${controlnet[@]}" --precomputed_dir "$OUT/latents" &
 trainings=($!)
-stage low_plain train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents" \
+stage 1 low_plain train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents" \
   --no-perturb_foreground &
 trainings+=($!)
-stage low train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents_perturbed" &
+stage 1 low train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents_perturbed" &
 trainings+=($!)
 for training in "${trainings[@]}"; do wait "$training"; done
-export OMP_NUM_THREADS=$threads
 
 score() { # NAME LIMIT ARGUMENTS...: generate and score
   local name=$1 limit=$2

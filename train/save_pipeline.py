@@ -1,0 +1,120 @@
+"""Put an inpainting model and trained ControlNets into one folder, which the whole library opens.
+
+    python train/save_pipeline.py --base outputs/base/model --high outputs/high/model \
+        --low outputs/low/model --half --output outputs/pipeline
+
+`StableDiffusionHarmonizationPipeline.from_pretrained(OUTPUT)`, `harmony image … --model OUTPUT` and the
+scripts in `eval` take such a folder; its control images are drawn as the ControlNets were trained with them.
+OUTPUT gets a card, and beside each part's weights the card that its training wrote.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harmony_diffusion.diffusion_training.controls import FILE
+from harmony_diffusion.errors import HarmonyError, OutputError
+from harmony_diffusion.model_card import forget_origins
+from harmony_diffusion.pipelines.assembly import assemble_pipeline
+from harmony_diffusion.training import write_folder_atomically
+
+CARD = """---
+library_name: diffusers
+pipeline_tag: image-to-image
+license: other
+tags:
+- image-harmonization
+- stable-diffusion
+- controlnet
+---
+
+# {title}
+
+Stable Diffusion inpainting steered by ControlNets, trained with Harmony Diffusion.
+
+```python
+from harmony_diffusion import StableDiffusionHarmonizationPipeline
+
+pipe = StableDiffusionHarmonizationPipeline.from_pretrained("PATH/TO/THIS/FOLDER")
+image = pipe(composite, mask, "a cup on a table", num_inference_steps=20).images[0]
+```
+
+It works at {size} x {size} pixels.
+
+| part | class | parameters |
+|---|---|---:|
+{parts}
+
+How the parts were trained, on what, and under which licences: {cards}.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--base", help="inpainting model, a folder or a Hub id (default: Stable Diffusion 2)")
+    add("--high", type=Path, help="ControlNet for edges, a folder by train_controlnet.py")
+    add("--low", type=Path, help="ControlNet for colours")
+    add("--half", action="store_true", help="store the weights in half precision")
+    add("--overwrite", action="store_true", help="replace OUTPUT")
+    add("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def write_card(folder: Path, title: str, pipe: Any) -> None:
+    """Write `FOLDER/README.md`."""
+    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    parts = "\n".join(
+        f"| `{name}` | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
+        for name, part in networks.items()
+    )
+    cards = ", ".join(
+        f"[`{path.parent.name}`]({path.parent.name}/README.md)" for path in sorted(folder.glob("*/README.md"))
+    )
+    text = CARD.format(title=title, size=pipe.config["working_size"], parts=parts, cards=cards or "not told")
+    (folder / "README.md").write_text(text, "utf-8")
+
+
+def save(args: argparse.Namespace) -> None:
+    """Write the folder.
+
+    Raises:
+        OutputError: It exists.
+        CheckpointError: Parts that are missing or do not belong together.
+    """
+    if args.output.exists() and not args.overwrite:
+        raise OutputError(args.output, "exists already", "Replace it with --overwrite.")
+    dtype = torch.float16 if args.half else None
+    pipe = assemble_pipeline(args.base, high=args.high, low=args.low, dtype=dtype)
+
+    def write(folder: Path) -> None:
+        pipe.save_pretrained(folder)
+        forget_origins(folder)
+        origins = {"unet": args.base, "controlnet_high": args.high, "controlnet_low": args.low}
+        for name, origin in origins.items():
+            for file in ("README.md", FILE):
+                if origin and (path := Path(origin, file)).is_file():
+                    shutil.copyfile(path, folder / name / file)
+        write_card(folder, args.output.resolve().name, pipe)
+
+    write_folder_atomically(args.output, write)
+    size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
+    print(f"{args.output}: {size / 1e6:.1f} MB")
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        save(args)
+    except HarmonyError as error:
+        sys.exit(f"save_pipeline: {error}")
+
+
+if __name__ == "__main__":
+    main()
