@@ -4,6 +4,7 @@
     python eval/eval_dataset.py --data PATH/TO/IHARMONY4 --predictions PATH --protocol all --output outputs/x
     torchrun --nproc_per_node 2 eval/eval_dataset.py --data PATH --model hdnet/model --output outputs/hdnet
     python eval/eval_dataset.py --data PATH --model paint-by-example --base FOLDER_OR_ID --output outputs/pbe
+    python eval/eval_dataset.py --data PATH --model FOLDER --call low_scale=0.7 detail=preserve --output out
 
 One prediction is scored by every protocol of `--protocol` (`eval/README.md` says what they are). OUTPUT gets
 `rows.csv`, one row an image and protocol, in the order of the data set. The same command, run again after the
@@ -12,6 +13,7 @@ process was killed, goes on where it stopped and ends with the same file to the 
 A model harmonizes composites at their own pixels as the pipeline does; with `--size 256`, copies of 256x256
 as networks are evaluated in papers, and then `--raw` scores what the network says before its background is
 replaced. SSIM takes longer than all else together, and is computed if asked for by `--metrics all`.
+`--call` passes arguments to the pipeline.
 
 `--model sd-inpainting` and `--model paint-by-example` are diffusers' own pipelines, with the weights of
 `--base`. They generate the foregrounds of square copies (`--size`, by default the size of their training)
@@ -20,6 +22,7 @@ is given. `eval_controlnets.py` scores both ways at once, as papers on them do.
 """
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -51,6 +54,7 @@ from harmony_diffusion.output_files import write_atomically
 
 _DIGITS = {"ssim": 4, "fssim": 4}
 BASELINES = ("sd-inpainting", "paint-by-example")
+_OWN_ARGUMENTS = ("self", "composite", "mask", "prompt", "generator", "output_type", "return_dict")
 FAST_METRICS = ("mse", "psnr", "fmse", "fpsnr", "bmse")
 
 
@@ -84,6 +88,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--metrics", default=",".join(FAST_METRICS), help="names with commas between, or all")
     parser.add_argument("--batch-size", type=int, default=8, help="images a batch (default: 8)")
     parser.add_argument("--size", type=int, help="harmonize square copies of this side")
+    parser.add_argument(
+        "--call", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the pipeline"
+    )
     parser.add_argument("--raw", action="store_true", help="score the network's output as it is")
     parser.add_argument("--seed", type=int, default=0, help="of pipelines that draw noise")
     parser.add_argument("--limit", type=int, help="score only the first N of each subset")
@@ -97,6 +104,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--base is for --model sd-inpainting and paint-by-example")
     if args.raw and not args.size and not baseline:
         parser.error("--raw scores copies of one size: give --size, too")
+    if args.call and (not args.model or baseline or args.size):
+        parser.error("--call is for pipelines that see composites as they are")
     if args.batch_size < 1 or (args.size is not None and args.size < 32):
         parser.error("--batch-size must be at least 1, and --size at least 32")
     return args
@@ -184,9 +193,28 @@ def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
         if not isinstance(pipe, HarmonizationPipeline):
             raise InputError("size", "is for models; a pipeline sees composites as they are")
         return partial(predict_copies, pipe.model, device, args.size, args.raw)
+    options = call_options(pipe, args.call)
     if isinstance(pipe, HarmonizationPipeline):
-        return partial(predict_with_model, pipe)
-    return partial(predict_with_pipeline, pipe, args.seed)
+        return partial(predict_with_model, pipe, options)
+    return partial(predict_with_pipeline, pipe, options, args.seed)
+
+
+def call_options(pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
+    """Read `NAME=VALUE`: numbers, true, false and null as in JSON, all else as text.
+
+    Raises:
+        InputError: Something else, or no argument of the pipeline.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name in _OWN_ARGUMENTS or name not in signature(pipe.__call__).parameters:
+            raise InputError("--call", f"{text!r} gives no argument of {type(pipe).__name__}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def load_pipeline(folder: Path) -> Any:
@@ -199,28 +227,29 @@ def load_pipeline(folder: Path) -> Any:
     return own.from_pretrained(folder)
 
 
-def predict_with_model(pipe: Any, cases: Sequence[Case]) -> list[np.ndarray]:
+def predict_with_model(pipe: Any, options: dict[str, Any], cases: Sequence[Case]) -> list[np.ndarray]:
     """Harmonize at the composites' own pixels; the pipeline itself works on one at a time."""
     images = []
     for case in cases:
         try:
-            images += pipe(case.composite, case.mask, output_type="np").images
+            images += pipe(case.composite, case.mask, output_type="np", **options).images
         except InputError as error:
             raise InputError(f"{case.sample.subset}/{case.sample.name}", str(error)) from error
     return images
 
 
-def predict_with_pipeline(pipe: Any, seed: int, cases: Sequence[Case]) -> list[np.ndarray]:
+def predict_with_pipeline(
+    pipe: Any, options: dict[str, Any], seed: int, cases: Sequence[Case]
+) -> list[np.ndarray]:
     """Harmonize by any pipeline that is called as ours are."""
     if missing := {"composite", "mask"} - {*signature(pipe.__call__).parameters}:
         reason = f"takes no {' and no '.join(sorted(missing))}: it is no pipeline that harmonizes"
         raise InputError(type(pipe).__name__, reason)
+    seeded = "generator" in signature(pipe.__call__).parameters
     images = []
     for sample, _, mask, composite in cases:
-        options: dict[str, Any] = {"output_type": "pil"}
-        if "generator" in signature(pipe.__call__).parameters:
-            options["generator"] = generator_of(sample, seed)
-        image = pipe(Image.fromarray(composite), Image.fromarray(mask), sample.prompt, **options).images[0]
+        own = options | {"output_type": "pil"} | ({"generator": generator_of(sample, seed)} if seeded else {})
+        image = pipe(Image.fromarray(composite), Image.fromarray(mask), sample.prompt, **own).images[0]
         images.append(np.asarray(image.convert("RGB")))
     return images
 
@@ -322,7 +351,10 @@ def settings_of(
         "predictions": args.predictions and str(args.predictions.resolve()),
         "save_images": args.save_images and str(args.save_images.resolve()),
         "protocols": {name: asdict(protocol) for name, protocol in protocols.items()},
-        **{key: getattr(args, key) for key in ("base", "metrics", "batch_size", "size", "raw", "seed")},
+        **{
+            key: getattr(args, key)
+            for key in ("base", "call", "metrics", "batch_size", "size", "raw", "seed")
+        },
     }
 
 

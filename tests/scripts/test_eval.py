@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_diffusion import make_pipe, trained_like
 
 from harmony_diffusion import HarmonizationPipeline, create_model
 from harmony_diffusion.metrics.functional import PSNR_CAP
@@ -180,6 +181,29 @@ def test_saved_model_and_pipeline_and_images(tiny_iharmony4):
     assert sorted(path.name for path in images.rglob("*.png")) == ["c1_1_1.png", "c1_1_2.png"]
     run("--data", data, "--predictions", images, "--output", tiny_iharmony4 / "again")
     assert (tiny_iharmony4 / "again" / "rows.csv").read_bytes() == first
+
+
+def test_arguments_reach_the_pipeline(tiny_iharmony4):
+    data = ["--data", tiny_iharmony4 / "data"]
+    HarmonizationPipeline(create_model("hdnet", base_channels=4)).save_pretrained(tiny_iharmony4 / "network")
+    make_pipe(trained_like()).save_pretrained(tiny_iharmony4 / "diffusion")
+    run(*data, "--model", "identity", "--output", tiny_iharmony4 / "identity")
+    same = (tiny_iharmony4 / "identity" / "rows.csv").read_bytes()
+    few = {"network": [], "diffusion": ["num_inference_steps=1", "guidance_scale=1", "init=composite"]}
+    for name, options in few.items():
+        out = tiny_iharmony4 / f"o_{name}"
+        run(*data, "--model", tiny_iharmony4 / name, "--output", out, "--call", "strength=1", *options)
+        assert (out / "rows.csv").read_bytes() != same
+        # Another argument is another run, and is not mixed with the first.
+        options = ["--call", "strength=0", *options]
+        failed = run(*data, "--model", tiny_iharmony4 / name, "--output", out, *options, expect=2)
+        assert "call" in failed.stderr
+        run(*data, "--model", tiny_iharmony4 / name, "--output", out, "--restart", *options)
+        assert (out / "rows.csv").read_bytes() == same
+    for text in ("scale=1", "strength", "mask=x"):
+        arguments = ["--model", tiny_iharmony4 / "network", "--output", tiny_iharmony4 / "none"]
+        failed = run(*data, *arguments, "--call", text, expect=2)
+        assert f"{text!r} gives no argument" in failed.stderr
 
 
 def test_copies_of_one_size_and_the_raw_output(tiny_iharmony4):
