@@ -201,7 +201,7 @@ def test_arguments_reach_the_pipeline(tiny_iharmony4):
         run(*data, "--model", tiny_iharmony4 / name, "--output", out, "--restart", *options)
         assert (out / "rows.csv").read_bytes() == same
     for text in ("scale=1", "strength", "mask=x"):
-        arguments = ["--model", tiny_iharmony4 / "network", "--output", tiny_iharmony4 / "none"]
+        arguments = ["--model", tiny_iharmony4 / "network", "--output", tiny_iharmony4 / text]
         failed = run(*data, *arguments, "--call", text, expect=2)
         assert f"{text!r} gives no argument" in failed.stderr
 

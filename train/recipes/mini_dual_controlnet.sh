@@ -21,9 +21,7 @@ export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 DATA=$1 TAEF2=$2 OUT=$3
 BASE_STEPS=${BASE_STEPS:-7000} CONTROL_STEPS=${CONTROL_STEPS:-2500} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
-TRAIN_LIMIT=${TRAIN_LIMIT:-1000000} TEST_LIMIT=${TEST_LIMIT:-1000000} SWEEP_LIMIT=${SWEEP_LIMIT:-200}
-SAMPLING_STEPS=${SAMPLING_STEPS:-20} SCALES=${SCALES:-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0}
-PERTURBED_SCALES=${PERTURBED_SCALES:-0.5 1.0}
+TRAIN_LIMIT=${TRAIN_LIMIT:-1000000}
 VARIANTS=${VARIANTS:-2} DEVICE=${DEVICE:-cpu} PROCESSES=${PROCESSES:-2}
 [ "$DEVICE" != cpu ] || export ACCELERATE_USE_CPU=true
 here=$(dirname "$0")/../..
@@ -35,7 +33,7 @@ exec 9> "$OUT/.lock"
 shared=(--data "$DATA" --caption_column label --max_train_samples "$TRAIN_LIMIT" --resolution "$SIZE"
   --precompute "$VARIANTS" --proportion_empty_prompts 0.1 --lr_warmup_steps 500
   --lr_scheduler cosine --snr_gamma 5 --use_ema --ema_decay 0.999 --validation_split val --validation_steps 2000
-  --validation_inference_steps "$SAMPLING_STEPS" --validation_guidance_scale 1 --checkpointing_steps 250)
+  --validation_inference_steps 20 --validation_guidance_scale 1 --checkpointing_steps 250)
 controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_embedding 8 16 32 64 --sigma $((SIZE / 64))
   --max_train_steps "$CONTROL_STEPS" --learning_rate 2e-4)
 
@@ -57,28 +55,7 @@ stage 1 low train_controlnet --control low "${controlnet[@]}" --precomputed_dir 
 trainings+=($!)
 for training in "${trainings[@]}"; do wait "$training"; done
 
-score() { # NAME LIMIT ARGUMENTS...: generate and score
-  local name=$1 limit=$2
-  shift 2
-  python "$here/eval/eval_controlnets.py" --data "$DATA" --caption_column label --base "$OUT/base/model" \
-    --size "$SIZE" --steps "$SAMPLING_STEPS" --guidance_scale 1 --limit "$limit" --device "$DEVICE" \
-    --extractor "$OUT/lite0.pt" --extractor_size 224 --force --output "$OUT/eval/$name" "$@"
-}
-both=(--high "$OUT/high/model" --low "$OUT/low_plain/model")
-
-# The paper's Table 1, and its Table 2: the sweep of the scale of both controls.
-[ -f "$OUT/lite0.pt" ] || python "$here/eval/make_extractor.py" "$OUT/lite0.pt"
-score text "$TEST_LIMIT"
-score high "$TEST_LIMIT" --high "$OUT/high/model"
-score low "$TEST_LIMIT" --low "$OUT/low_plain/model"
-score both "$TEST_LIMIT" "${both[@]}"
-score sweep "$SWEEP_LIMIT" "${both[@]}" --control-scale "${SCALES// /,}"
-# Does it harmonize? Foregrounds in wrong colours, with either ControlNet for colours.
-for low in low low_plain; do
-  for scale in $PERTURBED_SCALES; do
-    score "perturbed/$low-$scale" "$SWEEP_LIMIT" --perturb --high "$OUT/high/model" --low "$OUT/$low/model" \
-      --high_scale "$scale" --low_scale "$scale"
-  done
-done
-python "$here/eval/make_tables.py" "$OUT"/eval/{text,high,low,both}/rows.csv --output "$OUT/tables"
-python "$here/eval/make_tables.py" "$OUT"/eval/perturbed/*/rows.csv --output "$OUT/tables/perturbed"
+[ -d "$OUT/pipeline" ] || python "$here/train/save_pipeline.py" --base "$OUT/base/model" --high "$OUT/high/model" \
+  --low "$OUT/low_plain/model" --half --output "$OUT/pipeline"
+SIZE=$SIZE DEVICE=$DEVICE JOBS=${JOBS:-$PROCESSES} bash "$here/eval/mini_tables.sh" "$OUT/pipeline" "$DATA" "$OUT/eval" \
+  "$OUT/low/model"
