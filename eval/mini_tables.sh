@@ -1,48 +1,83 @@
 #!/usr/bin/env bash
 # The tables of a small dual-ControlNet pipeline: what each control brings, at which scale, and whether it harmonizes.
 #
-#   bash eval/mini_tables.sh checkpoints/mini_dual_controlnet PHOTOGRAPHS OUTPUT [CONTROLNET …]
+#   bash eval/mini_tables.sh checkpoints/mini_dual_controlnet PHOTOGRAPHS OUTPUT
+#   BENCHMARK=FOLDER bash eval/mini_tables.sh outputs/mini/plain PHOTOGRAPHS OUTPUT outputs/mini/perturbed …
 #
-# PIPELINE is a folder by train/save_pipeline.py; PHOTOGRAPHS holds index.csv with the split `test` and the column
-# `label`. Table 1 of the paper (text, high, low, both), Table 2 (the scale of both controls), and foregrounds in wrong
-# colours, which the pipeline shall put right: with its own ControlNet for colours, and with each of those named
-# after OUTPUT. FID and KID with EfficientNet-Lite0 (ImageNet), for want of Inception offline.
+# The first argument and those after OUTPUT are folders by train/save_pipeline.py; PHOTOGRAPHS holds index.csv with the
+# split `test` and the column `label`. Of the first pipeline: Table 1 of the paper (text, high, low, both), with FID and
+# KID by EfficientNet-Lite0 (ImageNet), for want of Inception offline, and Table 2 (the scale of both controls). Of all:
+# whether they put right what has wrong colours, foregrounds of photographs and, if BENCHMARK names a folder in
+# iHarmony4's layout, its composites, by what was generated or by its colour and light alone (`detail`).
 # Hardware: two CPU cores. A run that was killed goes on where it stopped.
 set -e
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
-PIPELINE=$1 DATA=$2 OUT=$3
+FIRST=$1 DATA=$2 OUT=$3
 shift 3
-SIZE=${SIZE:-128} SAMPLING_STEPS=${SAMPLING_STEPS:-20} TEST_LIMIT=${TEST_LIMIT:-1000000} SWEEP_LIMIT=${SWEEP_LIMIT:-200}
-SCALES=${SCALES:-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0} PERTURBED_SCALES=${PERTURBED_SCALES:-0.5 1.0}
-DEVICE=${DEVICE:-cpu} JOBS=${JOBS:-2}
+SIZE=${SIZE:-128} SAMPLING_STEPS=${SAMPLING_STEPS:-20} SCALES=${SCALES:-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1.0}
+PERTURBED_SCALES=${PERTURBED_SCALES:-0.5 1.0} DETAILS=${DETAILS:-generated preserve} DEVICE=${DEVICE:-cpu} JOBS=${JOBS:-2}
+TEST_LIMIT=${TEST_LIMIT:-1000000} SWEEP_LIMIT=${SWEEP_LIMIT:-200} BENCHMARK_LIMIT=${BENCHMARK_LIMIT:-50}
 here=$(dirname "$0")
 mkdir -p "$OUT"
 
-score() { # NAME LIMIT ARGUMENTS...: generate and score, beside at most JOBS - 1 others
-  local name=$1 limit=$2
-  shift 2
+jobs_of_all=()
+start() { # COMMAND …: run it beside at most JOBS - 1 others
   while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do sleep 1; done
-  python "$here/eval_controlnets.py" --data "$DATA" --caption_column label --base "$PIPELINE" \
-    --size "$SIZE" --steps "$SAMPLING_STEPS" --guidance_scale 1 --limit "$limit" --device "$DEVICE" \
-    --extractor "$OUT/lite0.pt" --extractor_size 224 --force --output "$OUT/$name" "$@" &
-  scoring+=($!)
+  "$@" &
+  jobs_of_all+=($!)
 }
-high=(--high "$PIPELINE/controlnet_high") low=(--low "$PIPELINE/controlnet_low")
+finish_all() {
+  for job in "${jobs_of_all[@]}"; do wait "$job"; done
+  jobs_of_all=()
+}
+score() { # NAME LIMIT PIPELINE ARGUMENTS …: generate foregrounds of photographs anew
+  local name=$1 limit=$2 pipeline=$3
+  shift 3
+  start python "$here/eval_controlnets.py" --data "$DATA" --caption_column label --base "$pipeline" --size "$SIZE" \
+    --steps "$SAMPLING_STEPS" --guidance_scale 1 --limit "$limit" --device "$DEVICE" --extractor "$OUT/lite0.pt" \
+    --extractor_size 224 --force --output "$OUT/$name" "$@"
+}
 
 [ -f "$OUT/lite0.pt" ] || python "$here/make_extractor.py" "$OUT/lite0.pt"
-score sweep "$SWEEP_LIMIT" "${high[@]}" "${low[@]}" --control-scale "${SCALES// /,}"
-score text "$TEST_LIMIT"
-score high "$TEST_LIMIT" "${high[@]}"
-score low "$TEST_LIMIT" "${low[@]}"
-score both "$TEST_LIMIT" "${high[@]}" "${low[@]}"
-for controlnet in "$PIPELINE/controlnet_low" "$@"; do
-  name=$(basename "${controlnet%/model}")
+high=(--high "$FIRST/controlnet_high") low=(--low "$FIRST/controlnet_low")
+score sweep "$SWEEP_LIMIT" "$FIRST" "${high[@]}" "${low[@]}" --control-scale "${SCALES// /,}"
+score text "$TEST_LIMIT" "$FIRST"
+score high "$TEST_LIMIT" "$FIRST" "${high[@]}"
+score low "$TEST_LIMIT" "$FIRST" "${low[@]}"
+score both "$TEST_LIMIT" "$FIRST" "${high[@]}" "${low[@]}"
+for pipeline in "$FIRST" "$@"; do
   for scale in $PERTURBED_SCALES; do
-    score "perturbed/$name-$scale" "$SWEEP_LIMIT" --perturb "${high[@]}" --low "$controlnet" \
-      --high_scale "$scale" --low_scale "$scale"
+    score "perturbed/$(basename "$pipeline")-$scale" "$SWEEP_LIMIT" "$pipeline" --perturb --high_scale "$scale" \
+      --low_scale "$scale" --high "$pipeline/controlnet_high" --low "$pipeline/controlnet_low"
   done
 done
-for job in "${scoring[@]}"; do wait "$job"; done
+if [ -n "$BENCHMARK" ]; then
+  composites=(python "$here/eval_dataset.py" --data "$BENCHMARK" --limit "$BENCHMARK_LIMIT")
+  start "${composites[@]}" --model identity --output "$OUT/benchmark/identity"
+  for pipeline in "$FIRST" "$@"; do
+    for scale in $PERTURBED_SCALES; do
+      for detail in $DETAILS; do
+        start "${composites[@]}" --model "$pipeline" --output "$OUT/benchmark/$(basename "$pipeline")-$scale-$detail" \
+          --call num_inference_steps="$SAMPLING_STEPS" guidance_scale=1 high_scale="$scale" low_scale="$scale" \
+          detail="$detail"
+      done
+    done
+  done
+fi
+finish_all
+
 python "$here/make_tables.py" "$OUT"/{text,high,low,both}/rows.csv --compare both,high --compare both,low \
   --compare both,text --output "$OUT/tables"
+for other in high low text; do
+  for variant in raw pasted; do
+    start python "$here/eval_fid.py" "$OUT/both/$variant" "$OUT/both/real" --against "$OUT/$other/$variant" --force \
+      --extractor "$OUT/lite0.pt" --size 224 --output "$OUT/tables/fid_$variant-both_less_$other.json"
+  done
+done
+finish_all
 python "$here/make_tables.py" "$OUT"/perturbed/*/rows.csv --output "$OUT/tables/perturbed"
+if [ -n "$BENCHMARK" ]; then
+  compared=()
+  for rows in "$OUT"/benchmark/*-*/rows.csv; do compared+=(--compare "$(basename "$(dirname "$rows")"),identity"); done
+  python "$here/make_tables.py" "$OUT"/benchmark/*/rows.csv "${compared[@]}" --output "$OUT/tables/benchmark"
+fi

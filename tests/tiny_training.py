@@ -20,12 +20,12 @@ from harmony_diffusion.random_weights import random_components
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def save_photographs(root):
-    """Write six photographs of the split train, two of val and three of test, with masks and labels."""
+def save_photographs(root, *, tested=3):
+    """Write six photographs of the split train, two of val and some of test, with masks and labels."""
     (root / "made").mkdir(parents=True)
     generator = np.random.default_rng(0)
     rows = []
-    for number in range(11):
+    for number in range(8 + tested):
         coarse = Image.fromarray(generator.integers(0, 256, (6, 7, 3), dtype=np.uint8))
         coarse.resize((150, 140), Image.Resampling.BICUBIC).save(root / "made" / f"{number}.jpg")
         mask = np.zeros((140, 150), np.uint8)

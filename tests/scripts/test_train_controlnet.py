@@ -357,19 +357,32 @@ def test_recipe_runs_two_steps(role, photographs, base, tmp_path):
 
 
 @pytest.mark.slow
-def test_mini_recipe_trains_four_models_and_makes_tables(photographs, shared, tmp_path):
-    sizes = {"BASE_STEPS": "1", "CONTROL_STEPS": "1", "BATCH": "1", "SIZE": "64", "SAMPLING_STEPS": "1"}
-    sizes |= {"SCALES": "1.0", "PERTURBED_SCALES": "1.0", "VARIANTS": "1", "TRAIN_LIMIT": "1"}
+def test_mini_recipe_trains_four_models_and_makes_tables(shared, tmp_path):
+    photographs = save_photographs(tmp_path / "photographs", tested=4)
+    benchmark = tmp_path / "benchmark" / "HCOCO"
+    for folder in ("composite_images", "masks", "real_images"):
+        (benchmark / folder).mkdir(parents=True)
+    for kind, suffix in (("composite_images", "_1_1"), ("real_images", "")):
+        shutil.copy(photographs / "made" / "9.jpg", benchmark / kind / f"a{suffix}.jpg")
+    shutil.copy(photographs / "made" / "9.png", benchmark / "masks" / "a_1.png")
+    (benchmark / "HCOCO_test.txt").write_text("a_1_1.jpg\n")
+    sizes = {"BASE_STEPS": "1", "CONTROL_STEPS": "1", "BATCH": "2", "SIZE": "64", "SAMPLING_STEPS": "1"}
+    sizes |= {"SCALES": "1.0", "PERTURBED_SCALES": "1.0", "VARIANTS": "1", "TRAIN_LIMIT": "2"}
+    sizes |= {"BENCHMARK": str(tmp_path / "benchmark"), "DETAILS": "preserve"}
     command = ["bash", ROOT / "train" / "recipes" / "mini_dual_controlnet.sh", photographs]
     command += [shared / "weights" / "taef2" / "taef2.safetensors", tmp_path / "mini"]
     run(command, **sizes)
-    tables = (tmp_path / "mini" / "tables" / "tables.md").read_text()
-    assert all(f"| {name} | pasted, whole | 3 |" in tables for name in ("text", "high", "low", "both"))
-    assert (
-        "KID" in tables and "not run" not in (tmp_path / "mini" / "eval" / "sweep" / "sweep.md").read_text()
-    )
-    pipe = assemble_pipeline(tmp_path / "mini" / "base" / "model", low=tmp_path / "mini" / "low" / "model")
-    assert pipe.vae.config.latent_channels == 32
+    made = tmp_path / "mini" / "eval"
+    tables = (made / "tables" / "tables.md").read_text()
+    assert all(f"| {name} | pasted, whole | 4 |" in tables for name in ("text", "high", "low", "both"))
+    assert "KID" in tables and "not run" not in (made / "sweep" / "sweep.md").read_text()
+    less = json.loads((made / "tables" / "fid_raw-both_less_text.json").read_text())["less"]
+    assert less["results"] == "raw" and less["images"] == 4
+    for table in ("perturbed", "benchmark"):
+        text = (made / "tables" / table / "tables.md").read_text()
+        assert "plain-1.0" in text and "perturbed-1.0" in text
+    pipe = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path / "mini" / "perturbed")
+    assert pipe.vae.config.latent_channels == 32 and pipe.config["working_size"] == 64
 
 
 def parsed(*arguments):
