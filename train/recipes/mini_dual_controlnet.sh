@@ -21,7 +21,7 @@ export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 # Networks this small gain nothing from a second thread, and everything from a second process.
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 DATA=$1 TAEF2=$2 OUT=$3
-BASE_STEPS=${BASE_STEPS:-7000} CONTROL_STEPS=${CONTROL_STEPS:-2000} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
+BASE_STEPS=${BASE_STEPS:-7000} CONTROL_STEPS=${CONTROL_STEPS:-1800} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
 TRAIN_LIMIT=${TRAIN_LIMIT:-1000000}
 VARIANTS=${VARIANTS:-2} DEVICE=${DEVICE:-cpu} PROCESSES=${PROCESSES:-2}
 [ "$DEVICE" != cpu ] || export ACCELERATE_USE_CPU=true
@@ -52,7 +52,8 @@ trainings=($!)
 stage 1 low_plain train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents" \
   --no-perturb_foreground &
 trainings+=($!)
-stage 1 low_perturbed train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents_perturbed" &
+stage 1 low_perturbed train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents_perturbed" \
+  --precompute 1 &
 trainings+=($!)
 for training in "${trainings[@]}"; do wait "$training"; done
 
