@@ -80,8 +80,8 @@ _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[in
 }
 BASES = tuple(_SIZES)
 _TEXT_LENGTH = 77
-# Later on, noise is up to 14 times as strong as the picture. What small networks take for the picture there is
-# louder than any picture, and the steps that follow believe it.
+# Later on, noise is up to 14 times as strong as the picture. What small networks take for the picture there
+# is louder than any picture, and the steps that follow believe it.
 _FEWER_TIMESTEPS = {"mini": 750}
 
 
