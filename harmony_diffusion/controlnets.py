@@ -20,6 +20,8 @@ ControlInput = Literal["noisy_latents", "unet_input"]
 Residuals = tuple[list[Tensor], Tensor]
 
 # What a ControlNet reads in each mode: Z_t, or [Z_t, M', Z_ms].
+# 1 over the root mean square of SiLU under a normal distribution.
+_SILU_GAIN = 1.68
 CONTROL_INPUTS: tuple[ControlInput, ...] = ("noisy_latents", "unet_input")
 
 
@@ -45,6 +47,7 @@ def make_controlnet(
     control_input: ControlInput = "noisy_latents",
     conditioning_channels: int = 3,
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256),
+    unit_embedding: bool = False,
 ) -> ControlNetModel:
     """Make a ControlNet that adds nothing yet, from any inpainting U-Net.
 
@@ -57,6 +60,9 @@ def make_controlnet(
         conditioning_channels: Channels of the control image.
         conditioning_embedding_out_channels: Widths of the network that embeds the control image; each after
             the first halves the resolution, and together they must do as much as the autoencoder.
+        unit_embedding: Start that network with weights that keep the scale of what passes through it. With
+            diffusers' own a control image arrives a hundred times weaker, and thousands of steps go by before
+            it counts; the paper's settings have them.
 
     Returns:
         The ControlNet, in the dtype and on the device of the U-Net.
@@ -80,6 +86,8 @@ def make_controlnet(
         conditioning_channels=conditioning_channels,
         conditioning_embedding_out_channels=conditioning_embedding_out_channels,
     )
+    if unit_embedding:
+        _keep_scale(controlnet.controlnet_cond_embedding)
     channels = control_channels(unet)[control_input]
     if channels != unet.config["in_channels"]:
         wide = controlnet.conv_in
@@ -88,6 +96,13 @@ def make_controlnet(
         controlnet.register_to_config(in_channels=channels)
     # ModelMixin.to advises against a change of type, which is none here: nothing was loaded.
     return nn.Module.to(controlnet, unet.device, unet.dtype)
+
+
+def _keep_scale(embedding: nn.Module) -> None:
+    for convolution in (embedding.conv_in, *embedding.blocks):
+        weight = convolution.weight
+        nn.init.normal_(weight, std=_SILU_GAIN / weight[0].numel() ** 0.5)
+        nn.init.zeros_(convolution.bias)
 
 
 def check_controlnet(controlnet: Any, unet: Any, control_input: str, name: str) -> None:

@@ -47,6 +47,22 @@ def test_controlnet_starts_from_the_encoder(control_input, unet):
             assert torch.equal(value, theirs[key]), key
 
 
+def test_unit_embedding_hands_the_control_image_on_at_its_own_scale(unet):
+    torch.manual_seed(0)
+    image = torch.rand(4, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    scales = []
+    for unit in (False, True):
+        net = make_controlnet(unet, conditioning_embedding_out_channels=(16, 32, 64, 64), unit_embedding=unit)
+        embedding = net.controlnet_cond_embedding
+        features = torch.nn.functional.silu(embedding.conv_in(image))
+        for block in embedding.blocks:
+            features = torch.nn.functional.silu(block(features))
+        scales.append((features - features.mean((2, 3), keepdim=True)).std().item() / image.std().item())
+        down, middle = net(*inputs(4), return_dict=False)
+        assert not middle.any() and not any(tensor.any() for tensor in down)
+    assert scales[0] < 0.03 and 0.3 < scales[1] < 4
+
+
 def test_controlnet_loads_as_diffusers_own(unet, tmp_path):
     net = make_controlnet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
     net.controlnet_mid_block.weight.data.normal_()

@@ -85,6 +85,7 @@ def parse_args() -> argparse.Namespace:
     add("--control_input", choices=CONTROL_INPUTS, default="noisy_latents", help="4 channels, or all 9")
     add("--control_scale", type=float, default=1.0, help="lambda of equation 7")
     add("--conditioning_embedding", type=int, nargs="*", default=[16, 32, 96, 256], help="widths of the part that embeds the control image")  # fmt: skip  # noqa: E501
+    add("--unit_embedding", action="store_true", help="start that part so that it counts at once")
     add("--canny_thresholds", type=float, nargs=2, default=[100, 200])
     add("--no_silhouette", action="store_true", help="leave the outline of the mask out of the edges")
     add("--sigma", type=float, default=SIGMA, help="of the blur, in pixels of the resolution")
@@ -127,6 +128,7 @@ def build_controlnet(args: argparse.Namespace, unet: Any, vae: Any) -> ControlNe
             unet,
             control_input=args.control_input,
             conditioning_embedding_out_channels=tuple(args.conditioning_embedding),
+            unit_embedding=args.unit_embedding,
         )
     controlnet.requires_grad_(True).train()
     if args.gradient_checkpointing:

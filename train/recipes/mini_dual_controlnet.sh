@@ -32,11 +32,11 @@ exec 9> "$OUT/.lock"
 ! command -v flock > /dev/null || flock -n 9 || { echo "$OUT: another run is at work there" >&2; exit 1; }
 
 shared=(--data "$DATA" --caption_column label --max_train_samples "$TRAIN_LIMIT" --resolution "$SIZE"
-  --precompute "$VARIANTS" --proportion_empty_prompts 0.1 --lr_warmup_steps 500
-  --lr_scheduler cosine --snr_gamma 5 --use_ema --ema_decay 0.999 --validation_split val --validation_steps 2000
-  --validation_inference_steps 20 --validation_guidance_scale 1 --checkpointing_steps 250)
-controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_embedding 8 16 32 64 --sigma $((SIZE / 64))
-  --max_train_steps "$CONTROL_STEPS" --learning_rate 2e-4)
+  --precompute "$VARIANTS" --proportion_empty_prompts 0.1 --lr_scheduler cosine --snr_gamma 5 --use_ema
+  --validation_split val --validation_steps 2000 --validation_inference_steps 20
+  --validation_guidance_scale 1 --checkpointing_steps 250)
+controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_embedding 8 16 32 64 --unit_embedding
+  --sigma $((SIZE / 64)) --max_train_steps "$CONTROL_STEPS" --learning_rate 1e-3 --lr_warmup_steps 50 --ema_decay 0.995)
 
 stage() { # PROCESSES NAME SCRIPT ARGUMENTS...: train, unless it is done
   local processes=$1 name=$2 script=$3
@@ -46,7 +46,7 @@ stage() { # PROCESSES NAME SCRIPT ARGUMENTS...: train, unless it is done
 }
 
 stage "$PROCESSES" base train_inpainting --random_base mini --taef2 "$TAEF2" --max_train_steps "$BASE_STEPS" \
-  --learning_rate 3e-4 --precomputed_dir "$OUT/latents"
+  --learning_rate 3e-4 --lr_warmup_steps 500 --ema_decay 0.999 --precomputed_dir "$OUT/latents"
 stage 1 high train_controlnet --control high "${controlnet[@]}" --precomputed_dir "$OUT/latents" &
 trainings=($!)
 stage 1 low_plain train_controlnet --control low "${controlnet[@]}" --precomputed_dir "$OUT/latents" \
