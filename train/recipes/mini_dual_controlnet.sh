@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole method at a size that two CPU cores train in a night: base, both ControlNets, evaluation
+# The whole method at a size that two CPU cores train in three hours: base, both ControlNets, evaluation
 # (after Liu et al. 2025, DOI 10.20169/j.issn.2095-2163.24111102)
 #
 #   bash train/recipes/mini_dual_controlnet.sh PATH/TO/PHOTOGRAPHS PATH/TO/taef2.safetensors outputs/mini
@@ -9,10 +9,10 @@
 # `low_perturbed` is trained with perturbed foregrounds, `low_plain` without, as in the paper; with `base` and `high`
 # they make the pipelines `perturbed` and `plain`, whose tables come to `eval/tables`. Killed, the same command goes on
 # where it was.
-# Hardware: two CPU cores, about 3 hours by the processor time of single steps, measured on a busy machine: 0.6 s
-# for the base, 0.75 s for a ControlNet, 0.3 s to encode a crop, 0.6 to 0.8 s to generate a picture; 1.9 GB. Or a
-# GPU with PROCESSES=1 DEVICE=cuda.
-# Expected: not known. Not run.
+# Hardware: two CPU cores: 20 minutes to encode the crops, 52 to train the base, 22 for two ControlNets side by side;
+# with the third and its crops about 25 more, and 25 for the tables. 1.9 GB. Or a GPU with PROCESSES=1 DEVICE=cuda.
+# Expected: the tables of checkpoints/mini_dual_controlnet, about: of these weights the base was trained on all 1,000
+# timesteps, and `low_perturbed` was not run.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
