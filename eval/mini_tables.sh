@@ -4,7 +4,7 @@
 #   bash eval/mini_tables.sh checkpoints/mini_dual_controlnet PHOTOGRAPHS OUTPUT
 #   BENCHMARK=FOLDER bash eval/mini_tables.sh outputs/mini/plain PHOTOGRAPHS OUTPUT outputs/mini/perturbed …
 #
-# The first argument and those after OUTPUT are folders by train/save_pipeline.py; PHOTOGRAPHS holds index.csv with the
+# The first argument and those after OUTPUT are folders by train/make_pipeline.py; PHOTOGRAPHS holds index.csv with the
 # split `test` and the column `label`. Of the first pipeline: Table 1 of the paper (text, high, low, both), with FID and
 # KID by EfficientNet-Lite0 (ImageNet), for want of Inception offline, and Table 2 (the scale of both controls). Of all:
 # whether they put right what has wrong colours, foregrounds of photographs and, if BENCHMARK names a folder in

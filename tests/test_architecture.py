@@ -69,7 +69,7 @@ def test_hub_entry_file_is_a_docstring_and_one_import_of_one_class(path):
 def test_script_names_start_with_a_verb():
     for folder in ("train", "eval"):
         for path in (ROOT / folder).glob("*.py"):
-            assert re.match(r"(train|eval|prepare|save|make|bench|rank)_", path.name), path
+            assert re.match(r"(train|eval|prepare|make|bench|rank)_", path.name), path
 
 
 def test_no_catch_all_modules():

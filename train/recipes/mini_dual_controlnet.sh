@@ -58,7 +58,7 @@ trainings+=($!)
 for training in "${trainings[@]}"; do wait "$training"; done
 
 for low in plain perturbed; do
-  [ -d "$OUT/$low" ] || python "$here/train/save_pipeline.py" --base "$OUT/base/model" --high "$OUT/high/model" \
+  [ -d "$OUT/$low" ] || python "$here/train/make_pipeline.py" --base "$OUT/base/model" --high "$OUT/high/model" \
     --low "$OUT/low_$low/model" --half --output "$OUT/$low"
 done
 SIZE=$SIZE DEVICE=$DEVICE JOBS=${JOBS:-$PROCESSES} bash "$here/eval/mini_tables.sh" "$OUT/plain" "$DATA" "$OUT/eval" \

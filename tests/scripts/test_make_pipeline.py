@@ -1,4 +1,4 @@
-"""`save_pipeline.py`: one folder of what was trained in parts."""
+"""`make_pipeline.py`: one folder of what was trained in parts."""
 
 import runpy
 import sys
@@ -36,8 +36,8 @@ def save(monkeypatch, parts):
     def call_script(*arguments):
         names = [part for role in ("base", "high", "low") for part in (f"--{role}", parts / role)]
         given = [*names, "--output", parts / "joined", *arguments]
-        monkeypatch.setattr(sys, "argv", ["save_pipeline.py", *map(str, given)])
-        runpy.run_path(str(ROOT / "train" / "save_pipeline.py"), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", ["make_pipeline.py", *map(str, given)])
+        runpy.run_path(str(ROOT / "train" / "make_pipeline.py"), run_name="__main__")
         return parts / "joined"
 
     return call_script

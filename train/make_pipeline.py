@@ -1,6 +1,6 @@
 """Put an inpainting model and trained ControlNets into one folder, which the whole library opens.
 
-    python train/save_pipeline.py --base outputs/base/model --high outputs/high/model \
+    python train/make_pipeline.py --base outputs/base/model --high outputs/high/model \
         --low outputs/low/model --half --output outputs/pipeline
 
 `StableDiffusionHarmonizationPipeline.from_pretrained(OUTPUT)`, `harmony image … --model OUTPUT` and the
@@ -113,7 +113,7 @@ def main() -> None:
     try:
         save(args)
     except HarmonyError as error:
-        sys.exit(f"save_pipeline: {error}")
+        sys.exit(f"make_pipeline: {error}")
 
 
 if __name__ == "__main__":
