@@ -17,6 +17,7 @@ from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.tiny_autoencoder import TinyAutoencoder
 
 ENVIRONMENT_VARIABLE = "HARMONY_SD2_INPAINTING"
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def load_autoencoder(source: str, dtype: torch.dtype | None = None) -> Any:
 
 
 def check_base(unet: Any, text_encoder: Any, scheduler: Any) -> None:
-    """Check that components are those of a text-guided inpainting model that predicts noise.
+    """Check that components are those of a text-guided inpainting model that predicts noise or velocity.
 
     Args:
         unet: U-Net, or None where it was left out.
@@ -143,10 +144,10 @@ def check_base(unet: Any, text_encoder: Any, scheduler: Any) -> None:
     """
     if scheduler is not None:
         predicted = scheduler.config.get("prediction_type", "epsilon")
-        if predicted != "epsilon":
+        if predicted not in PREDICTION_TYPES:
             raise CheckpointError(
-                f"The scheduler is set to prediction_type={predicted!r}; the inpainting model predicts noise "
-                "('epsilon'). Stable Diffusion 2.1 at 768 pixels, which predicts velocity, is another model."
+                f"The scheduler is set to prediction_type={predicted!r}; an inpainting model predicts noise "
+                "('epsilon', as Stable Diffusion 2) or velocity ('v_prediction')."
             )
     if unet is None:
         return

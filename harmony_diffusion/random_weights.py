@@ -80,9 +80,9 @@ _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[in
 }
 BASES = tuple(_SIZES)
 _TEXT_LENGTH = 77
-# Later on, noise is up to 14 times as strong as the picture. What small networks take for the picture there
-# is louder than any picture, and the steps that follow believe it.
-_FEWER_TIMESTEPS = {"mini": 750}
+# Where noise is up to 14 times as strong as the picture, a small error of the noise that a small network predicts
+# is a large one of the picture, and the training hardly sees it. Velocity is the picture there.
+_PREDICTION_TYPES = {"mini": "v_prediction"}
 
 
 def random_components(
@@ -142,16 +142,18 @@ def random_components(
     components = {"vae": vae, "text_encoder": text_encoder.to(dtype), "unet": unet, **controlnets}
     for module in components.values():
         module.eval().requires_grad_(False)
-    scheduler = _make_scheduler(_FEWER_TIMESTEPS.get(size, 1000))
+    scheduler = _make_scheduler(_PREDICTION_TYPES.get(size, "epsilon"))
     return {**components, "tokenizer": tokenizer, "scheduler": scheduler}
 
 
-def _make_scheduler(timesteps: int) -> UniPCMultistepScheduler:
-    """Return the schedule of Stable Diffusion up to a timestep; the roots of its betas grow linearly."""
-    first, last = 0.00085**0.5, 0.012**0.5
-    end = round((first + (last - first) * (timesteps - 1) / 999) ** 2, 7)
+def _make_scheduler(prediction_type: str) -> UniPCMultistepScheduler:
+    """Return the noise schedule of Stable Diffusion."""
     return UniPCMultistepScheduler(
-        timesteps, beta_start=0.00085, beta_end=end, beta_schedule="scaled_linear", steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        prediction_type=prediction_type,
     )
 
 

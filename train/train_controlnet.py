@@ -55,7 +55,7 @@ from harmony_diffusion.diffusion_training.run import (
     validation_images,
     write_card,
 )
-from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
+from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
 from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.model_card import forget_origins
@@ -186,7 +186,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     fixed |= {"control": str(settings), "samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
-    objective = NoisePrediction(
+    objective = DenoisingObjective(
         models["unet"],
         models["scheduler"],
         controlnet,

@@ -54,7 +54,7 @@ from harmony_diffusion.diffusion_training.run import (
     validation_images,
     write_card,
 )
-from harmony_diffusion.diffusion_training.step import NoisePrediction, sample_noise, sample_timesteps
+from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
 from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
 from harmony_diffusion.model_card import forget_origins
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
@@ -160,7 +160,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     fixed |= {"samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
-    objective = NoisePrediction(unet, models["scheduler"], snr_gamma=args.snr_gamma)
+    objective = DenoisingObjective(unet, models["scheduler"], snr_gamma=args.snr_gamma)
     trained = TrainedModel(unet, optimizer, args, accelerator)
     start = trained.begin(objective, fixed)
     positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)

@@ -83,7 +83,7 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser, learning_rate: floa
     add("--adam_beta2", type=float, default=0.999)
     add("--adam_weight_decay", type=float, default=1e-2)
     add("--adam_epsilon", type=float, default=1e-8)
-    add("--snr_gamma", type=float, help="weigh timesteps by min(SNR, gamma) / SNR; 5 is usual")
+    add("--snr_gamma", type=float, help="weigh timesteps by min(SNR, gamma) / SNR (velocity: / (SNR + 1)); 5 is usual")
     add("--max_grad_norm", type=float, default=1.0, help="clip gradients to this norm; 0: do not")
     add("--use_ema", action="store_true", help="validate and publish a moving average of the weights")
     add("--ema_decay", type=float, default=0.9999)

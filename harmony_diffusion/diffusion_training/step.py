@@ -95,8 +95,12 @@ def sample_timesteps(keys: Tensor, count: int) -> Tensor:
     return (KeyedDraws(keys).uniform("timestep") * count).long()
 
 
-class NoisePrediction(nn.Module):
+class DenoisingObjective(nn.Module):
     """The loss of equation 8: the squared error of the predicted noise.
+
+    Of a U-Net that predicts velocity, as the scheduler's `prediction_type` says, the squared error of the
+    velocity (Salimans and Ho, ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D), which does not fade where
+    there is much noise, and with it what a control can teach there: large shapes and colours.
 
     Args:
         unet: Inpainting U-Net.
@@ -104,8 +108,9 @@ class NoisePrediction(nn.Module):
         controlnet: Trained ControlNet; None to train the U-Net.
         control_input: What the ControlNet sees.
         control_scale: Lambda of equation 7.
-        snr_gamma: Weigh timesteps by min(SNR, gamma) / SNR, so that those of little noise count less and the
-            training converges sooner (Hang et al., ICCV 2023); None: all alike, as in the paper.
+        snr_gamma: Weigh timesteps by min(SNR, gamma) / SNR, velocities by min(SNR, gamma) / (SNR + 1), so
+            that those of little noise count less and the training converges sooner (Hang et al., ICCV 2023);
+            None: all alike, as in the paper.
     """
 
     def __init__(
@@ -145,8 +150,12 @@ class NoisePrediction(nn.Module):
             mid_block_additional_residual=middle,
             return_dict=False,
         )[0]
+        velocity = self.noising.config["prediction_type"] == "v_prediction"
+        target: Any = noise
+        if velocity:
+            target = self.noising.get_velocity(conditions.latents, noise, timesteps)
         if self.snr_gamma is None:
-            return {"loss": F.mse_loss(predicted.float(), noise.float())}
+            return {"loss": F.mse_loss(predicted.float(), target.float())}
         snr = compute_snr(self.noising, timesteps)
-        errors = (predicted.float() - noise.float()).square().mean((1, 2, 3))
-        return {"loss": (errors * snr.clamp_max(self.snr_gamma) / snr).mean()}
+        errors = (predicted.float() - target.float()).square().mean((1, 2, 3))
+        return {"loss": (errors * snr.clamp_max(self.snr_gamma) / (snr + 1 if velocity else snr)).mean()}

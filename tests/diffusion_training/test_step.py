@@ -9,7 +9,7 @@ from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.diffusion_training.controls import ControlSettings
 from harmony_diffusion.diffusion_training.step import (
     Conditions,
-    NoisePrediction,
+    DenoisingObjective,
     drops_prompt,
     embed_prompts,
     encode_images,
@@ -98,7 +98,7 @@ def test_loss_is_the_error_of_what_the_pipeline_predicts(control_input):
     given = conditions(components, control)
     noise, step = sample_noise(KEYS[:1], given.latents), torch.tensor([400])
     scheduler, controlnet = components["scheduler"], components["controlnet_low"]
-    loss = NoisePrediction(components["unet"], scheduler, controlnet, control_input)(given, noise, step)
+    loss = DenoisingObjective(components["unet"], scheduler, controlnet, control_input)(given, noise, step)
     level = np.float32(scheduler.alphas_cumprod[400])
     batch = SimpleNamespace(
         latents=level**0.5 * given.latents + (1 - level) ** 0.5 * noise,  # equation 5
@@ -118,7 +118,7 @@ def test_timesteps_of_little_noise_count_less_by_their_signal_to_noise_ratio():
     given = conditions(components)
     noise = sample_noise(KEYS[:1], given.latents)
     plain, weighted = (
-        NoisePrediction(components["unet"], components["scheduler"], snr_gamma=gamma) for gamma in (None, 5.0)
+        DenoisingObjective(components["unet"], components["scheduler"], snr_gamma=gamma) for gamma in (None, 5.0)
     )
     for step in (3, 900):
         timesteps = torch.tensor([step])
@@ -135,8 +135,8 @@ def test_new_controlnet_changes_no_loss_and_alone_gets_gradients():
     given = conditions(components, control)
     noise, step = sample_noise(KEYS[:1], given.latents), torch.tensor([10])
     controlnet = components["controlnet_high"].requires_grad_(True)
-    with_it = NoisePrediction(components["unet"], components["scheduler"], controlnet)(given, noise, step)
-    without = NoisePrediction(components["unet"], components["scheduler"])(given, noise, step)
+    with_it = DenoisingObjective(components["unet"], components["scheduler"], controlnet)(given, noise, step)
+    without = DenoisingObjective(components["unet"], components["scheduler"])(given, noise, step)
     assert with_it["loss"].item() == without["loss"].item()
     with_it["loss"].backward()
     assert all(parameter.grad is None for parameter in components["unet"].parameters())

@@ -21,7 +21,7 @@ export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 # Networks this small gain nothing from a second thread, and everything from a second process.
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 DATA=$1 TAEF2=$2 OUT=$3
-BASE_STEPS=${BASE_STEPS:-7000} CONTROL_STEPS=${CONTROL_STEPS:-1800} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
+BASE_STEPS=${BASE_STEPS:-6000} CONTROL_STEPS=${CONTROL_STEPS:-2000} BATCH=${BATCH:-16} SIZE=${SIZE:-128}
 TRAIN_LIMIT=${TRAIN_LIMIT:-1000000}
 VARIANTS=${VARIANTS:-2} DEVICE=${DEVICE:-cpu} PROCESSES=${PROCESSES:-2}
 [ "$DEVICE" != cpu ] || export ACCELERATE_USE_CPU=true
@@ -32,7 +32,7 @@ exec 9> "$OUT/.lock"
 ! command -v flock > /dev/null || flock -n 9 || { echo "$OUT: another run is at work there" >&2; exit 1; }
 
 shared=(--data "$DATA" --caption_column label --max_train_samples "$TRAIN_LIMIT" --resolution "$SIZE"
-  --precompute "$VARIANTS" --proportion_empty_prompts 0.1 --lr_scheduler cosine --snr_gamma 5 --use_ema
+  --precompute "$VARIANTS" --proportion_empty_prompts 0.1 --lr_scheduler cosine --use_ema
   --validation_split val --validation_steps 2000 --validation_inference_steps 20
   --validation_guidance_scale 1 --checkpointing_steps 250)
 controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_embedding 8 16 32 64 --unit_embedding
