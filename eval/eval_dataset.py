@@ -392,6 +392,7 @@ def run(args: argparse.Namespace) -> None:
     samples = list_samples(args)
     batches = [samples[i : i + args.batch_size] for i in range(0, len(samples), args.batch_size)]
     state = PartialState(cpu=not torch.cuda.is_available())
+    predict = load_predictor(args, state.device)  # before anything is written, since it may refuse
     rows = ResumableRows(args.output, len(batches))
     if state.is_main_process:
         rows.prepare(settings_of(args, samples, protocols), restart=args.restart)
@@ -402,7 +403,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"{len(batches) - len(pending)} of {len(batches)} batches are done already", file=sys.stderr)
 
     mine = pending[state.process_index :: state.num_processes]
-    predict = load_predictor(args, state.device) if mine else None
     start, busy = time.perf_counter(), time.process_time()
     pastes = any(protocol.background == "composite" for protocol in protocols.values())
     for unit in mine:

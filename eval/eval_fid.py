@@ -9,8 +9,9 @@ inception-2015-12-05.pt of clean-fid, with `--resize clean`), or weights of
 checkpoint. Open only TorchScript that you trust. Fewer than 2,048 images are refused without `--force`. The
 result names the extractor by the hash of its file, and the way images were resized: values under other ones
 cannot be compared. LPIPS pairs the files of the two folders by name. `--masks` cuts both pictures to the
-bounding box of the mask of the same name, and so compares foregrounds. `--against OTHER` tells whether these
-results lie nearer to the real images than OTHER does, with 95 % intervals over random halves of the images.
+bounding box of the mask of the same name, and so compares foregrounds. `--against OTHER …` tells whether
+these results lie nearer to the real images than others do, with 95 % intervals over random halves of the
+images.
 """
 
 import argparse
@@ -46,7 +47,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of KID's subsets")
     parser.add_argument("--masks", type=Path, help="folder of masks, to compare foregrounds only")
     parser.add_argument("--force", action="store_true", help="go on with fewer than 2,048 images")
-    parser.add_argument("--against", type=Path, help="results of another method on the same images")
+    parser.add_argument(
+        "--against", type=Path, nargs="+", default=[], help="results of other methods on the same images"
+    )
     parser.add_argument("--lpips-backbone", type=Path, help="AlexNet's ImageNet weights")
     parser.add_argument("--lpips-heads", type=Path, help="heads of LPIPS 0.1 for AlexNet")
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -91,11 +94,11 @@ def mean_lpips(args: argparse.Namespace, generated: list[Path], real: list[Path]
 def main() -> None:
     args = parse_args()
     try:
-        folders = [args.generated, args.real, *([args.against] if args.against else [])]
+        folders = [args.generated, args.real, *args.against]
         listed = [(folder, list_pictures(folder)) for folder in folders]
         if args.against:
             check_names(listed)
-        network, name = load_extractor(args.extractor)
+        network, extractor = load_extractor(args.extractor)
         network.to(args.device)
         options = {"resize": args.resize, "size": args.size}
         run = {"batch_size": args.batch_size, "device": args.device, **options}
@@ -106,27 +109,28 @@ def main() -> None:
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", InputNote)
             distance = compare_features(
-                *features[:2], extractor=name, force=args.force, seed=args.seed, **options
+                *features[:2], extractor=extractor, force=args.force, seed=args.seed, **options
             )
         for note in notes:
             print(f"note: {note.message}", file=sys.stderr)
-        comparison = (
-            compare_sets(features[0], features[2], features[1], seed=args.seed) if args.against else None
-        )
+        comparisons = {
+            "/".join(folder.parts[-2:]): compare_sets(features[0], other, features[1], seed=args.seed)
+            for folder, other in zip(args.against, features[2:], strict=True)
+        }
         lpips = mean_lpips(args, listed[0][1], listed[1][1]) if args.lpips_heads else {}
-        others: dict[str, Any] = lpips | (
-            {"less": {"results": args.against.name, **asdict(comparison)}} if comparison else {}
-        )
+        others: dict[str, Any] = {**lpips}
+        if comparisons:
+            others["less"] = {name: asdict(comparison) for name, comparison in comparisons.items()}
         if args.output:
             write_distance(args.output, distance, foreground=bool(args.masks), **others)
     except (HarmonyError, OSError) as error:
         sys.exit(f"eval_fid: {error}")
     print(f"FID {distance.fid:.3f}   KID {distance.kid:.6f} ± {distance.kid_deviation:.6f}")
-    print(f"{distance.generated:,} generated, {distance.real:,} real; resize {args.resize}; {name}")
-    if comparison:
+    print(f"{distance.generated:,} generated, {distance.real:,} real; resize {args.resize}; {extractor}")
+    for name, comparison in comparisons.items():
         fid, kid = comparison.fid, comparison.kid
         print(
-            f"less {args.against}: FID {fid.mean:+.2f} [{fid.low:+.2f}, {fid.high:+.2f}]   KID x 1000 "
+            f"less {name}: FID {fid.mean:+.2f} [{fid.low:+.2f}, {fid.high:+.2f}]   KID x 1000 "
             f"{1000 * kid.mean:+.2f} [{1000 * kid.low:+.2f}, {1000 * kid.high:+.2f}]   over "
             f"{comparison.halves} random halves"
         )

@@ -68,11 +68,9 @@ finish_all
 
 python "$here/make_tables.py" "$OUT"/{text,high,low,both}/rows.csv --compare both,high --compare both,low \
   --compare both,text --output "$OUT/tables"
-for other in high low text; do
-  for variant in raw pasted; do
-    start python "$here/eval_fid.py" "$OUT/both/$variant" "$OUT/both/real" --against "$OUT/$other/$variant" --force \
-      --extractor "$OUT/lite0.pt" --size 224 --output "$OUT/tables/fid_$variant-both_less_$other.json"
-  done
+for variant in raw pasted; do
+  start python "$here/eval_fid.py" "$OUT/both/$variant" "$OUT/both/real" --against "$OUT"/{high,low,text}/"$variant" \
+    --force --extractor "$OUT/lite0.pt" --size 224 --output "$OUT/tables/fid_$variant.json"
 done
 finish_all
 python "$here/make_tables.py" "$OUT"/perturbed/*/rows.csv --output "$OUT/tables/perturbed"

@@ -52,6 +52,13 @@ def write_model_card(
     return path
 
 
+def diffusion_card_head(*tags: str) -> str:
+    """Return the front matter of a card of the diffusion method, for the Hub."""
+    lines = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", "license: other", "tags:"]
+    lines += [f"- {tag}" for tag in ("image-harmonization", "stable-diffusion", *tags)]
+    return "\n".join([*lines, "---", ""])
+
+
 def launch_command() -> str:
     """Return how the running script was launched; where things lie on this machine is nobody's business."""
     given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]

@@ -80,8 +80,8 @@ _SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], tuple[in
 }
 BASES = tuple(_SIZES)
 _TEXT_LENGTH = 77
-# Where noise is up to 14 times as strong as the picture, a small error of the noise that a small network predicts
-# is a large one of the picture, and the training hardly sees it. Velocity is the picture there.
+# Where noise is up to 14 times as strong as the picture, a small error of the noise that a small network
+# predicts is a large one of the picture, and the training hardly sees it. Velocity is the picture there.
 _PREDICTION_TYPES = {"mini": "v_prediction"}
 
 

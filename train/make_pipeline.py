@@ -9,6 +9,7 @@ OUTPUT gets a card, and beside each part's weights the card that its training wr
 """
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -18,20 +19,11 @@ import torch
 
 from harmony_diffusion.diffusion_training.controls import FILE
 from harmony_diffusion.errors import HarmonyError, OutputError
-from harmony_diffusion.model_card import forget_origins
+from harmony_diffusion.model_card import diffusion_card_head, forget_origins
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.training import write_folder_atomically
 
-CARD = """---
-library_name: diffusers
-pipeline_tag: image-to-image
-license: other
-tags:
-- image-harmonization
-- stable-diffusion
-- controlnet
----
-
+CARD = """{head}
 # {title}
 
 Stable Diffusion inpainting steered by ControlNets, trained with Harmony Diffusion.
@@ -67,6 +59,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def open_in_single_precision(folder: Path) -> None:
+    """Have transformers open weights as diffusers does: in float32, however they are stored."""
+    path = folder / "text_encoder" / "config.json"
+    entries = json.loads(path.read_text("utf-8")) | {"dtype": "float32"}
+    path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
 def write_card(folder: Path, title: str, pipe: Any) -> None:
     """Write `FOLDER/README.md`."""
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
@@ -77,7 +76,13 @@ def write_card(folder: Path, title: str, pipe: Any) -> None:
     cards = ", ".join(
         f"[`{path.parent.name}`]({path.parent.name}/README.md)" for path in sorted(folder.glob("*/README.md"))
     )
-    text = CARD.format(title=title, size=pipe.config["working_size"], parts=parts, cards=cards or "not told")
+    text = CARD.format(
+        head=diffusion_card_head("controlnet"),
+        title=title,
+        size=pipe.config["working_size"],
+        parts=parts,
+        cards=cards or "not told",
+    )
     (folder / "README.md").write_text(text, "utf-8")
 
 
@@ -96,6 +101,7 @@ def save(args: argparse.Namespace) -> None:
     def write(folder: Path) -> None:
         pipe.save_pretrained(folder)
         forget_origins(folder)
+        open_in_single_precision(folder)
         origins = {"unet": args.base, "controlnet_high": args.high, "controlnet_low": args.low}
         for name, origin in origins.items():
             for file in ("README.md", FILE):

@@ -27,7 +27,7 @@ from harmony_diffusion.diffusion_training.step import (
 )
 from harmony_diffusion.errors import HarmonyError, MissingDependencyError
 from harmony_diffusion.metrics.functional import fmse, mse, psnr
-from harmony_diffusion.model_card import launch_command
+from harmony_diffusion.model_card import diffusion_card_head, launch_command
 from harmony_diffusion.training import learning_rate_factor
 from harmony_diffusion.validation import Triple
 
@@ -83,7 +83,7 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser, learning_rate: floa
     add("--adam_beta2", type=float, default=0.999)
     add("--adam_weight_decay", type=float, default=1e-2)
     add("--adam_epsilon", type=float, default=1e-8)
-    add("--snr_gamma", type=float, help="weigh timesteps by min(SNR, gamma) / SNR (velocity: / (SNR + 1)); 5 is usual")
+    add("--snr_gamma", type=float, help="weigh timesteps by at most so much SNR; 5 is usual")
     add("--max_grad_norm", type=float, default=1.0, help="clip gradients to this norm; 0: do not")
     add("--use_ema", action="store_true", help="validate and publish a moving average of the weights")
     add("--ema_decay", type=float, default=0.9999)
@@ -376,9 +376,8 @@ def write_card(
         facts: Facts by heading.
         scores: Scores on the validation images, or none.
     """
-    lines = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", "license: other"]
-    lines += ["tags:", "- image-harmonization", "- stable-diffusion", "- diffusers-training", "---", ""]
-    lines += [f"# {title}", "", "Trained with Harmony Diffusion.", "", "```python", usage, "```", ""]
+    lines = [diffusion_card_head("diffusers-training"), f"# {title}", ""]
+    lines += ["Trained with Harmony Diffusion.", "", "```python", usage, "```", ""]
     for heading, entries in facts.items():
         lines += [f"## {heading}", "", *(f"- {name}: {value}" for name, value in entries.items()), ""]
     lines += ["```", launch_command(), "```", "", "## Results", ""]

@@ -99,8 +99,8 @@ class DenoisingObjective(nn.Module):
     """The loss of equation 8: the squared error of the predicted noise.
 
     Of a U-Net that predicts velocity, as the scheduler's `prediction_type` says, the squared error of the
-    velocity (Salimans and Ho, ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D), which does not fade where
-    there is much noise, and with it what a control can teach there: large shapes and colours.
+    velocity (Salimans and Ho, ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D). It does not fade
+    where there is much noise, which is where a control decides on large shapes and colours.
 
     Args:
         unet: Inpainting U-Net.

@@ -113,12 +113,34 @@ def test_loss_is_the_error_of_what_the_pipeline_predicts(control_input):
     assert loss["loss"].item() == pytest.approx((predicted - noise).square().mean().item(), rel=1e-4)
 
 
+def test_velocity_is_the_direction_in_which_noise_turns_into_the_picture():
+    components = random_components()
+    given = conditions(components)
+    noise, step = sample_noise(KEYS[:1], given.latents), torch.tensor([700])
+    unet, scheduler = components["unet"], components["scheduler"]
+    scheduler.register_to_config(prediction_type="v_prediction")
+    loss = DenoisingObjective(unet, scheduler)(given, noise, step)["loss"].item()
+    level = scheduler.alphas_cumprod[700]
+    noisy = level.sqrt() * given.latents + (1 - level).sqrt() * noise
+    with torch.no_grad():
+        sample = torch.cat([noisy, given.mask, given.image_latents], 1)
+        predicted = unet(sample, step, encoder_hidden_states=given.text).sample
+    # What the sampler takes for the picture is off by the error of the velocity, over the root of SNR + 1.
+    picture = level.sqrt() * noisy - (1 - level).sqrt() * predicted
+    error = (picture - given.latents).square().mean() / (1 - level)
+    assert loss == pytest.approx(error.item(), rel=1e-4)
+    weighted = DenoisingObjective(unet, scheduler, snr_gamma=5.0)(given, noise, step)["loss"].item()
+    snr = (level / (1 - level)).item()
+    assert weighted / loss == pytest.approx(min(snr, 5) / (snr + 1), rel=1e-4)
+
+
 def test_timesteps_of_little_noise_count_less_by_their_signal_to_noise_ratio():
     components = random_components()
     given = conditions(components)
     noise = sample_noise(KEYS[:1], given.latents)
     plain, weighted = (
-        DenoisingObjective(components["unet"], components["scheduler"], snr_gamma=gamma) for gamma in (None, 5.0)
+        DenoisingObjective(components["unet"], components["scheduler"], snr_gamma=gamma)
+        for gamma in (None, 5.0)
     )
     for step in (3, 900):
         timesteps = torch.tensor([step])

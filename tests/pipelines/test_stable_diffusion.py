@@ -73,8 +73,12 @@ def whole_frame():
 
 @pytest.mark.parametrize("control_input", ["noisy_latents", "unet_input"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
-def test_zero_initialised_controlnets_are_plain_inpainting_to_the_bit(control_input, guidance_scale):
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_zero_initialised_controlnets_are_plain_inpainting_to_the_bit(
+    control_input, guidance_scale, prediction_type
+):
     components = random_components("tiny", control_input=control_input)
+    components["scheduler"].register_to_config(prediction_type=prediction_type)
     pipe = make_pipe(components, control_input=control_input)
     composite, mask = whole_frame()
     options = {"num_inference_steps": 4, "guidance_scale": guidance_scale, "negative_prompt": "blurry"}

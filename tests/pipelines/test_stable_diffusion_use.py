@@ -343,7 +343,7 @@ def changed_config(module, **values):
     [
         (lambda c: changed_config(c["unet"], in_channels=4), "4 input channels"),
         (lambda c: changed_config(c["unet"], cross_attention_dim=64), "width 64.*gives 32"),
-        (lambda c: changed_config(c["scheduler"], prediction_type="v_prediction"), "v_prediction"),
+        (lambda c: changed_config(c["scheduler"], prediction_type="sample"), "sample.*velocity"),
         (lambda c: changed_config(c["controlnet_low"], in_channels=9), "controlnet_low has 9"),
         (lambda c: changed_config(c["controlnet_high"], in_channels=3), "neither"),
         (lambda c: changed_config(c["controlnet_high"], block_out_channels=(1, 2)), "controlnet_high"),

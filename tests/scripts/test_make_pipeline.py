@@ -57,7 +57,10 @@ def test_half_precision_halves_the_files_and_still_runs_on_a_cpu(parts, save):
     for name in ("unet", "vae", "controlnet_high", "controlnet_low"):
         stored = load_file(folder / name / "diffusion_pytorch_model.safetensors")
         assert {value.dtype for value in stored.values()} == {torch.float16}
+    text = load_file(folder / "text_encoder" / "model.safetensors").values()
+    assert {value.dtype for value in text if value.is_floating_point()} == {torch.float16}
     pipe = StableDiffusionHarmonizationPipeline.from_pretrained(folder)
+    assert pipe.unet.dtype == pipe.text_encoder.dtype == torch.float32
     pipe.set_progress_bar_config(disable=True)
     image = call(pipe).images[0]
     assert np.isfinite(image).all()

@@ -205,9 +205,13 @@ def test_fid_is_written_with_what_it_depends_on(run, data):
     assert "FID 0.000" in same.stdout
     # Composites lie farther from the real images than these do from themselves.
     exact = data / "results" / "HCOCO"
-    told = run("eval_fid.py", composites, exact, *arguments[2:], "--force", "--against", exact).stdout
+    told = run(
+        "eval_fid.py", composites, exact, *arguments[2:], "--force", "--against", exact, composites
+    ).stdout
     less = json.loads((data / "fid.json").read_text())["less"]
-    assert less["results"] == "HCOCO" and less["images"] == 6 and less["fid"]["low"] > 0
-    assert f"less {exact}: FID +" in told
+    nearer, same = less["results/HCOCO"], less["/".join(composites.parts[-2:])]
+    assert nearer["images"] == 6 and nearer["fid"]["low"] > 0
+    assert same["fid"] == {"mean": 0, "low": 0, "high": 0}
+    assert "less results/HCOCO: FID +" in told
     failed = run("eval_fid.py", composites, real, *arguments[2:], "--against", composites, check=False)
     assert "has not the images of" in failed.stderr
