@@ -376,8 +376,8 @@ def test_mini_recipe_trains_four_models_and_makes_tables(shared, tmp_path):
     tables = (made / "tables" / "tables.md").read_text()
     assert all(f"| {name} | pasted, whole | 4 |" in tables for name in ("text", "high", "low", "both"))
     assert "KID" in tables and "not run" not in (made / "sweep" / "sweep.md").read_text()
-    less = json.loads((made / "tables" / "fid_raw-both_less_text.json").read_text())["less"]
-    assert less["results"] == "raw" and less["images"] == 4
+    less = json.loads((made / "tables" / "fid_raw.json").read_text())["less"]
+    assert [*less] == ["high/raw", "low/raw", "text/raw"] and less["text/raw"]["images"] == 4
     for table in ("perturbed", "benchmark"):
         text = (made / "tables" / table / "tables.md").read_text()
         assert "plain-1.0" in text and "perturbed-1.0" in text
