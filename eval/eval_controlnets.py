@@ -6,12 +6,13 @@
     python eval/eval_controlnets.py … --model sd-inpainting --base FOLDER_OR_ID --output outputs/sd
     python eval/eval_controlnets.py … --model paint-by-example --base FOLDER_OR_ID --output outputs/pbe
     python eval/eval_controlnets.py … --control-scale 0.1:1.0:0.1 --output outputs/sweep
-    python eval/eval_controlnets.py … --perturb --output outputs/perturbed
+    python eval/eval_controlnets.py … --perturb --detail preserve --output outputs/perturbed
+    python eval/eval_controlnets.py … --perturb --model identity --output outputs/composites
 
 Each photograph, squashed to the working size, is composite and ground truth at once; without `--high` and
 `--low` this is inpainting by text alone. The baselines are diffusers' own pipelines; Paint by Example is
 shown the photograph's own foreground, cut out. With `--perturb` the composite's foreground has other colours
-and light than the photograph, and the rows of the protocol `composite` score it as it is.
+and light than the photograph, and `--model identity` scores the composites as they are.
 
 Prints FID, KID, PSNR and MSE of the raw decode and of what was pasted, over whole images and over
 foregrounds; FID and KID with the feature network of `--extractor`, see eval_fid.py. `--control-scale` scores
@@ -54,7 +55,6 @@ from harmony_diffusion.metrics.diffusion_tables import (
 from harmony_diffusion.metrics.diffusion_variants import variant_scores
 from harmony_diffusion.metrics.fid import load_extractor
 from harmony_diffusion.metrics.fid_folders import variant_distances, write_distance
-from harmony_diffusion.metrics.functional import fmse, fpsnr, mse, psnr
 from harmony_diffusion.metrics.rows import ResumableRows, format_row
 from harmony_diffusion.metrics.score_rows import read_rows
 from harmony_diffusion.metrics.tables import make_tables
@@ -64,7 +64,7 @@ from harmony_diffusion.pipelines.baselines import BASELINES, InpaintingBaseline
 from harmony_diffusion.validation import Triple
 
 FOLDERS = ("raw", "pasted", "real", "masks")
-OURS = "dual"
+OURS, IDENTITY = "dual", "identity"
 # What rows do not depend on.
 NO_SETTINGS = ("output", "device", "control_scale", "extractor", "extractor_size", "force")
 
@@ -84,7 +84,7 @@ def parse_args() -> argparse.Namespace:
     add("--limit", type=int, help="score the first so many only")
     add("--perturb", action="store_true", help="give the foreground other colours and light")
     add("--ids", type=Path, help="score only the photographs named in this file, one a line")
-    add("--model", choices=(OURS, *BASELINES), default=OURS)
+    add("--model", choices=(OURS, IDENTITY, *BASELINES), default=OURS)
     add("--base", help="weights, a folder or a Hub id (default: Stable Diffusion 2, or Paint by Example)")
     add("--high", type=Path, help="ControlNet for edges")
     add("--low", type=Path, help="ControlNet for colours")
@@ -95,6 +95,12 @@ def parse_args() -> argparse.Namespace:
     add("--guidance_scale", type=float, help="default: 7.5, Paint by Example 5")
     add("--init", choices=("noise", "composite"), default="noise")
     add("--strength", type=float, default=1.0)
+    add(
+        "--detail",
+        choices=("generated", "preserve"),
+        default="generated",
+        help="preserve: paste colour and light alone",
+    )
     add("--size", type=int, default=512, help="working size")
     add("--seed", type=int, default=0)
     add("--batch_size", type=int, default=8)
@@ -104,8 +110,10 @@ def parse_args() -> argparse.Namespace:
     add("--force", action="store_true", help="FID of fewer than 2,048 images")
     add("--output", type=Path, required=True)
     args = parser.parse_args()
-    if args.model != OURS and (args.high or args.low or args.init != "noise" or args.strength != 1):
-        parser.error(f"{args.model} takes no --high, --low, --init and --strength")
+    if args.model != OURS and (
+        args.high or args.low or args.init != "noise" or args.strength != 1 or args.detail != "generated"
+    ):
+        parser.error(f"{args.model} takes no --high, --low, --init, --strength and --detail")
     if args.control_scale and not (args.high or args.low):
         parser.error("--control-scale is of the ControlNets: give --high or --low")
     return args
@@ -145,6 +153,8 @@ def generate(
     pipe: Any, args: argparse.Namespace, images: Triple, prompts: list[str], keys: list[int]
 ) -> tuple[Tensor, Tensor]:
     """Return what was decoded and what was pasted, `(B, 3, H, W)` in [0, 1]."""
+    if pipe is None:
+        return images.composite, images.composite
     generators = [torch.Generator().manual_seed(key) for key in keys]
     if isinstance(pipe, InpaintingBaseline):
         options = {"steps": args.steps, "guidance_scale": args.guidance_scale}
@@ -164,6 +174,7 @@ def generate(
             low_scale=args.low_scale if args.low else 0.0,
             init=args.init,
             strength=args.strength,
+            detail=args.detail,
             generator=generators,
             context=10.0,  # the whole picture
             output_type="pt",
@@ -180,14 +191,8 @@ def score_batch(pipe: Any, args: argparse.Namespace, data: DiffusionData, indice
     images = Triple(*(torch.cat(parts) for parts in zip(*triples, strict=True)))
     keys = [sample_key(args.seed, 1, zlib.crc32(photograph.name.encode())) for photograph in photographs]
     raw, pasted = generate(pipe, args, images, [data.prompts[index] for index in indices], keys)
-    raw, pasted, real, composite = (
-        (255 * part).round() for part in (raw, pasted, images.real, images.composite)
-    )
+    raw, pasted, real = ((255 * part).round() for part in (raw, pasted, images.real))
     scores = variant_scores(raw, pasted, real, images.mask)
-    if args.perturb:
-        metrics = {"mse": mse(composite, real), "psnr": psnr(composite, real)}
-        metrics |= {"fmse": fmse(composite, real, images.mask), "fpsnr": fpsnr(composite, real, images.mask)}
-        scores["composite"] = metrics
     rows = []
     for place, photograph in enumerate(photographs):
         for folder, part in zip(FOLDERS, (raw, pasted, real, 255 * images.mask), strict=True):
@@ -207,6 +212,8 @@ def save_png(path: Path, levels: Tensor) -> None:
 
 
 def load_model(args: argparse.Namespace) -> Any:
+    if args.model == IDENTITY:
+        return None
     if args.model != OURS:
         baseline = InpaintingBaseline(args.model, args.base)
         baseline.pipe.to(args.device)
@@ -259,14 +266,7 @@ def run(args: argparse.Namespace) -> str:
     if not args.control_scale:
         distances = evaluate(args, data, find_model)
         scores = make_tables({args.output.name: read_rows(args.output / "rows.csv")}, resamples=0)
-        text = variants_markdown(scores, {args.output.name: distances})
-        if args.perturb:
-            composite = scores.of("composite", "all")[0].scores
-            told = ", ".join(
-                f"{name} {composite[name].mean:.2f}" for name in ("psnr", "mse", "fpsnr", "fmse")
-            )
-            text += f"The composites themselves: {told}\n"
-        return text
+        return variants_markdown(scores, {args.output.name: distances})
     scales = parse_scales(args.control_scale)
     for scale in scales:
         own = {"output": args.output / scale_name(scale), "high_scale": scale, "low_scale": scale}

@@ -7,8 +7,9 @@
 # The first argument and those after OUTPUT are folders by train/make_pipeline.py; PHOTOGRAPHS holds index.csv with the
 # split `test` and the column `label`. Of the first pipeline: Table 1 of the paper (text, high, low, both), with FID and
 # KID by EfficientNet-Lite0 (ImageNet), for want of Inception offline, and Table 2 (the scale of both controls). Of all:
-# whether they put right what has wrong colours, foregrounds of photographs and, if BENCHMARK names a folder in
-# iHarmony4's layout, its composites, by what was generated or by its colour and light alone (`detail`).
+# whether what has wrong colours lies nearer to the truth afterwards than as it is (`identity`): foregrounds of
+# photographs and, if BENCHMARK names a folder in iHarmony4's layout, its composites, by what was generated or by its
+# colour and light alone (`detail`).
 # Hardware: two CPU cores. A run that was killed goes on where it stopped.
 set -e
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
@@ -45,10 +46,13 @@ score text "$TEST_LIMIT" "$FIRST"
 score high "$TEST_LIMIT" "$FIRST" "${high[@]}"
 score low "$TEST_LIMIT" "$FIRST" "${low[@]}"
 score both "$TEST_LIMIT" "$FIRST" "${high[@]}" "${low[@]}"
+score perturbed/identity "$SWEEP_LIMIT" "$FIRST" --perturb --model identity
 for pipeline in "$FIRST" "$@"; do
   for scale in $PERTURBED_SCALES; do
-    score "perturbed/$(basename "$pipeline")-$scale" "$SWEEP_LIMIT" "$pipeline" --perturb --high_scale "$scale" \
-      --low_scale "$scale" --high "$pipeline/controlnet_high" --low "$pipeline/controlnet_low"
+    for detail in $DETAILS; do
+      score "perturbed/$(basename "$pipeline")-$scale-$detail" "$SWEEP_LIMIT" "$pipeline" --perturb --detail "$detail" \
+        --high_scale "$scale" --low_scale "$scale" --high "$pipeline/controlnet_high" --low "$pipeline/controlnet_low"
+    done
   done
 done
 if [ -n "$BENCHMARK" ]; then
@@ -73,9 +77,8 @@ for variant in raw pasted; do
     --force --extractor "$OUT/lite0.pt" --size 224 --output "$OUT/tables/fid_$variant.json"
 done
 finish_all
-python "$here/make_tables.py" "$OUT"/perturbed/*/rows.csv --output "$OUT/tables/perturbed"
-if [ -n "$BENCHMARK" ]; then
+for kind in perturbed ${BENCHMARK:+benchmark}; do
   compared=()
-  for rows in "$OUT"/benchmark/*-*/rows.csv; do compared+=(--compare "$(basename "$(dirname "$rows")"),identity"); done
-  python "$here/make_tables.py" "$OUT"/benchmark/*/rows.csv "${compared[@]}" --output "$OUT/tables/benchmark"
-fi
+  for rows in "$OUT/$kind"/*-*/rows.csv; do compared+=(--compare "$(basename "$(dirname "$rows")"),identity"); done
+  python "$here/make_tables.py" "$OUT/$kind"/*/rows.csv "${compared[@]}" --output "$OUT/tables/$kind"
+done

@@ -123,13 +123,38 @@ def test_sweep_prints_table_2_and_is_that_of_single_runs(run, places, tmp_path):
 def test_too_few_images_are_refused_and_ids_choose(run, places, tmp_path):
     (tmp_path / "ids.txt").write_text("made/9\n")
     shown = evaluate(run, places, tmp_path / "one", "--ids", tmp_path / "ids.txt", "--perturb")
-    assert "| one | raw, whole | 1 | not run |" in shown and "The composites themselves: psnr" in shown
+    assert "| one | raw, whole | 1 | not run |" in shown
     assert {name for name, _ in read(tmp_path / "one" / "rows.csv")} == {"made/9"}
     failed = evaluate(run, places, tmp_path / "out", *fid(places)[:-1], check=False)
     assert "below 2,048" in failed
     (tmp_path / "ids.txt").write_text("made/9\nmade/77\n")
     failed = evaluate(run, places, tmp_path / "no", "--ids", tmp_path / "ids.txt", check=False)
     assert "names 1 photographs that are not there, as made/77" in failed
+
+
+def test_perturbed_foregrounds_are_scored_as_they_are_and_by_their_colour_and_light(run, places, tmp_path):
+    low, rows = ["--low", places / "low"], {}
+    for name, options in (
+        ("untouched", ["--model", "identity"]),
+        ("identity", ["--model", "identity", "--perturb"]),
+        ("generated", [*low, "--perturb"]),
+        ("preserve", [*low, "--perturb", "--detail", "preserve"]),
+    ):
+        evaluate(run, places, tmp_path / name, *options)
+        rows[name] = read(tmp_path / name / "rows.csv")
+    for key, row in rows["identity"].items():
+        assert rows["untouched"][key]["fmse"] in ("0", "")  # protocols without it leave it empty
+        if key[1] != "legacy_uint8":
+            assert float(row["fmse"]) > 1
+            same = rows["generated"][key]["fmse"] == rows["preserve"][key]["fmse"]
+            assert same == (key[1] == "raw")
+    for folder in ("raw", "pasted"):
+        kept, found = (tmp_path / name / folder / "made" for name in ("identity", "untouched"))
+        assert all((found / path.name).read_bytes() != path.read_bytes() for path in kept.iterdir())
+    refused = evaluate(
+        run, places, tmp_path / "no", "--model", "identity", "--detail", "preserve", check=False
+    )
+    assert "takes no --high, --low, --init, --strength and --detail" in refused
 
 
 @pytest.mark.parametrize("model", ["sd-inpainting", "paint-by-example"])

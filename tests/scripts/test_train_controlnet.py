@@ -380,7 +380,7 @@ def test_mini_recipe_trains_four_models_and_makes_tables(shared, tmp_path):
     assert [*less] == ["high/raw", "low/raw", "text/raw"] and less["text/raw"]["images"] == 4
     for table in ("perturbed", "benchmark"):
         text = (made / "tables" / table / "tables.md").read_text()
-        assert "plain-1.0" in text and "perturbed-1.0" in text
+        assert all(f"{name}-1.0-preserve" in text and "identity" in text for name in ("plain", "perturbed"))
     pipe = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path / "mini" / "perturbed")
     assert pipe.vae.config.latent_channels == 32 and pipe.config["working_size"] == 64
 
