@@ -116,6 +116,7 @@ def publish(
     origin = args.pretrained_model_name_or_path or "Stable Diffusion 2 inpainting"
     training = {"started from": "random weights" if args.random_base else Path(origin).name, **training}
     training["image channel"] = args.image_channel
+    training["predicts"] = models["scheduler"].config.prediction_type
 
     def write(folder: Path) -> None:
         dtype = torch.float16 if args.half else torch.float32
