@@ -12,6 +12,7 @@ from harmony_diffusion import StableDiffusionHarmonizationPipeline
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "checkpoints" / "mini_dual_controlnet"
+LOWS, DETAILS = ("plain", "perturbed"), ("generated", "preserve")
 PARTS = ("unet", "vae", "text_encoder", "controlnet_high", "controlnet_low")
 
 
@@ -79,3 +80,17 @@ def test_readme_says_what_the_files_say():
     for other in ("high", "low", "text"):
         kid = less[f"{other}/pasted"]["kid"]
         assert f"{1000 * kid['mean']:+.2f} [{1000 * kid['low']:+.2f}, {1000 * kid['high']:+.2f}]" in readme
+    for name in (f"{low}-{scale}-{detail}" for low in LOWS for scale in (0.5, 1.0) for detail in DETAILS):
+        cells = [
+            against_identity(FOLDER / "evaluation" / "tables" / kind / "tables.md", name, protocol)
+            for kind, protocol in (("perturbed", "pasted"), ("benchmark", "default"))
+        ]
+        assert f"| {name.replace('-', ' | ')} | {' | '.join(cells)} |" in readme
+
+
+def against_identity(path, name, protocol):
+    """Return the difference of fMSE to that of the composites, with its interval, as the README writes it."""
+    text = path.read_text("utf-8").partition(f"### {name} against identity, protocol `{protocol}`\n")[2]
+    row = next(line for line in text.splitlines() if line.startswith("| fMSE |"))
+    mean, interval = row.split(" | ")[2:4]
+    return f"{mean} [{interval.replace(' to ', ', ')}]"
