@@ -9,10 +9,9 @@
 # `low_perturbed` is trained with perturbed foregrounds, `low_plain` without, as in the paper; with `base` and `high`
 # they make the pipelines `perturbed` and `plain`, whose tables come to `eval/tables`. Killed, the same command goes on
 # where it was.
-# Hardware: two CPU cores: 20 minutes to encode the crops, 52 to train the base, 22 for two ControlNets side by side;
-# with the third and its crops about 25 more, and 25 for the tables. 1.9 GB. Or a GPU with PROCESSES=1 DEVICE=cuda.
-# Expected: the tables of checkpoints/mini_dual_controlnet, about: of these weights the base was trained on all 1,000
-# timesteps, and `low_perturbed` was not run.
+# Hardware: two CPU cores: 40 minutes to encode the crops, 48 to train the base, 36 for three ControlNets side by side,
+# 45 for the tables. 1.9 GB. Or a GPU with PROCESSES=1 DEVICE=cuda.
+# Expected: the tables of checkpoints/mini_dual_controlnet.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
