@@ -7,6 +7,8 @@
 edges (`high`) or blurred colours (`low`), the inpainting model the background. With `--perturb_foreground`
 colour and light of the foreground are changed before the control image is drawn; without it the blurred
 colours are the right ones already, and nothing teaches harmonization. It is on by default for `low`.
+`--beside FOLDER` adds what a trained ControlNet of the other kind says, to half of the samples: two that were
+trained apart both say what both know, and together say it twice.
 
 OUTPUT_DIR gets `checkpoint-STEP` folders and at the end `model`, a ControlNet of diffusers with its card. The
 same command, run again after the process was killed, goes on from the newest checkpoint and ends with the
@@ -32,7 +34,7 @@ from harmony_diffusion.control_images import SIGMA
 from harmony_diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import KeyedView
-from harmony_diffusion.diffusion_training.controls import ROLES, ControlSettings
+from harmony_diffusion.diffusion_training.controls import ROLES, ControlSettings, load_control_settings
 from harmony_diffusion.diffusion_training.data import DiffusionData
 from harmony_diffusion.diffusion_training.run import (
     FIXED,
@@ -82,6 +84,7 @@ def parse_args() -> argparse.Namespace:
     add("--control", choices=ROLES, required=True, help="high: edges; low: blurred colours")
     add("--pretrained_model_name_or_path", help="inpainting model (default: Stable Diffusion 2)")
     add("--controlnet_model_name_or_path", help="ControlNet to start from (default: the U-Net's encoder)")
+    add("--beside", type=Path, help="trained ControlNet of the other kind: learn what it leaves, and alone")
     add("--control_input", choices=CONTROL_INPUTS, default="noisy_latents", help="4 channels, or all 9")
     add("--control_scale", type=float, default=1.0, help="lambda of equation 7")
     add("--conditioning_embedding", type=int, nargs="*", default=[16, 32, 96, 256], help="widths of the part that embeds the control image")  # fmt: skip  # noqa: E501
@@ -109,6 +112,24 @@ def control_settings(args: argparse.Namespace) -> ControlSettings:
         args.sigma,
         not args.no_premultiplied,
     )
+
+
+def load_other(args: argparse.Namespace, settings: ControlSettings) -> ControlSettings | None:
+    """Read how the control images of `--beside` are drawn; None without it.
+
+    Raises:
+        InputError: It is no ControlNet to be trained beside.
+    """
+    if args.beside is None:
+        return None
+    other = load_control_settings(args.beside)
+    if other.role == settings.role or other.control_input != settings.control_input:
+        raise InputError(
+            "--beside",
+            f"is a ControlNet of the kind {other.role!r} that sees {other.control_input}",
+            "Give one of the other kind that sees the same.",
+        )
+    return other
 
 
 def build_controlnet(args: argparse.Namespace, unet: Any, vae: Any) -> ControlNetModel:
@@ -152,7 +173,12 @@ def publish(
         (copy.deepcopy(controlnet).half() if args.half else controlnet).save_pretrained(folder)
         settings.save(folder)
         forget_origins(folder)
-        facts = {"Training": {"base": base, **asdict(settings), **training}, "Data": data.facts}
+        own = {
+            "base": base,
+            **asdict(settings),
+            "trained beside": args.beside.parent.name if args.beside else "none",
+        }
+        facts = {"Training": {**own, **training}, "Data": data.facts}
         title = f"ControlNet for the {'edges' if args.control == 'high' else 'colours'} of a foreground"
         write_card(folder, title, USAGE.format(role=args.control), facts, scores)
 
@@ -173,7 +199,12 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = control_settings(args)
     image_channel = read_pipeline_config(args.pretrained_model_name_or_path).get("image_channel", "masked")
     controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
-    freeze(models, ("unet", "vae", "text_encoder"), device, args.mixed_precision)
+    frozen = ["unet", "vae", "text_encoder"]
+    if other := load_other(args, settings):
+        frozen.append(f"controlnet_{other.role}")
+        models[frozen[-1]] = ControlNetModel.from_pretrained(args.beside).float()
+        check_controlnet(models[frozen[-1]], models["unet"], args.control_input, args.beside)
+    freeze(models, frozen, device, args.mixed_precision)
 
     data = open_split(args, args.train_split)
     held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
@@ -183,7 +214,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
     optimizer = build_optimizer(list(controlnet.parameters()), args)
     fixed = {name: getattr(args, name) for name in (*FIXED, "control_scale")}
-    fixed |= {"control": str(settings), "samples": len(samples), "batch": batch}
+    fixed |= {"control": str(settings), "beside": str(other), "samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
     objective = DenoisingObjective(
@@ -193,6 +224,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         args.control_input,
         args.control_scale,
         args.snr_gamma,
+        models[frozen[-1]] if other else None,
     )
     trained = TrainedModel(controlnet, optimizer, args, accelerator)
     start = trained.begin(objective, fixed)
@@ -204,7 +236,13 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         pin_memory=device.type == "cuda",
     )
     conditioner = Conditioner(
-        data, models, image_channel, settings.draw, args.proportion_empty_prompts, device
+        data,
+        models,
+        image_channel,
+        settings.draw,
+        args.proportion_empty_prompts,
+        device,
+        other.draw if other else None,
     )
     timestep_count = models["scheduler"].config.num_train_timesteps
     board = Board(args.output_dir, args.report_to) if is_main else None
@@ -216,7 +254,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         pipe = StableDiffusionHarmonizationPipeline(
             **models,
             **{f"controlnet_{args.control}": controlnet},
-            **settings.of_pipeline(),
+            **(other.of_pipeline() if other else {}) | settings.of_pipeline(),
             working_size=args.resolution,
             image_channel=image_channel,
         )

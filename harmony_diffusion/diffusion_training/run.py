@@ -21,6 +21,7 @@ from harmony_diffusion.data.training_set import Item, KeyedView, PhotographSet, 
 from harmony_diffusion.diffusion_training.data import DiffusionData, PrecomputedSet, open_data, precompute
 from harmony_diffusion.diffusion_training.step import (
     Conditions,
+    drops_other_control,
     drops_prompt,
     embed_prompts,
     encode_images,
@@ -149,6 +150,7 @@ class Conditioner:
         models: `vae`, `tokenizer` and `text_encoder`.
         image_channel: See `encode_images`.
         draw: Draws control images from composite and mask, or None.
+        draw_other: Draws those of a ControlNet that is there already; half of the samples go without it.
         empty_share: Share of samples without their prompt.
         device: Where to compute.
     """
@@ -161,9 +163,11 @@ class Conditioner:
         draw: Callable[[Tensor, Tensor], Tensor] | None,
         empty_share: float,
         device: torch.device,
+        draw_other: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.data, self.models, self.image_channel = data, models, image_channel
         self.draw, self.empty_share, self.device = draw, empty_share, device
+        self.draw_other = draw_other
 
     @torch.no_grad()
     def __call__(self, items: Item) -> Conditions:
@@ -174,7 +178,7 @@ class Conditioner:
             names = ("latents", "latent_mask", "image_latents")
             latents, mask, image_latents = (items[name].to(self.device) for name in names)
             pixels = (items[name].to(self.device).float() / 255 for name in ("composite", "mask"))
-            return Conditions(latents, mask, image_latents, text, self.draw(*pixels) if self.draw else None)
+            return Conditions(latents, mask, image_latents, text, *self.controls(items["key"], *pixels))
         prompts = [
             "" if drop else self.data.prompts[source]
             for source, drop in zip(items["source"].tolist(), dropped.tolist(), strict=True)
@@ -182,8 +186,15 @@ class Conditioner:
         text = embed_prompts(self.models["tokenizer"], self.models["text_encoder"], prompts)
         images = self.data.images(items, self.device)
         encoded = encode_images(self.models["vae"], images, self.image_channel)
-        control = self.draw(images.composite, images.mask) if self.draw else None
-        return Conditions(*encoded, text, control)
+        return Conditions(*encoded, text, *self.controls(items["key"], images.composite, images.mask))
+
+    def controls(self, keys: Tensor, composite: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the last three of the conditions."""
+        control = self.draw(composite, mask) if self.draw else None
+        if self.draw_other is None:
+            return control, None, None
+        there = ~drops_other_control(keys, 0.5)
+        return control, self.draw_other(composite, mask), there.to(composite)[:, None, None, None]
 
 
 def freeze(models: Mapping[str, Any], names: Sequence[str], device: torch.device, precision: str) -> None:

@@ -30,6 +30,8 @@ class Conditions(NamedTuple):
         image_latents: Z_ms, scaled latents of the background or of the composite, `(B, C, h, w)`.
         text: Embedded prompts, `(B, L, D)`.
         control: Control images in [0, 1], `(B, 3, H, W)`; None when the U-Net itself is trained.
+        other_control: Those of the other ControlNet, which is there already; None if there is none.
+        other_scale: Its scale for each sample, `(B, 1, 1, 1)`.
     """
 
     latents: Tensor
@@ -37,6 +39,8 @@ class Conditions(NamedTuple):
     image_latents: Tensor
     text: Tensor
     control: Tensor | None
+    other_control: Tensor | None = None
+    other_scale: Tensor | None = None
 
 
 @torch.no_grad()
@@ -84,6 +88,11 @@ def drops_prompt(keys: Tensor, share: float) -> Tensor:
     return KeyedDraws(keys).chance("prompt", share).bool()
 
 
+def drops_other_control(keys: Tensor, share: float) -> Tensor:
+    """Draw which samples go without the ControlNet that is there already, `(B,)` bool."""
+    return KeyedDraws(keys).chance("other_control", share).bool()
+
+
 def sample_noise(keys: Tensor, like: Tensor) -> Tensor:
     """Draw normal noise, of the shape, type and on the device of `like`."""
     draws = [generator_of(key, "noise").standard_normal(like.shape[1:], np.float32) for key in keys.tolist()]
@@ -111,6 +120,7 @@ class DenoisingObjective(nn.Module):
         snr_gamma: Weigh timesteps by min(SNR, gamma) / SNR, velocities by min(SNR, gamma) / (SNR + 1), so
             that those of little noise count less and the training converges sooner (Hang et al., ICCV 2023);
             None: all alike, as in the paper.
+        other: ControlNet of the other kind that is there already, frozen: the new one learns what is missing.
     """
 
     def __init__(
@@ -121,9 +131,10 @@ class DenoisingObjective(nn.Module):
         control_input: ControlInput = "noisy_latents",
         control_scale: float = 1.0,
         snr_gamma: float | None = None,
+        other: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.snr_gamma = snr_gamma
+        self.snr_gamma, self.other = snr_gamma, other
         self.unet, self.controlnet = unet, controlnet
         self.control_input, self.control_scale = control_input, control_scale
         self.noising = DDPMScheduler.from_config(scheduler.config)
@@ -133,15 +144,22 @@ class DenoisingObjective(nn.Module):
         noisy: Any = self.noising.add_noise(conditions.latents, noise, timesteps)
         sample = torch.cat([noisy, conditions.mask, conditions.image_latents], 1)  # equation 11
         down = middle = None
-        if self.controlnet is not None:
-            down, middle = self.controlnet(
+        for network, control, scale in (
+            (self.other, conditions.other_control, conditions.other_scale),
+            (self.controlnet, conditions.control, self.control_scale),
+        ):
+            if network is None:
+                continue
+            own_down, own_middle = network(
                 noisy if self.control_input == "noisy_latents" else sample,
                 timesteps,
                 encoder_hidden_states=conditions.text,
-                controlnet_cond=conditions.control,
-                conditioning_scale=self.control_scale,
+                controlnet_cond=control,
+                conditioning_scale=scale,
                 return_dict=False,
             )
+            down = own_down if down is None else [a + b for a, b in zip(down, own_down, strict=True)]
+            middle = own_middle if middle is None else middle + own_middle
         predicted = self.unet(
             sample,
             timesteps,

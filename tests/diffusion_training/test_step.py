@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_diffusion import call, make_pipe, object_mask, picture, trained_like
 
+from harmony_diffusion.controlnets import Control
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.diffusion_training.controls import ControlSettings
 from harmony_diffusion.diffusion_training.step import (
@@ -106,11 +107,46 @@ def test_loss_is_the_error_of_what_the_pipeline_predicts(control_input):
         masked_image_latents=given.image_latents,
         prompt_embeds=given.text,
     )
-    from harmony_diffusion.controlnets import Control
-
     active = [Control(controlnet, control, 1.0, (0.0, 1.0))]
     predicted = pipe.predict_noise(batch, step[0], active, "both")
     assert loss["loss"].item() == pytest.approx((predicted - noise).square().mean().item(), rel=1e-4)
+
+
+def test_other_controlnet_counts_as_in_the_pipeline_for_the_samples_that_have_it():
+    components = trained_like()
+    high, low = (ControlSettings(role).draw(images().composite, images().mask) for role in ("high", "low"))
+    given = conditions(components, low)._replace(other_control=high)
+    noise, step = sample_noise(KEYS[:1], given.latents), torch.tensor([400])
+    networks = (components["unet"], components["scheduler"], components["controlnet_low"])
+    beside = DenoisingObjective(*networks, other=components["controlnet_high"])
+
+    def loss(*scales):
+        count = len(scales)
+        tensors = (part.repeat(count, *[1] * (part.ndim - 1)) for part in given[:6])
+        scale = torch.tensor(scales)[:, None, None, None]
+        repeated = Conditions(*tensors, scale)
+        return beside(repeated, noise.repeat(count, 1, 1, 1), step.repeat(count))["loss"].item()
+
+    alone = DenoisingObjective(*networks)(given, noise, step)["loss"].item()
+    assert loss(0.0) == alone
+    assert loss(1.0, 0.0) == pytest.approx((loss(1.0) + alone) / 2, rel=1e-5)
+
+    pipe = make_pipe(components)
+    pipe._guidance_scale = 1.0
+    level = np.float32(components["scheduler"].alphas_cumprod[400])
+    batch = SimpleNamespace(
+        latents=level**0.5 * given.latents + (1 - level) ** 0.5 * noise,
+        mask=given.mask,
+        masked_image_latents=given.image_latents,
+        prompt_embeds=given.text,
+    )
+    active = [
+        Control(components[f"controlnet_{role}"], drawn, 1.0, (0.0, 1.0))
+        for role, drawn in (("high", high), ("low", low))
+    ]
+    predicted = pipe.predict_noise(batch, step[0], active, "both")
+    assert loss(1.0) == pytest.approx((predicted - noise).square().mean().item(), rel=1e-4)
+    assert loss(1.0) != pytest.approx(alone, rel=1e-3)
 
 
 def test_velocity_is_the_direction_in_which_noise_turns_into_the_picture():

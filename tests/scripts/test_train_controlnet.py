@@ -92,8 +92,10 @@ def test_chain_from_photographs_to_pipeline(photographs, tmp_path):
     assert finish("train_inpainting", arguments)
     arguments = [*data, *WIDTHS, "--pretrained_model_name_or_path", tmp_path / "base" / "model"]
     arguments += ["--learning_rate", "1e-2", "--validation_steps", "1", *VALIDATION]
-    for role in ("high", "low"):
-        assert finish("train_controlnet", [*arguments, "--control", role, "--output", tmp_path / role])
+    for role, others in (("high", []), ("low", ["--beside", tmp_path / "high" / "model"])):
+        assert finish(
+            "train_controlnet", [*arguments, *others, "--control", role, "--output", tmp_path / role]
+        )
     sheets = {path.name for path in (tmp_path / "low" / "validation").iterdir()}
     assert sheets == {"step-1.png", "step-2.png"}
     assert Image.open(tmp_path / "low" / "validation" / "step-2.png").size == (4 * 64, 2 * 64)
@@ -114,7 +116,12 @@ def test_chain_from_photographs_to_pipeline(photographs, tmp_path):
     assert np.array_equal(call(loaded).images[0], images[1, 1])
     card = (folders["low"] / "README.md").read_text()
     assert "foreground perturbed: yes" in card and "psnr" in card and str(tmp_path) not in card
-    assert "foreground perturbed: no" in (folders["high"] / "README.md").read_text()
+    assert "trained beside: high" in card
+    card = (folders["high"] / "README.md").read_text()
+    assert "foreground perturbed: no" in card and "trained beside: none" in card
+    again = [*arguments, "--beside", folders["low"], "--control", "low", "--output", tmp_path / "again"]
+    assert not finish("train_controlnet", again)
+    assert not (tmp_path / "again" / "model").exists()
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
