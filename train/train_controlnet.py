@@ -7,8 +7,8 @@
 edges (`high`) or blurred colours (`low`), the inpainting model the background. With `--perturb_foreground`
 colour and light of the foreground are changed before the control image is drawn; without it the blurred
 colours are the right ones already, and nothing teaches harmonization. It is on by default for `low`.
-`--beside FOLDER` adds what a trained ControlNet of the other kind says, to half of the samples, so that the new
-one can learn what that one leaves.
+`--beside FOLDER` adds what a trained ControlNet of the other kind says, to half of the samples, so that the
+new one can learn what that one leaves.
 
 OUTPUT_DIR gets `checkpoint-STEP` folders and at the end `model`, a ControlNet of diffusers with its card. The
 same command, run again after the process was killed, goes on from the newest checkpoint and ends with the
