@@ -392,8 +392,9 @@ def run(args: argparse.Namespace) -> None:
     samples = list_samples(args)
     batches = [samples[i : i + args.batch_size] for i in range(0, len(samples), args.batch_size)]
     state = PartialState(cpu=not torch.cuda.is_available())
-    predict = load_predictor(args, state.device)  # before anything is written, since it may refuse
     rows = ResumableRows(args.output, len(batches))
+    # Before anything is written, since it may refuse; not where nothing is left to do.
+    predict = load_predictor(args, state.device) if args.restart or rows.pending() else None
     if state.is_main_process:
         rows.prepare(settings_of(args, samples, protocols), restart=args.restart)
     state.wait_for_everyone()

@@ -199,11 +199,12 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     settings = control_settings(args)
     image_channel = read_pipeline_config(args.pretrained_model_name_or_path).get("image_channel", "masked")
     controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
-    frozen = ["unet", "vae", "text_encoder"]
-    if other := load_other(args, settings):
-        frozen.append(f"controlnet_{other.role}")
-        models[frozen[-1]] = ControlNetModel.from_pretrained(args.beside).float()
-        check_controlnet(models[frozen[-1]], models["unet"], args.control_input, args.beside)
+    other, beside = load_other(args, settings), None
+    if other:
+        beside = ControlNetModel.from_pretrained(args.beside).float()
+        check_controlnet(beside, models["unet"], args.control_input, args.beside)
+        models[f"controlnet_{other.role}"] = beside
+    frozen = [name for name, model in models.items() if isinstance(model, torch.nn.Module)]
     freeze(models, frozen, device, args.mixed_precision)
 
     data = open_split(args, args.train_split)
@@ -224,7 +225,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         args.control_input,
         args.control_scale,
         args.snr_gamma,
-        models[frozen[-1]] if other else None,
+        beside,
     )
     trained = TrainedModel(controlnet, optimizer, args, accelerator)
     start = trained.begin(objective, fixed)
