@@ -36,6 +36,7 @@ from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import KeyedView
 from harmony_diffusion.diffusion_training.controls import ROLES, ControlSettings, load_control_settings
 from harmony_diffusion.diffusion_training.data import DiffusionData
+from harmony_diffusion.diffusion_training.pixel_loss import PixelLoss
 from harmony_diffusion.diffusion_training.run import (
     FIXED,
     Board,
@@ -57,7 +58,11 @@ from harmony_diffusion.diffusion_training.run import (
     validation_images,
     write_card,
 )
-from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
+from harmony_diffusion.diffusion_training.step import (
+    DenoisingObjective,
+    sample_noise,
+    sample_timesteps,
+)
 from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.model_card import forget_origins
@@ -226,6 +231,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         args.control_scale,
         args.snr_gamma,
         beside,
+        PixelLoss(models["vae"]) if args.pixel_loss is not None else None,
     )
     trained = TrainedModel(controlnet, optimizer, args, accelerator)
     start = trained.begin(objective, fixed)
@@ -244,6 +250,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         args.proportion_empty_prompts,
         device,
         other.draw if other else None,
+        args.pixel_loss,
     )
     timestep_count = models["scheduler"].config.num_train_timesteps
     board = Board(args.output_dir, args.report_to) if is_main else None

@@ -33,6 +33,7 @@ from harmony_diffusion.base_models import load_base_components
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import KeyedView
 from harmony_diffusion.diffusion_training.data import DiffusionData
+from harmony_diffusion.diffusion_training.pixel_loss import PixelLoss
 from harmony_diffusion.diffusion_training.run import (
     FIXED,
     Board,
@@ -161,7 +162,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     fixed |= {"samples": len(samples), "batch": batch}
     if not args.lr_scheduler.startswith("constant"):
         fixed["steps"] = total
-    objective = DenoisingObjective(unet, models["scheduler"], snr_gamma=args.snr_gamma)
+    pixel_loss = PixelLoss(models["vae"]) if args.pixel_loss is not None else None
+    objective = DenoisingObjective(unet, models["scheduler"], snr_gamma=args.snr_gamma, pixel_loss=pixel_loss)
     trained = TrainedModel(unet, optimizer, args, accelerator)
     start = trained.begin(objective, fixed)
     positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)
@@ -171,7 +173,15 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         num_workers=args.dataloader_num_workers,
         pin_memory=device.type == "cuda",
     )
-    conditioner = Conditioner(data, models, args.image_channel, None, args.proportion_empty_prompts, device)
+    conditioner = Conditioner(
+        data,
+        models,
+        args.image_channel,
+        None,
+        args.proportion_empty_prompts,
+        device,
+        pixel_share=args.pixel_loss,
+    )
     timestep_count = models["scheduler"].config.num_train_timesteps
     board = Board(args.output_dir, args.report_to) if is_main else None
 

@@ -19,6 +19,7 @@ from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.photographs import parse_filters
 from harmony_diffusion.data.training_set import Item, KeyedView, PhotographSet, TrainingSet
 from harmony_diffusion.diffusion_training.data import DiffusionData, PrecomputedSet, open_data, precompute
+from harmony_diffusion.diffusion_training.pixel_loss import draw_pixel_weights
 from harmony_diffusion.diffusion_training.step import (
     Conditions,
     drops_other_control,
@@ -43,7 +44,7 @@ FIXED = (
     "resolution", "train_split", "filter", "max_train_samples", "proportion_empty_prompts", "precompute",
     "perturb_foreground", "seed", "learning_rate", "lr_scheduler", "lr_warmup_steps", "use_8bit_adam",
     "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm", "use_ema", "ema_decay",
-    "mixed_precision", "snr_gamma",
+    "mixed_precision", "snr_gamma", "pixel_loss",
 )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser, learning_rate: floa
     add("--adam_beta2", type=float, default=0.999)
     add("--adam_weight_decay", type=float, default=1e-2)
     add("--adam_epsilon", type=float, default=1e-8)
+    add("--pixel_loss", type=float, metavar="SHARE", help="count errors by what they do to the decoded picture: to first order, and for this share of the samples by decoding them")  # fmt: skip  # noqa: E501
     add("--snr_gamma", type=float, help="weigh timesteps by at most so much SNR; 5 is usual")
     add("--max_grad_norm", type=float, default=1.0, help="clip gradients to this norm; 0: do not")
     add("--use_ema", action="store_true", help="validate and publish a moving average of the weights")
@@ -124,6 +126,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--resolution must be a multiple of 64, as the pipeline's working size is")
     if not 0 <= args.proportion_empty_prompts <= 1:
         parser.error("--proportion_empty_prompts must be in [0, 1]")
+    if args.pixel_loss is not None and not 0 <= args.pixel_loss <= 1:
+        parser.error("--pixel_loss must be in [0, 1]")
 
 
 def open_split(args: argparse.Namespace, split: str, composer: Any = None) -> DiffusionData:
@@ -151,6 +155,7 @@ class Conditioner:
         image_channel: See `encode_images`.
         draw: Draws control images from composite and mask, or None.
         draw_other: Draws those of a ControlNet that is there already; half of the samples go without it.
+        pixel_share: Share of samples to be decoded by `PixelLoss`.
         empty_share: Share of samples without their prompt.
         device: Where to compute.
     """
@@ -164,10 +169,11 @@ class Conditioner:
         empty_share: float,
         device: torch.device,
         draw_other: Callable[[Tensor, Tensor], Tensor] | None = None,
+        pixel_share: float | None = None,
     ) -> None:
         self.data, self.models, self.image_channel = data, models, image_channel
         self.draw, self.empty_share, self.device = draw, empty_share, device
-        self.draw_other = draw_other
+        self.draw_other, self.pixel_share = draw_other, pixel_share
 
     @torch.no_grad()
     def __call__(self, items: Item) -> Conditions:
@@ -189,12 +195,13 @@ class Conditioner:
         return Conditions(*encoded, text, *self.controls(items["key"], images.composite, images.mask))
 
     def controls(self, keys: Tensor, composite: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the last three of the conditions."""
+        """Return the last four of the conditions."""
         control = self.draw(composite, mask) if self.draw else None
+        pixels = draw_pixel_weights(keys, self.pixel_share).to(composite) if self.pixel_share else None
         if self.draw_other is None:
-            return control, None, None
-        there = ~drops_other_control(keys, 0.5)
-        return control, self.draw_other(composite, mask), there.to(composite)[:, None, None, None]
+            return control, None, None, pixels
+        there = (~drops_other_control(keys, 0.5)).to(composite)[:, None, None, None]
+        return control, self.draw_other(composite, mask), there, pixels
 
 
 def freeze(models: Mapping[str, Any], names: Sequence[str], device: torch.device, precision: str) -> None:

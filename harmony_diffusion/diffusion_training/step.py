@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harmony_diffusion.controlnets import ControlInput
 from harmony_diffusion.data.keyed_random import KeyedDraws, generator_of
+from harmony_diffusion.diffusion_training.pixel_loss import PixelLoss
 from harmony_diffusion.pipelines.working_picture import HOLE_THRESHOLD
 from harmony_diffusion.validation import Triple
 
@@ -32,6 +33,7 @@ class Conditions(NamedTuple):
         control: Control images in [0, 1], `(B, 3, H, W)`; None when the U-Net itself is trained.
         other_control: Those of the other ControlNet, which is there already; None if there is none.
         other_scale: Its scale for each sample, `(B, 1, 1, 1)`.
+        pixel_weights: What the error of the decoded picture counts for each sample, `(B,)`; 0: it is not.
     """
 
     latents: Tensor
@@ -41,6 +43,7 @@ class Conditions(NamedTuple):
     control: Tensor | None
     other_control: Tensor | None = None
     other_scale: Tensor | None = None
+    pixel_weights: Tensor | None = None
 
 
 @torch.no_grad()
@@ -121,6 +124,7 @@ class DenoisingObjective(nn.Module):
             that those of little noise count less and the training converges sooner (Hang et al., ICCV 2023);
             None: all alike, as in the paper.
         other: ControlNet of the other kind that is there already, frozen: the new one learns what is missing.
+        pixel_loss: Counts errors by what they do to the picture; None: all latents alike, as in the paper.
     """
 
     def __init__(
@@ -132,8 +136,10 @@ class DenoisingObjective(nn.Module):
         control_scale: float = 1.0,
         snr_gamma: float | None = None,
         other: nn.Module | None = None,
+        pixel_loss: PixelLoss | None = None,
     ) -> None:
         super().__init__()
+        self.pixel_loss = pixel_loss
         self.snr_gamma, self.other = snr_gamma, other
         self.unet, self.controlnet = unet, controlnet
         self.control_input, self.control_scale = control_input, control_scale
@@ -168,12 +174,39 @@ class DenoisingObjective(nn.Module):
             mid_block_additional_residual=middle,
             return_dict=False,
         )[0]
+        return {"loss": self.loss(predicted.float(), conditions, noise, noisy, timesteps)}
+
+    def loss(
+        self, predicted: Tensor, conditions: Conditions, noise: Tensor, noisy: Tensor, timesteps: Tensor
+    ) -> Tensor:
+        """Return the loss of what the U-Net predicted."""
         velocity = self.noising.config["prediction_type"] == "v_prediction"
         target: Any = noise
         if velocity:
             target = self.noising.get_velocity(conditions.latents, noise, timesteps)
-        if self.snr_gamma is None:
-            return {"loss": F.mse_loss(predicted.float(), target.float())}
+        errors = (predicted - target.float()).square()
         snr = compute_snr(self.noising, timesteps)
-        errors = (predicted.float() - target.float()).square().mean((1, 2, 3))
-        return {"loss": (errors * snr.clamp_max(self.snr_gamma) / (snr + 1 if velocity else snr)).mean()}
+        if self.pixel_loss is None:
+            errors = errors.mean((1, 2, 3))
+        else:
+            errors = (errors * self.pixel_loss.channel_weights).mean((1, 2, 3))
+            errors = errors + self.pixel_errors(predicted, conditions, noisy, snr)
+        if self.snr_gamma is not None:
+            errors = errors * snr.clamp_max(self.snr_gamma) / (snr + 1 if velocity else snr)
+        return errors.mean()
+
+    def pixel_errors(self, predicted: Tensor, conditions: Conditions, noisy: Tensor, snr: Tensor) -> Tensor:
+        """Return the errors of the decoded pictures as errors of what is predicted, `(B,)`, weighed."""
+        weights = conditions.pixel_weights
+        errors = torch.zeros_like(snr)
+        if self.pixel_loss is None or weights is None or not weights.any():
+            return errors
+        chosen = weights.nonzero()[:, 0]
+        snr, weights, noisy, predicted = snr[chosen], weights[chosen], noisy[chosen], predicted[chosen]
+        level = (snr / (snr + 1)).view(-1, 1, 1, 1)
+        if self.noising.config["prediction_type"] == "v_prediction":
+            clean, weights = level.sqrt() * noisy - (1 - level).sqrt() * predicted, weights * (snr + 1)
+        else:
+            clean, weights = (noisy - (1 - level).sqrt() * predicted) / level.sqrt(), weights * snr
+        decoded = self.pixel_loss.errors(clean, conditions.latents[chosen])
+        return errors.index_add(0, chosen, weights * decoded)

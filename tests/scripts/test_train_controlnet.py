@@ -89,10 +89,11 @@ def changed(folder, original):
 def test_chain_from_photographs_to_pipeline(photographs, tmp_path):
     data = ["--data", photographs, "--caption_column", "label", *SMALL, "--max_train_steps", "2"]
     arguments = [*data, "--random_base", "tiny", "--output", tmp_path / "base", *VALIDATION]
-    assert finish("train_inpainting", arguments)
+    assert finish("train_inpainting", [*arguments, "--pixel_loss", "0.5"])
     arguments = [*data, *WIDTHS, "--pretrained_model_name_or_path", tmp_path / "base" / "model"]
     arguments += ["--learning_rate", "1e-2", "--validation_steps", "1", *VALIDATION]
-    for role, others in (("high", []), ("low", ["--beside", tmp_path / "high" / "model"])):
+    beside = ["--beside", tmp_path / "high" / "model", "--pixel_loss", "0.5"]
+    for role, others in (("high", []), ("low", beside)):
         assert finish(
             "train_controlnet", [*arguments, *others, "--control", role, "--output", tmp_path / role]
         )
@@ -207,6 +208,7 @@ def test_warm_up_counts_steps_of_the_optimizer(photographs, base, tmp_path):
     [
         (["--resolution", "100"], "multiple of 64"),
         (["--captions", "a", "--caption_column", "b"], "give one"),
+        (["--pixel_loss", "1.5"], "must be in [0, 1]"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(extra, told, photographs, base, tmp_path, capfd):
@@ -237,6 +239,7 @@ def test_two_processes_equal_one(shared_out, extra, photographs, base, tmp_path)
     # With the usual epsilon of Adam, gradients that are 0 but for rounding become whole steps.
     options = ["--control", "low", "--max_train_steps", "10", "--use_ema", "--adam_epsilon", "1e-4"]
     options += ["--learning_rate", "1e-3", "--caption_column", "label", "--proportion_empty_prompts", "0.5"]
+    options += ["--pixel_loss", "0.5"]
     options += extra
     script = ROOT / "train" / "train_controlnet.py"
     one = [*common(photographs, base, tmp_path / "one"), *options, "--train_batch_size", "4"]
