@@ -58,11 +58,7 @@ from harmony_diffusion.diffusion_training.run import (
     validation_images,
     write_card,
 )
-from harmony_diffusion.diffusion_training.step import (
-    DenoisingObjective,
-    sample_noise,
-    sample_timesteps,
-)
+from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
 from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.model_card import forget_origins

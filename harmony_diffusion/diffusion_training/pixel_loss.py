@@ -59,6 +59,23 @@ class PixelLoss:
         self.total = sensitivities.sum()
         self.channel_weights = (sensitivities / sensitivities.mean())[:, None, None]
 
+    def __call__(self, latents: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+        """Return weighed squared errors of the decoded picture, `(B,)`.
+
+        Args:
+            latents: Scaled latents, `(B, C, h, w)`.
+            wanted: What they should be.
+            weights: What each sample counts, `(B,)`; those of weight 0 are not decoded.
+
+        Returns:
+            Errors that are to first order those of the latents, weighted by channel; 0 for weight 0.
+        """
+        chosen = weights.nonzero()[:, 0]
+        errors = torch.zeros_like(weights)
+        if not len(chosen):
+            return errors
+        return errors.index_add(0, chosen, weights[chosen] * self.errors(latents[chosen], wanted[chosen]))
+
     def errors(self, latents: Tensor, wanted: Tensor) -> Tensor:
         """Return the squared errors of decoded latents, `(B,)`; to first order those of the weighted ones."""
         with torch.no_grad():

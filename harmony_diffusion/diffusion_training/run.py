@@ -154,10 +154,10 @@ class Conditioner:
         models: `vae`, `tokenizer` and `text_encoder`.
         image_channel: See `encode_images`.
         draw: Draws control images from composite and mask, or None.
-        draw_other: Draws those of a ControlNet that is there already; half of the samples go without it.
-        pixel_share: Share of samples to be decoded by `PixelLoss`.
         empty_share: Share of samples without their prompt.
         device: Where to compute.
+        draw_other: Draws those of a ControlNet that is there already; half of the samples go without it.
+        pixel_share: Share of samples to be decoded by `PixelLoss`.
     """
 
     def __init__(
@@ -178,30 +178,35 @@ class Conditioner:
     @torch.no_grad()
     def __call__(self, items: Item) -> Conditions:
         """Return the conditions of a micro-batch."""
-        dropped = drops_prompt(items["key"], self.empty_share)
+        keys = items["key"]
+        dropped = drops_prompt(keys, self.empty_share)
         if "latents" in items:
             text = torch.where(dropped[:, None, None], items["empty_text"], items["text"]).to(self.device)
             names = ("latents", "latent_mask", "image_latents")
-            latents, mask, image_latents = (items[name].to(self.device) for name in names)
-            pixels = (items[name].to(self.device).float() / 255 for name in ("composite", "mask"))
-            return Conditions(latents, mask, image_latents, text, *self.controls(items["key"], *pixels))
-        prompts = [
-            "" if drop else self.data.prompts[source]
-            for source, drop in zip(items["source"].tolist(), dropped.tolist(), strict=True)
-        ]
-        text = embed_prompts(self.models["tokenizer"], self.models["text_encoder"], prompts)
-        images = self.data.images(items, self.device)
-        encoded = encode_images(self.models["vae"], images, self.image_channel)
-        return Conditions(*encoded, text, *self.controls(items["key"], images.composite, images.mask))
-
-    def controls(self, keys: Tensor, composite: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the last four of the conditions."""
-        control = self.draw(composite, mask) if self.draw else None
+            latents, hole, image_latents = (items[name].to(self.device) for name in names)
+            composite, mask = (items[name].to(self.device).float() / 255 for name in ("composite", "mask"))
+        else:
+            prompts = [
+                "" if drop else self.data.prompts[source]
+                for source, drop in zip(items["source"].tolist(), dropped.tolist(), strict=True)
+            ]
+            text = embed_prompts(self.models["tokenizer"], self.models["text_encoder"], prompts)
+            images = self.data.images(items, self.device)
+            latents, hole, image_latents = encode_images(self.models["vae"], images, self.image_channel)
+            composite, mask = images.composite, images.mask
         pixels = draw_pixel_weights(keys, self.pixel_share).to(composite) if self.pixel_share else None
+        controls = self.controls(keys, composite, mask)
+        return Conditions(latents, hole, image_latents, text, *controls, pixels)
+
+    def controls(
+        self, keys: Tensor, composite: Tensor, mask: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return `control`, `other_control` and `other_scale` of the conditions."""
+        control = self.draw(composite, mask) if self.draw else None
         if self.draw_other is None:
-            return control, None, None, pixels
+            return control, None, None
         there = (~drops_other_control(keys, 0.5)).to(composite)[:, None, None, None]
-        return control, self.draw_other(composite, mask), there, pixels
+        return control, self.draw_other(composite, mask), there
 
 
 def freeze(models: Mapping[str, Any], names: Sequence[str], device: torch.device, precision: str) -> None:

@@ -185,28 +185,20 @@ class DenoisingObjective(nn.Module):
         if velocity:
             target = self.noising.get_velocity(conditions.latents, noise, timesteps)
         errors = (predicted - target.float()).square()
+        if self.pixel_loss is not None:
+            errors = errors * self.pixel_loss.channel_weights
+        errors = errors.mean((1, 2, 3))
+        if self.pixel_loss is None and self.snr_gamma is None:
+            return errors.mean()
         snr = compute_snr(self.noising, timesteps)
-        if self.pixel_loss is None:
-            errors = errors.mean((1, 2, 3))
-        else:
-            errors = (errors * self.pixel_loss.channel_weights).mean((1, 2, 3))
-            errors = errors + self.pixel_errors(predicted, conditions, noisy, snr)
+        factor = snr + 1 if velocity else snr  # by which errors of the prediction exceed those of the latents
+        if self.pixel_loss is not None and conditions.pixel_weights is not None:
+            level = (snr / (snr + 1)).view(-1, 1, 1, 1)
+            if velocity:
+                clean = level.sqrt() * noisy - (1 - level).sqrt() * predicted
+            else:
+                clean = (noisy - (1 - level).sqrt() * predicted) / level.sqrt()
+            errors = errors + factor * self.pixel_loss(clean, conditions.latents, conditions.pixel_weights)
         if self.snr_gamma is not None:
-            errors = errors * snr.clamp_max(self.snr_gamma) / (snr + 1 if velocity else snr)
+            errors = errors * snr.clamp_max(self.snr_gamma) / factor
         return errors.mean()
-
-    def pixel_errors(self, predicted: Tensor, conditions: Conditions, noisy: Tensor, snr: Tensor) -> Tensor:
-        """Return the errors of the decoded pictures as errors of what is predicted, `(B,)`, weighed."""
-        weights = conditions.pixel_weights
-        errors = torch.zeros_like(snr)
-        if self.pixel_loss is None or weights is None or not weights.any():
-            return errors
-        chosen = weights.nonzero()[:, 0]
-        snr, weights, noisy, predicted = snr[chosen], weights[chosen], noisy[chosen], predicted[chosen]
-        level = (snr / (snr + 1)).view(-1, 1, 1, 1)
-        if self.noising.config["prediction_type"] == "v_prediction":
-            clean, weights = level.sqrt() * noisy - (1 - level).sqrt() * predicted, weights * (snr + 1)
-        else:
-            clean, weights = (noisy - (1 - level).sqrt() * predicted) / level.sqrt(), weights * snr
-        decoded = self.pixel_loss.errors(clean, conditions.latents[chosen])
-        return errors.index_add(0, chosen, weights * decoded)
