@@ -59,9 +59,20 @@ def diffusion_card_head(*tags: str) -> str:
     return "\n".join([*lines, "---", ""])
 
 
+def told_name(name: str | Path) -> str:
+    """Return how a card names a file or folder; where it lies on this machine is nobody's business.
+
+    Of an absolute path the last part, with the one before it for the folder `model` that our scripts write.
+    """
+    path = Path(name)
+    if not path.is_absolute():
+        return str(name)
+    return f"{path.parent.name}/model" if path.name == "model" else path.name
+
+
 def launch_command() -> str:
-    """Return how the running script was launched; where things lie on this machine is nobody's business."""
-    given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    """Return how the running script was launched."""
+    given = [told_name(word) for word in sys.argv[1:]]
     return shlex.join(["accelerate", "launch", f"train/{Path(sys.argv[0]).name}", *given])
 
 

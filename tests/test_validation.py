@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from harmony_diffusion.model_card import write_model_card
+from harmony_diffusion.model_card import told_name, write_model_card
 from harmony_diffusion.models import create_model
 from harmony_diffusion.validation import Triple, validate
 
@@ -53,3 +53,17 @@ def test_card_tells_command_data_and_scores(tmp_path):
     assert "$" not in text
     unscored = write_model_card(tmp_path, "imrsf_dam_gct", command="", training={}, data={}, results={})
     assert "not run" in unscored.read_text("utf-8") and "]()" not in unscored.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("stabilityai/stable-diffusion-2-inpainting", "stabilityai/stable-diffusion-2-inpainting"),
+        ("outputs/low/model", "outputs/low/model"),
+        ("/home/name/outputs/low/model", "low/model"),
+        ("/home/name/photographs", "photographs"),
+        ("--sigma", "--sigma"),
+    ],
+)
+def test_card_does_not_tell_where_things_lie(name, told):
+    assert told_name(name) == told

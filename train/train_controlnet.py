@@ -61,7 +61,7 @@ from harmony_diffusion.diffusion_training.run import (
 from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
 from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.model_card import forget_origins
+from harmony_diffusion.model_card import forget_origins, told_name
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.training import (
     BatchPositions,
@@ -168,16 +168,16 @@ def publish(
     scores: dict[str, float],
 ) -> None:
     """Write OUTPUT_DIR/model with its card, and upload it if asked."""
-    base = Path(args.pretrained_model_name_or_path or "Stable Diffusion 2 inpainting").name
 
     def write(folder: Path) -> None:
         (copy.deepcopy(controlnet).half() if args.half else controlnet).save_pretrained(folder)
         settings.save(folder)
         forget_origins(folder)
         own = {
-            "base": base,
+            "base": told_name(args.pretrained_model_name_or_path or "Stable Diffusion 2 inpainting"),
+            "started from": told_name(args.controlnet_model_name_or_path or "the encoder of the base"),
             **asdict(settings),
-            "trained beside": args.beside.parent.name if args.beside else "none",
+            "trained beside": told_name(args.beside or "none"),
         }
         facts = {"Training": {**own, **training}, "Data": data.facts}
         title = f"ControlNet for the {'edges' if args.control == 'high' else 'colours'} of a foreground"

@@ -39,7 +39,7 @@ from harmony_diffusion.data.synthetic import SyntheticComposites, jitter, refere
 from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, PhotographSet, TrainingSet
 from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError
-from harmony_diffusion.model_card import forget_origins, launch_command, write_model_card
+from harmony_diffusion.model_card import forget_origins, launch_command, told_name, write_model_card
 from harmony_diffusion.models import MODELS, create_model, load_model, model_class
 from harmony_diffusion.models.efficientnet import init_lite0_from_imagenet
 from harmony_diffusion.models.idih import IDIH
@@ -399,7 +399,7 @@ def publish(
             "resolution": args.resolution,
             "loss": args.loss,
             "seed": args.seed,
-            "started from": args.pretrained_model.name if args.pretrained_model else "random weights",
+            "started from": told_name(args.pretrained_model) if args.pretrained_model else "random weights",
         }
         if args.imagenet_encoder:
             training["started from"] = "ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"

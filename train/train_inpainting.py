@@ -57,7 +57,7 @@ from harmony_diffusion.diffusion_training.run import (
 )
 from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
 from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
-from harmony_diffusion.model_card import forget_origins
+from harmony_diffusion.model_card import forget_origins, told_name
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.random_weights import BASES, random_components
 from harmony_diffusion.tiny_autoencoder import load_taef2
@@ -115,7 +115,7 @@ def publish(
 ) -> None:
     """Write OUTPUT_DIR/model with its card, and upload it if asked."""
     origin = args.pretrained_model_name_or_path or "Stable Diffusion 2 inpainting"
-    training = {"started from": "random weights" if args.random_base else Path(origin).name, **training}
+    training = {"started from": "random weights" if args.random_base else told_name(origin), **training}
     training["image channel"] = args.image_channel
     training["predicts"] = models["scheduler"].config.prediction_type
 

@@ -117,7 +117,7 @@ def test_chain_from_photographs_to_pipeline(photographs, tmp_path):
     assert np.array_equal(call(loaded).images[0], images[1, 1])
     card = (folders["low"] / "README.md").read_text()
     assert "foreground perturbed: yes" in card and "psnr" in card and str(tmp_path) not in card
-    assert "trained beside: high" in card
+    assert "trained beside: high/model" in card and "base: base/model" in card
     card = (folders["high"] / "README.md").read_text()
     assert "foreground perturbed: no" in card and "trained beside: none" in card
     again = [*arguments, "--beside", folders["low"], "--control", "low", "--output", tmp_path / "again"]
@@ -367,7 +367,7 @@ def test_recipe_runs_two_steps(role, photographs, base, tmp_path):
 
 
 @pytest.mark.slow
-def test_mini_recipe_trains_four_models_and_makes_tables(shared, tmp_path):
+def test_mini_recipe_trains_its_models_and_makes_tables(shared, tmp_path):
     photographs = save_photographs(tmp_path / "photographs", tested=4)
     benchmark = tmp_path / "benchmark" / "HCOCO"
     for folder in ("composite_images", "masks", "real_images"):
@@ -376,7 +376,14 @@ def test_mini_recipe_trains_four_models_and_makes_tables(shared, tmp_path):
         shutil.copy(photographs / "made" / "9.jpg", benchmark / kind / f"a{suffix}.jpg")
     shutil.copy(photographs / "made" / "9.png", benchmark / "masks" / "a_1.png")
     (benchmark / "HCOCO_test.txt").write_text("a_1_1.jpg\n")
-    sizes = {"BASE_STEPS": "1", "CONTROL_STEPS": "1", "BATCH": "2", "SIZE": "64", "SAMPLING_STEPS": "1"}
+    sizes = {
+        "BASE_STEPS": "1",
+        "CONTROL_STEPS": "1",
+        "PICTURE_STEPS": "1",
+        "BATCH": "2",
+        "SIZE": "64",
+        "SAMPLING_STEPS": "1",
+    }
     sizes |= {"SCALES": "1.0", "PERTURBED_SCALES": "1.0", "VARIANTS": "1", "TRAIN_LIMIT": "2"}
     sizes |= {"BENCHMARK": str(tmp_path / "benchmark"), "DETAILS": "preserve"}
     command = ["bash", ROOT / "train" / "recipes" / "mini_dual_controlnet.sh", photographs]
