@@ -10,10 +10,10 @@
 # they make the pipelines `perturbed` and `plain`, whose tables come to `eval/tables`. Killed, the same command goes on
 # where it was.
 #
-# Unlike the paper's, these ControlNets are trained for the picture and not for its latents, since two of TAEF2's 32
-# channels hold most of the light: first with a weight for each channel (`draft`), then on decoded pictures. And `high`
-# is trained beside `low_plain` for half of its samples, not apart.
-# Hardware: two CPU cores: 40 minutes to encode the crops, 48 to train the base, 42 for the drafts, 30 for the
+# The ControlNets are trained apart and for the latents first, as in the paper (`draft_…`), and then for decoded
+# pictures, unlike there, since two of TAEF2's 32 channels hold most of the light; `high` beside `low_plain`, for half of
+# its samples.
+# Hardware: two CPU cores: 40 minutes to encode the crops, 48 to train the base, 36 for the drafts, 40 for the
 # ControlNets, 45 for the tables. 2.1 GB. Or a GPU with PROCESSES=1 DEVICE=cuda.
 # Expected: the tables of checkpoints/mini_dual_controlnet.
 #
@@ -41,8 +41,7 @@ shared=(--data "$DATA" --caption_column label --max_train_samples "$TRAIN_LIMIT"
 controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_embedding 8 16 32 64 --unit_embedding
   --sigma $((SIZE / 64)))
 draft=("${controlnet[@]}" --max_train_steps "$CONTROL_STEPS" --learning_rate 1e-3 --lr_warmup_steps 50
-  --ema_decay 0.995 --pixel_loss 0)
-final=("${controlnet[@]}" --learning_rate 3e-4 --lr_warmup_steps 20 --ema_decay 0.98 --pixel_loss 0.25)
+  --ema_decay 0.995)
 high=(--control high --precomputed_dir "$OUT/latents")
 low_plain=(--control low --precomputed_dir "$OUT/latents" --no-perturb_foreground)
 low_perturbed=(--control low --precomputed_dir "$OUT/latents_perturbed" --precompute 1)
@@ -57,24 +56,23 @@ stage() { # PROCESSES NAME SCRIPT ARGUMENTS...: train, unless it is done
 stage "$PROCESSES" base train_inpainting --random_base mini --taef2 "$TAEF2" --max_train_steps "$BASE_STEPS" \
   --learning_rate 3e-4 --lr_warmup_steps 500 --ema_decay 0.999 --precomputed_dir "$OUT/latents"
 
-stage 1 draft/low_plain train_controlnet "${draft[@]}" "${low_plain[@]}" &
-beside=$!
-stage 1 draft/low_perturbed train_controlnet "${draft[@]}" "${low_perturbed[@]}"
-wait "$beside"
-stage "$PROCESSES" draft/high train_controlnet "${draft[@]}" "${high[@]}" --beside "$OUT/draft/low_plain/model"
+stage 1 draft_high train_controlnet "${draft[@]}" "${high[@]}" &
+trainings=($!)
+stage 1 draft_low_plain train_controlnet "${draft[@]}" "${low_plain[@]}" &
+trainings+=($!)
+stage 1 draft_low_perturbed train_controlnet "${draft[@]}" "${low_perturbed[@]}" &
+trainings+=($!)
+for training in "${trainings[@]}"; do wait "$training"; done
 
-from_draft() { # PROCESSES NAME STEPS ARGUMENTS...: train on decoded pictures, which takes three times as long
-  local processes=$1 name=$2 steps=$3
-  shift 3
-  stage "$processes" "$name" train_controlnet "${final[@]}" --max_train_steps "$steps" \
-    --controlnet_model_name_or_path "$OUT/draft/$name/model" "$@"
+finish() { # NAME STEPS ARGUMENTS...: train a draft for decoded pictures, each step of which takes three times as long
+  local name=$1 steps=$2
+  shift 2
+  stage "$PROCESSES" "$name" train_controlnet "${controlnet[@]}" --max_train_steps "$steps" --learning_rate 5e-4 \
+    --lr_warmup_steps 20 --ema_decay 0.98 --pixel_loss 0.25 --controlnet_model_name_or_path "$OUT/draft_$name/model" "$@"
 }
-
-from_draft 1 low_plain "$PICTURE_STEPS" "${low_plain[@]}" &
-beside=$!
-from_draft 1 low_perturbed "$PICTURE_STEPS" "${low_perturbed[@]}"
-wait "$beside"
-from_draft "$PROCESSES" high $((2 * PICTURE_STEPS)) "${high[@]}" --beside "$OUT/low_plain/model"
+finish low_plain "$PICTURE_STEPS" "${low_plain[@]}"
+finish low_perturbed "$PICTURE_STEPS" "${low_perturbed[@]}"
+finish high $((2 * PICTURE_STEPS)) "${high[@]}" --beside "$OUT/low_plain/model"
 
 for low in plain perturbed; do
   [ -d "$OUT/$low" ] || python "$here/train/make_pipeline.py" --base "$OUT/base/model" --high "$OUT/high/model" \
