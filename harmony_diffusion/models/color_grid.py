@@ -42,6 +42,8 @@ class ColorGrid(ModelMixin, ConfigMixin):
         heads: Its heads; must divide `channels`.
         average_mirrored: In evaluation, average the grid with that of the mirrored picture: twice the time,
             a little nearer to the truth.
+        border_dropout: Share of training samples whose border and rim features are replaced by zeros. A real
+            paste has no shared border: what is read there must not be needed.
 
     Raises:
         InputError: `encoder_size` is no multiple of 32, or `channels` none of `heads`.
@@ -68,6 +70,7 @@ class ColorGrid(ModelMixin, ConfigMixin):
         depth: int = 3,
         heads: int = 5,
         average_mirrored: bool = False,
+        border_dropout: float = 0.25,
     ) -> None:
         super().__init__()
         if encoder_size % 32:
@@ -75,6 +78,7 @@ class ColorGrid(ModelMixin, ConfigMixin):
         if channels % heads:
             raise InputError("channels", f"must be a multiple of heads, got {channels} and {heads}")
         self.encoder_size, self.average_mirrored = encoder_size, average_mirrored
+        self.border_dropout = border_dropout
         self.backbone = Lite0Pyramid()
         low, middle, high = self.backbone.out_channels
         self.borders = nn.ModuleList(BorderPairs() for _ in range(2))
@@ -144,6 +148,10 @@ class ColorGrid(ModelMixin, ConfigMixin):
         local, overall = self.rim(sums, side)
         pairs.append(local)
         pairs_of_all.append(overall)
+        if self.training and self.border_dropout:
+            kept = (torch.rand(len(composite), 1, device=composite.device) >= self.border_dropout).float()
+            pairs = [part * kept[..., None, None] for part in pairs]
+            pairs_of_all = [part * kept for part in pairs_of_all]
         cells = torch.cat((features, cell_colors(F.avg_pool2d(moments, _CELLS)), *pairs), 1)
         tokens = self.embed(cells.flatten(2).mT.to(dtype)) + self.position
         statistics = torch.cat((region_statistics(small, small_mask), *pairs_of_all), 1)
