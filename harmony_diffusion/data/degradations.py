@@ -120,16 +120,17 @@ def imperfect_masks(mask: Tensor, draws: KeyedDraws, apart: Tensor | None = None
     sigma = draws.uniform("mask/sigma", low=0.5, high=2.0)
     for row, kind in enumerate(tuple(MASK_KINDS)[number] for number in kinds.tolist()):
         one, pixels = slice(row, row + 1), reach[row]
+        edge = opacity[one] if apart[row] else mask[one]
         if kind == "hardened":
             given[one] = (opacity[one] >= 0.5).to(mask)
         elif kind == "blurred":
-            given[one] = _blur(opacity[one], sigma[one])
+            given[one] = _blur(edge, sigma[one])
         elif kind == "dilated":
-            given[one] = F.max_pool2d(opacity[one], 2 * pixels + 1, 1, pixels)
+            given[one] = F.max_pool2d(edge, 2 * pixels + 1, 1, pixels)
         elif kind == "eroded":
-            given[one] = 1 - F.max_pool2d(1 - opacity[one], 2 * pixels + 1, 1, pixels)
+            given[one] = 1 - F.max_pool2d(1 - edge, 2 * pixels + 1, 1, pixels)
         elif kind == "shifted":
-            padded = F.pad(opacity[one], (pixels,) * 4, mode="replicate")
+            padded = F.pad(edge, (pixels,) * 4, mode="replicate")
             x, y = ((0, 1), (2, 1), (1, 0), (1, 2))[int(sides[row])]
             window = padded[:, :, y * pixels :, x * pixels :]
             given[one] = window[:, :, : mask.shape[2], : mask.shape[3]]
