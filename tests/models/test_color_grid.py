@@ -44,6 +44,32 @@ def test_fresh_model_changes_nothing(model, tiny_sample):
     assert torch.count_nonzero(model.predict_filters(composite, mask)) == 0
 
 
+def test_border_dropout_hides_the_border_in_training_alone(trained, tiny_sample):
+    composite, mask = tiny_sample
+    trained.border_dropout = 1.0
+    seen = trained.predict_filters(composite, mask)
+    hidden = trained.train().predict_filters(composite, mask)
+    for part in (*trained.borders, trained.rim):
+        for parameter in part.parameters():
+            parameter.data.zero_()
+    assert not torch.allclose(seen, hidden)
+    torch.testing.assert_close(trained.predict_filters(composite, mask), hidden)
+
+
+def test_frozen_layers_run_in_half_precision_in_training_alone(model, tiny_sample):
+    composite, _ = tiny_sample
+    image = torch.nn.functional.interpolate(composite, (64, 64))
+    exact = model.backbone(image)
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(not name.startswith(("stem.", "blocks.0.", "blocks.1.")))
+    assert all(torch.equal(a, b) for a, b in zip(exact, model.backbone(image), strict=True))
+    rounded = model.backbone.train()(image)
+    assert rounded[-1].dtype == torch.float32 and rounded[-1].requires_grad
+    for level, wanted in zip(rounded, exact, strict=True):
+        assert not torch.equal(level, wanted)
+        assert (level - wanted).std() < 0.05 * wanted.std()
+
+
 def test_filters_are_a_matrix_on_seven_functions_of_the_color(model):
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 5, 7, generator=generator)
