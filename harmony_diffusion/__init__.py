@@ -17,7 +17,7 @@ _HOME = {
     "StableDiffusionHarmonizationPipeline": "harmony_diffusion.pipelines.stable_diffusion",
     "load_pipeline": "harmony_diffusion.pipelines.loading",
     "HarmonizationOutput": "harmony_diffusion.pipelines.output",
-    "Picture": "harmony_diffusion.image_processor",
+    "Picture": "harmony_diffusion.images.picture",
     "HarmonyError": "harmony_diffusion.errors",
     "InputError": "harmony_diffusion.errors",
 }
@@ -38,7 +38,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from harmony_diffusion.errors import HarmonyError, InputError
-    from harmony_diffusion.image_processor import Picture
+    from harmony_diffusion.images.picture import Picture
     from harmony_diffusion.models import MODELS, create_model, load_model
     from harmony_diffusion.models.harmonizer import Harmonizer
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
