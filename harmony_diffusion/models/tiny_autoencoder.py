@@ -4,6 +4,7 @@ Paper: none.  Official code: https://github.com/madebyollin/taesd (MIT).  Change
 diffusers has them; diffusers' own `AutoencoderTiny` lacks the branch of group norms at the lowest resolution.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import CheckpointError
+
+# Pipelines saved by 0.1.0 name this module by its old address, and diffusers looks it up among the modules that
+# are already imported.
+sys.modules.setdefault("harmony_diffusion.tiny_autoencoder", sys.modules[__name__])
 
 # Beyond this many units the decoder's input saturates.
 _LIMIT = 3.0
