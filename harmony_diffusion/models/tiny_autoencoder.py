@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from harmony_diffusion.errors import CheckpointError
 
-# Pipelines saved by 0.1.0 name this module by its old address, and diffusers looks it up among the modules that
-# are already imported.
+# Pipelines saved by 0.1.0 name this module by its old address, and diffusers looks it up among the modules
+# that are already imported.
 sys.modules.setdefault("harmony_diffusion.tiny_autoencoder", sys.modules[__name__])
 
 # Beyond this many units the decoder's input saturates.

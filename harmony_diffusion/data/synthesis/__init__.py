@@ -1,1 +1,1 @@
-"""Composites made of photographs with masks."""
+"""Composites made of photographs, with the photograph as ground truth."""
