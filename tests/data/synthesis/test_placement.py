@@ -3,6 +3,7 @@ import torch
 from tiny_pictures import disc, picture
 
 from harmony_diffusion.data.keyed_random import KeyedDraws, sample_key
+from harmony_diffusion.data.synthesis.composites import SyntheticComposites
 from harmony_diffusion.data.synthesis.placement import (
     DEFAULT_PLACEMENTS,
     IN_PLACE,
@@ -10,7 +11,6 @@ from harmony_diffusion.data.synthesis.placement import (
     place,
     placement_weights,
 )
-from harmony_diffusion.data.synthetic import SyntheticComposites
 from harmony_diffusion.errors import InputError
 
 COUNT, SIZE = 24, 64
