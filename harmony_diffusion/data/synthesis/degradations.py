@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.data.keyed_random import KeyedDraws, pixel_noise
-from harmony_diffusion.data.synthesis.placement import scaled_pixels
+from harmony_diffusion.data.synthesis.placement import dilate, erode, scaled_pixels
 
 # Quantization tables of ISO/IEC 10918-1, annex K, row by row.
 _LUMA_STEPS = (
@@ -126,9 +126,9 @@ def imperfect_masks(mask: Tensor, draws: KeyedDraws, apart: Tensor | None = None
         elif kind == "blurred":
             given[one] = _blur(edge, sigma[one])
         elif kind == "dilated":
-            given[one] = F.max_pool2d(edge, 2 * pixels + 1, 1, pixels)
+            given[one] = dilate(edge, pixels)
         elif kind == "eroded":
-            given[one] = 1 - F.max_pool2d(1 - edge, 2 * pixels + 1, 1, pixels)
+            given[one] = erode(edge, pixels)
         elif kind == "shifted":
             padded = F.pad(edge, (pixels,) * 4, mode="replicate")
             x, y = ((0, 1), (2, 1), (1, 0), (1, 2))[int(sides[row])]
@@ -148,7 +148,7 @@ def _paste_edges(mask: Tensor, draws: KeyedDraws, apart: Tensor) -> Tensor:
     for row in range(len(mask)):
         one, pixels = slice(row, row + 1), tight[row]
         if apart[row] and pixels:
-            eroded = 1 - F.max_pool2d(1 - mask[one], 2 * pixels + 1, 1, pixels)
+            eroded = erode(mask[one], pixels)
             opacity[one] = torch.where(_holds_half_of(eroded, mask[one]), eroded, mask[one])
         if soft[row]:
             opacity[one] = _blur(opacity[one], sigma[one])

@@ -175,8 +175,17 @@ def _take(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
+def dilate(mask: Tensor, pixels: int) -> Tensor:
+    """Dilate masks `(B, 1, H, W)` by a square of `2 * pixels + 1` pixels a side, rows and columns apart."""
+    side = 2 * pixels + 1
+    return F.max_pool2d(F.max_pool2d(mask, (side, 1), 1, (pixels, 0)), (1, side), 1, (0, pixels))
+
+
+def erode(mask: Tensor, pixels: int) -> Tensor:
+    """Erode masks `(B, 1, H, W)` by a square of `2 * pixels + 1` pixels a side."""
+    return 1 - dilate(1 - mask, pixels)
+
+
 def _dilate_each(mask: Tensor, pixels: list[int]) -> Tensor:
     """Dilate each mask of `(B, 1, H, W)` by its own number of pixels, and make it hard."""
-    return torch.cat(
-        [F.max_pool2d(one[None], 2 * reach + 1, 1, reach) for one, reach in zip(mask, pixels, strict=True)]
-    ).ceil()
+    return torch.cat([dilate(one[None], reach) for one, reach in zip(mask, pixels, strict=True)]).ceil()
