@@ -6,7 +6,7 @@
     python eval/eval_dataset.py --data PATH --model paint-by-example --base FOLDER_OR_ID --output outputs/pbe
     python eval/eval_dataset.py --data PATH --model FOLDER --call low_scale=0.7 detail=preserve --output out
 
-One prediction is scored by every protocol of `--protocol` (`eval/README.md` says what they are). OUTPUT gets
+One prediction is scored by every protocol of `--protocol` (`docs/evaluation.md` describes them). OUTPUT gets
 `rows.csv`, one row an image and protocol, in the order of the data set. The same command, run again after the
 process was killed, goes on where it stopped and ends with the same file to the byte.
 

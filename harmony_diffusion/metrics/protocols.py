@@ -1,7 +1,7 @@
 """Every protocol by which results on iHarmony4 were published, as data; and the scoring of one image by them.
 
 The same result moves by more than half a dB between them, so a number means nothing without its protocol. A
-protocol is about scoring: what a network was given is the business of who harmonized. `eval/README.md` has
+protocol is about scoring: what a network was given is the business of who harmonized. `docs/evaluation.md` has
 the presets as a table.
 
 An image is scored by itself, and means are taken over images. Files are resized as 8-bit images, as all the
