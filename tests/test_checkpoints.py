@@ -89,7 +89,7 @@ def test_documentation_says_what_the_files_say():
 
 
 def against_identity(path, name, protocol):
-    """Return the difference of fMSE to that of the composites, with its interval, as the documentation writes it."""
+    """Return the difference of fMSE to that of the composites, with its interval, as it is written."""
     text = path.read_text("utf-8").partition(f"### {name} against identity, protocol `{protocol}`\n")[2]
     row = next(line for line in text.splitlines() if line.startswith("| fMSE |"))
     mean, interval = row.split(" | ")[2:4]
