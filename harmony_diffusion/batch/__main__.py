@@ -67,7 +67,9 @@ def _add_result_options(group: Any) -> None:
     )
     group.add_argument("--prompt", metavar="TEXT", help="for diffusion: what the pictures show")
     group.add_argument("--steps", type=_positive, metavar="N", help="for diffusion: steps to the picture")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="for diffusion: same number, same result")
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="for diffusion: same number, same result"
+    )
     group.add_argument("--overwrite", action="store_true", help="write to a folder that holds other files")
 
 
@@ -81,7 +83,9 @@ def _add_running_options(group: Any) -> None:
     group.add_argument("--max-errors", type=_positive, metavar="N", help="stop after so many of them")
     group.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
     group.add_argument("--restart", action="store_true", help="compute all again, with other settings too")
-    group.add_argument("--verify", action="store_true", help="compare results that are there with their hashes")
+    group.add_argument(
+        "--verify", action="store_true", help="compare results that are there with their hashes"
+    )
     group.add_argument("--json", action="store_true", help="print the summary as JSON")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -238,10 +242,15 @@ def _size(text: str) -> int:
 
 if __name__ == "__main__":  # TEMPORARY
     from harmony_diffusion.errors import HarmonyError
-    p = argparse.ArgumentParser(); c = p.add_subparsers(); add_command(c)
+
+    p = argparse.ArgumentParser()
+    c = p.add_subparsers()
+    add_command(c)
     a = p.parse_args()
     try:
         sys.exit(a.run(a))
     except HarmonyError as e:
-        if a.debug: raise
-        print(f"harmony: {e}", file=sys.stderr); sys.exit(2)
+        if a.debug:
+            raise
+        print(f"harmony: {e}", file=sys.stderr)
+        sys.exit(2)
