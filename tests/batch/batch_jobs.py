@@ -41,7 +41,11 @@ def run(source, out, *, workers=1, masks=None, root=None, suffix=None, engine=No
     """Run a batch in this process, or with a pool of processes."""
     inputs = find_inputs(Path(source), masks=masks, root=root, suffix=suffix, out=Path(out))
     settings = settings_for(inputs, out, **changes)
-    if engine is None:
+    if engine == "ray":
+        from harmony_diffusion.batch.ray_engine import RayEngine
+
+        engine = RayEngine(settings, 2)
+    elif engine is None:
         engine = InProcessEngine(settings) if workers == 1 else LocalEngine(settings, workers)
     return run_batch(inputs, settings, engine, options and Options(**options))
 
