@@ -3,8 +3,8 @@
     python eval/bench_batch.py overhead                 # one worker against the same steps in a bare loop
     python eval/bench_batch.py scaling --repeats 3      # two workers against one
     python eval/bench_batch.py plan --count 1000000     # planning and resuming, nothing harmonized
-    python eval/bench_batch.py memory --count 1000      # memory of the workers, pictures of up to 24 megapixels
-    python eval/bench_batch.py stopped                  # one of two runs stopped for 90 seconds, then continued
+    python eval/bench_batch.py memory --count 1000      # memory of the workers
+    python eval/bench_batch.py stopped                  # one of two runs stopped for 90 seconds
 
 Pictures are smooth noise with grain, so that files are as large as those of photographs. CPU times hold on a
 machine that does other work; rates and times on the clock are printed with the load before the run.
@@ -222,7 +222,7 @@ def peak_mb() -> float:
 
 
 def bench_memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Memory of each worker while it harmonizes pictures of 0.3 to 24 megapixels, in an order that mixes them."""
+    """Memory of each worker while it harmonizes pictures of 0.3 to 24 megapixels."""
     sides = [(640, 480), (1024, 683), (2048, 1365), (3000, 2000), (4000, 3000), (6000, 4000)]
     # Ten distinct files are enough, named again and again by a manifest.
     source = make_pictures(folder / "in", [sides[i] for i in (0, 1, 0, 2, 1, 3, 0, 1, 4, 5)])

@@ -25,16 +25,16 @@ def add_command(commands: Any) -> None:
     batch = commands.add_parser(
         "batch",
         help="harmonize a folder, manifest or tar shards of composites",
-        description="Harmonize many composites. A run that was stopped or killed goes on where it was when the "
-        "same command is given again. Exit status: 0 all done, 2 nothing could be done, 3 finished with "
+        description="Harmonize many composites. A run that was stopped or killed goes on where it was "
+        "when the same command is given again. Exit status: 0 all done, 2 nothing could be done, 3 finished with "
         "failures (listed in OUT/errors.jsonl), 130 after Ctrl-C, 143 after SIGTERM.",
     )
     batch.add_argument(
         "input",
         metavar="IN",
         type=Path,
-        help="folder of pictures (masks beside them as NAME_mask.png, or --masks), folder of tar shards, or a "
-        ".csv, .jsonl or .tar file",
+        help="folder of pictures (masks beside them as NAME_mask.png, or --masks), folder of tar shards, "
+        "or a .csv, .jsonl or .tar file",
     )
     batch.add_argument("out", metavar="OUT", type=Path, help="folder of the results, and of the job's state")
     _add_input_options(batch.add_argument_group("input"))
@@ -164,7 +164,8 @@ def _engine(args: argparse.Namespace, settings: "Settings") -> "Engine":
 
 def _default_workers(device: str) -> int:
     """Return one process a core, as many as fit in memory; one for a GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from harmony_diffusion.batch.local import cores
+
     if device not in ("auto", "cpu") or (device == "auto" and Path("/dev/nvidiactl").exists()):
         return 1
     try:
@@ -172,8 +173,8 @@ def _default_workers(device: str) -> int:
         with open("/proc/meminfo") as file:
             free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
     except (ValueError, OSError, AttributeError, StopIteration):
-        free = cores * _BYTES_A_WORKER
-    return max(1, min(cores, free // _BYTES_A_WORKER))
+        free = cores() * _BYTES_A_WORKER
+    return max(1, min(cores(), free // _BYTES_A_WORKER))
 
 
 def _sentence(summary: "Summary", out: Path) -> str:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,7 +27,7 @@ from harmony_diffusion.output_files import write_atomically
 SCHEMA = 1
 EXIT_FAILURES = 3
 # A worker gets as much at once as takes it about a second.
-_SECONDS_AT_ONCE, _MOST_AT_ONCE = 1.0, 8
+_SECONDS_AT_ONCE, _MOST_AT_ONCE = 1.0, 16
 _WAIT_SECONDS, _LOOK_SECONDS = 0.5, 2.0
 _RATE_SECONDS = 60.0
 _MOST_DEATHS = 2
@@ -137,7 +137,8 @@ def run_batch(
             with _plan(inputs, settings, options) as (plan, path):
                 _claim(settings, inputs, engine.fingerprint(), options)
                 os.replace(path, settings.state / "plan.jsonl")
-            return _Run(plan, settings, engine, options, signals, on_progress).run()
+            with closing(plan):
+                return _Run(plan, settings, engine, options, signals, on_progress).run()
         except BaseException:
             engine.close(at_once=True)
             raise
@@ -154,7 +155,12 @@ def _plan(inputs: Inputs, settings: Settings, options: Options) -> Iterator[tupl
         scratch.mkdir(parents=True, exist_ok=True)
         path = scratch / "plan.jsonl"
         write_plan(inputs, path)
-        yield Plan(path, 1 if inputs.kind == "tar" else SHARD), path
+        plan = Plan(path, 1 if inputs.kind == "tar" else SHARD)
+        try:
+            yield plan, path
+        except BaseException:
+            plan.close()
+            raise
         scratch.rmdir()
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -17,6 +17,7 @@ from harmony_diffusion.errors import HarmonyError
 # What the workers' parent imports once; nothing is run in it, as PyTorch does not survive a fork afterwards.
 _PRELOADED = ["harmony_diffusion.pipelines.harmonization", "harmony_diffusion.models"]
 _MOST_STARTS_IN_VAIN = 3
+_CORES_TO_OVERLAP = 3  # a worker: for decoding, the model and encoding
 
 Work = list[tuple[int, bytes]]  # numbers and lines of the plan
 
@@ -75,11 +76,15 @@ class InProcessEngine:
 
     Args:
         settings: What to do.
+        overlap: See `Worker`; None = where there are cores enough.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.worker = settings, None  # type: tuple[Settings, Worker | None]
+    def __init__(self, settings: Settings, *, overlap: bool | None = None) -> None:
+        self.settings = settings
+        self.overlap = cores() >= _CORES_TO_OVERLAP if overlap is None else overlap
+        self.worker: Worker | None = None
         self._work: Work = []
+        self._records: Iterator[Record] = iter(())
 
     def start(self) -> None:
         """Do nothing: loading would hold up the caller."""
@@ -87,7 +92,7 @@ class InProcessEngine:
     def fingerprint(self) -> dict[str, str]:
         """Load the model."""
         if self.worker is None:
-            self.worker = Worker(self.settings)
+            self.worker = Worker(self.settings, overlap=self.overlap)
         return self.worker.fingerprint
 
     def free(self) -> list[int]:
@@ -96,19 +101,18 @@ class InProcessEngine:
 
     def submit(self, worker: int, work: Work) -> None:
         """Keep the work for `wait`."""
+        assert self.worker is not None
         self._work = list(work)
+        self._records = self.worker.process_all([line for _, line in work])
 
     def wait(self, seconds: float) -> list[Event]:
         """Do one entry."""
-        assert self.worker is not None
         if not self._work:
-            self.worker.sync()
             time.sleep(seconds)
             return []
-        i, line = self._work[0]
-        record = self.worker.process(line)
-        del self._work[0]
-        if not self._work:
+        record = next(self._records)
+        i, _ = self._work.pop(0)
+        if not self._work and self.worker is not None:
             self.worker.sync()
         return [Event(0, done=[(i, record)], idle=not self._work)]
 
@@ -135,10 +139,11 @@ class LocalEngine:
 
     def start(self) -> None:
         """Start all processes."""
+        overlap = cores() >= _CORES_TO_OVERLAP * len(self._members)
         with _environment(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE"):
             for i, member in enumerate(self._members):
                 if member is None:
-                    self._members[i] = _Member(self._context, self.settings)
+                    self._members[i] = _Member(self._context, self.settings, overlap)
 
     def fingerprint(self) -> dict[str, str]:
         """Wait for the first process that has loaded the model."""
@@ -219,10 +224,10 @@ class LocalEngine:
 class _Member:
     """One process of the pool, and what it has to do."""
 
-    def __init__(self, context: BaseContext, settings: Settings) -> None:
+    def __init__(self, context: BaseContext, settings: Settings, overlap: bool) -> None:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(theirs, settings), daemon=True
+            target=_serve, args=(theirs, settings, overlap), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -237,7 +242,7 @@ class _Member:
             self.process.join()
 
 
-def _serve(connection: Connection, settings: Settings) -> None:
+def _serve(connection: Connection, settings: Settings, overlap: bool) -> None:
     """Run a worker until the other end of the connection is closed."""
     import signal
 
@@ -245,25 +250,30 @@ def _serve(connection: Connection, settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        worker = Worker(settings)
+        worker = Worker(settings, overlap=overlap)
     except HarmonyError as error:
         connection.send_bytes(json.dumps({"error": str(error)}).encode())
         return
     try:
         connection.send_bytes(json.dumps({"fingerprint": worker.fingerprint}).encode())
         while True:
-            for _, line in connection.recv():
-                try:
-                    record = worker.process(line)
-                except HarmonyError as error:
-                    connection.send_bytes(json.dumps({"error": str(error)}).encode())
-                    return
-                connection.send_bytes(json.dumps(record).encode())
+            work = connection.recv()
+            try:
+                for record in worker.process_all(line for _, line in work):
+                    connection.send_bytes(json.dumps(record).encode())
+            except HarmonyError as error:
+                connection.send_bytes(json.dumps({"error": str(error)}).encode())
+                return
             worker.sync()
     except (EOFError, OSError):
         pass  # the other end is gone
     finally:
         worker.close()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _context() -> BaseContext:

@@ -95,7 +95,7 @@ def write_plan(inputs: Inputs, path: Path) -> None:
             name up to suffix and upper or lower case.
     """
     with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as runs:
-        previous_key, previous = None, ""
+        previous_key, previous = None, b""
         for line in _sorted(_keyed_lines(inputs), runs):
             key, _, text = line.partition(b"\0")
             if key == previous_key:

@@ -4,6 +4,7 @@ Ray only carries names to actors and results of a few bytes back. What is done a
 journals, as with the other engines, so that a batch may change its engine at any time.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -50,7 +51,7 @@ class RayEngine:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with _handlers_kept():
             if os.environ.get("RAY_ADDRESS"):
-                ray.init(log_to_driver=False, logging_level="ERROR")
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(
                     include_dashboard=False,
@@ -58,7 +59,7 @@ class RayEngine:
                     object_store_memory=_OBJECT_STORE_BYTES,
                     _node_ip_address="127.0.0.1",
                     log_to_driver=False,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                 )
         resources = ray.cluster_resources()
         wants_gpu = self.settings.device.startswith("cuda") or (
@@ -98,7 +99,9 @@ class RayEngine:
 
     def wait(self, seconds: float) -> list[Event]:
         """Wait for actors; those that died are started again, by Ray or as new ones."""
-        done, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=seconds) if self._tasks else ([], [])
+        done, _ = (
+            self._ray.wait(list(self._tasks), num_returns=1, timeout=seconds) if self._tasks else ([], [])
+        )
         if not self._tasks:
             threading.Event().wait(seconds)
         return [event for task in done for event in self._take(task)]
@@ -118,7 +121,11 @@ class RayEngine:
             self._ready.add(i)
             self._starts_in_vain = 0
             return []
-        return [Event(i, done=[(number, record) for (number, _), record in zip(work, answer["done"], strict=True)])]
+        return [
+            Event(
+                i, done=[(number, record) for (number, _), record in zip(work, answer["done"], strict=True)]
+            )
+        ]
 
     def _bury(self, i: int, work: Work | None, *, new: bool) -> list[Event]:
         if work is None and new:

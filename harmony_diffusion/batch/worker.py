@@ -9,10 +9,15 @@ import json
 import os
 import tarfile
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +30,7 @@ from harmony_diffusion.errors import HarmonyError, InputError, InputNote, Output
 STATE = ".harmony"
 # Bytes of memory a pixel at the peak, beyond what the loaded model takes (eval/bench_batch.py measures it).
 BYTES_A_PIXEL = 40
+_AHEAD = 2  # pictures decoded before their turn, and encoded after it
 
 Record = dict[str, Any]
 
@@ -91,21 +97,22 @@ class Worker:
 
     Args:
         settings: What to do.
+        overlap: Decode the next pictures and encode the last ones in threads beside the model; needs cores
+            that are free.
 
     Raises:
         HarmonyError: The model cannot be loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, overlap: bool = False) -> None:
         import cv2
-        import torch
 
         from harmony_diffusion.pipelines.loading import load_pipeline
 
-        # One thread, always: the number of threads changes the last bit of sums.
-        torch.set_num_threads(1)
+        _use_one_thread()
         cv2.setNumThreads(1)
-        self.settings, self.owner = settings, Owner.this_process()
+        self._shows_warnings = _collect_notes()
+        self.settings, self.overlap, self.owner = settings, overlap, Owner.this_process()
         self.pipe = load_pipeline(settings.model)
         self.pipe.set_progress_bar_config(disable=True)
         self.device = _device(settings.device)
@@ -126,24 +133,76 @@ class Worker:
         Raises:
             OutputError: Nothing can be written there, which is no fault of this entry.
         """
-        start = time.perf_counter()
-        entry = json.loads(line)
-        record: Record = {"id": entry["id"], "input": f"{digest(line):016x}"}
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always", InputNote)
-            try:
-                do = self._do_shard if self.settings.kind == "tar" else self._do_picture
-                record |= {"status": "done", **do(entry)}
-            except _CannotWrite as error:
-                raise error.error from error
-            except Exception as error:  # one picture must not end the job, whatever its decoder raises
-                record |= {"status": "failed", "reason": self._reason(error)}
-        shown = [self._short(str(note.message)) for note in notes if issubclass(note.category, InputNote)]
-        if shown:
-            record["notes"] = shown
-        record["seconds"] = round(time.perf_counter() - start, 4)
+        return self._store(self._compute(self._load(line)))
+
+    def process_all(self, lines: Iterable[bytes]) -> Iterator[Record]:
+        """Do entries in order, with decoding and encoding in threads of their own if `overlap` is set.
+
+        Raises:
+            OutputError: See `process`.
+        """
+        if not self.overlap:
+            yield from map(self.process, lines)
+            return
+        rest = iter(lines)
+        with (
+            ThreadPoolExecutor(1, initializer=_use_one_thread) as decoding,
+            ThreadPoolExecutor(1, initializer=_use_one_thread) as encoding,
+        ):
+            loading = deque(decoding.submit(self._load, line) for line in islice(rest, _AHEAD))
+            storing: deque[Future[Record]] = deque()
+            while loading:
+                task = self._compute(loading.popleft().result())
+                loading.extend(decoding.submit(self._load, line) for line in islice(rest, 1))
+                storing.append(encoding.submit(self._store, task))
+                while storing and (len(storing) > _AHEAD or storing[0].done()):
+                    yield storing.popleft().result()
+            while storing:
+                yield storing.popleft().result()
+
+    def _load(self, line: bytes) -> "_Task":
+        task = _Task(json.loads(line), f"{digest(line):016x}")
+        with self._step(task):
+            if self.settings.kind != "tar":
+                task.inputs = self._load_pictures(task.entry)
+        return task
+
+    def _compute(self, task: "_Task") -> "_Task":
+        with self._step(task):
+            if task.inputs is not None:
+                task.result, task.inputs = self._harmonize(task.entry, *task.inputs), None
+        return task
+
+    def _store(self, task: "_Task") -> Record:
+        with self._step(task):
+            if self.settings.kind == "tar":
+                task.record = self._do_shard(task.entry)
+            elif task.result is not None:
+                task.record = self._write_picture(task.entry["output"], task.result)
+        record: Record = {"id": task.entry["id"], "input": task.digest}
+        if task.reason is None:
+            record |= {"status": "done", **task.record}
+        else:
+            record |= {"status": "failed", "reason": task.reason}
+        if task.notes:
+            record["notes"] = task.notes
+        record["seconds"] = round(task.seconds, 4)
         self._own_journal().append(record)
         return record
+
+    @contextmanager
+    def _step(self, task: "_Task") -> Iterator[None]:
+        """Keep time, notes and the reason of a failure; one picture must not end the job."""
+        start = time.perf_counter()
+        _collected.notes = []
+        try:
+            yield
+        except _CannotWrite as error:
+            raise error.error from error
+        except Exception as error:  # decoders of damaged files raise almost anything
+            task.reason, task.inputs, task.result = self._reason(error), None, None
+        task.notes += map(self._short, _collected.notes)
+        task.seconds += time.perf_counter() - start
 
     def sync(self) -> None:
         """Have the journal on the disk."""
@@ -151,7 +210,8 @@ class Worker:
             self._journal.sync()
 
     def close(self) -> None:
-        """Close the journal, and remove the folder of temporary files."""
+        """Close the journal, remove the folder of temporary files, show notes again as before."""
+        warnings.showwarning = self._shows_warnings
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -173,23 +233,19 @@ class Worker:
             self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
 
-    def _do_picture(self, entry: Record) -> Record:
-        composite, mask, reference = self._load(entry)
-        result = self._harmonize(entry, composite, mask, reference)
+    def _write_picture(self, name: str, picture: Any) -> Record:
         encoded = io.BytesIO()
-        result.encode(
-            encoded, entry["output"], quality=self.settings.quality, png_level=self.settings.png_level
-        )
+        picture.encode(encoded, name, quality=self.settings.quality, png_level=self.settings.png_level)
         content = encoded.getvalue()
-        self._write(entry["output"], content)
+        self._write(name, content)
         return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
-    def _load(self, entry: Record) -> tuple[Any, Any, Any]:
+    def _load_pictures(self, entry: Record) -> tuple[Any, Any, Any]:
         """Return composite, mask and reference mask; pastes the foreground first where there is one."""
         from harmony_diffusion.image_processor import load_mask, load_picture
 
         settings = self.settings
-        reading = {"max_pixels": settings.pixels, "allow_truncated": settings.allow_truncated}
+        reading: dict[str, Any] = {"max_pixels": settings.pixels, "allow_truncated": settings.allow_truncated}
         masking: dict[str, Any] = {"max_pixels": settings.pixels, "invert": settings.invert_mask}
 
         def path_of(field: str) -> str | None:
@@ -353,6 +409,54 @@ class Worker:
         return " ".join(text.split())
 
 
+@dataclass
+class _Task:
+    """An entry on its way through the steps."""
+
+    entry: Record
+    digest: str
+    inputs: tuple[Any, Any, Any] | None = None
+    result: Any = None
+    record: Record = field(default_factory=dict)
+    reason: str | None = None
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class _Collected(threading.local):
+    """The notes on the entry that the running thread works on."""
+
+    notes: list[str] = []  # replaced by each step
+
+
+_collected = _Collected()
+
+
+def _collect_notes() -> Any:
+    """Have notes collected instead of shown; return what showed them.
+
+    `warnings.catch_warnings` would mix those of several threads.
+    """
+    before = warnings.showwarning
+
+    def collect(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, InputNote):
+            _collected.notes.append(str(message))
+        else:
+            before(message, category, *rest, **named)
+
+    warnings.simplefilter("always", InputNote)
+    warnings.showwarning = collect
+    return before
+
+
+def _use_one_thread() -> None:
+    """Let PyTorch compute in the running thread alone: the number of threads changes the last bit of sums."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class _CannotWrite(Exception):
     """The output folder fails, and with it every other entry."""
 
@@ -409,7 +513,8 @@ def _fingerprint(pipe: Any) -> dict[str, str]:
     checksum = hashlib.sha256()
     for name, component in sorted(pipe.components.items()):
         if isinstance(component, torch.nn.Module):
-            config = {key: value for key, value in component.config.items() if not key.startswith("_")}
+            settings = dict(getattr(component, "config", {}))
+            config = {key: value for key, value in settings.items() if not key.startswith("_")}
             checksum.update(f"{name} {type(component).__name__} {sorted(config.items())}".encode())
             for key, tensor in sorted(component.state_dict().items()):
                 checksum.update(key.encode())

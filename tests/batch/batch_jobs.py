@@ -51,7 +51,7 @@ def run(source, out, *, workers=1, masks=None, root=None, suffix=None, engine=No
 
 
 def start(source, out, **changes):
-    """Run a batch in a process of its own, which a test may kill; PyTorch is imported once for all of them."""
+    """Run a batch in a process of its own, which a test may kill; PyTorch is imported once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harmony_diffusion.pipelines.harmonization", "harmony_diffusion.models"])
     process = context.Process(target=_run_and_exit, args=(str(source), str(out), changes))

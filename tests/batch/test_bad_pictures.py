@@ -7,10 +7,12 @@ import tarfile
 import numpy as np
 import pytest
 import tifffile
-from batch_jobs import contents, journal, lines, make_pictures, run, save_mask
-from PIL import Image
+from batch_jobs import contents, journal, lines, make_pictures, run, save_mask, settings_for
 from picture_files import png, smooth_picture
+from PIL import Image
 
+from harmony_diffusion.batch.inputs import find_inputs
+from harmony_diffusion.batch.local import InProcessEngine
 from harmony_diffusion.errors import OutputError
 
 
@@ -49,7 +51,11 @@ BAD = {
     "empty.png": (b"", MASK, "empty"),
     "text.png": (b"hello, this is no picture at all", MASK, ""),
     "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", MASK, "HTML"),
-    "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", MASK, "git lfs pull"),
+    "pointer.png": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+        MASK,
+        "git lfs pull",
+    ),
     "cut.jpg": (JPEG[: len(JPEG) // 2], MASK, ""),
     "cut_png.png": (PNG[: len(PNG) // 2], MASK, ""),
     "cut_webp.webp": (WEBP[: len(WEBP) // 2], MASK, ""),
@@ -104,6 +110,18 @@ def test_thirty_bad_pictures_give_thirty_reasons(tmp_path, good):
         assert str(tmp_path) not in reason
     assert not reasons
     assert len(lines(out / "manifest.jsonl")) == good
+
+
+def test_notes_stand_in_the_journal_at_their_picture(tmp_path):
+    source = make_pictures(tmp_path / "in", 4)
+    Image.fromarray(smooth_picture(32, 32)).convert("CMYK").save(source / "q.tif")
+    save_mask(source / "q_mask.png")
+    for overlap in (False, True):
+        out = tmp_path / f"out{overlap}"
+        settings = settings_for(find_inputs(source), out)
+        assert run(source, out, engine=InProcessEngine(settings, overlap=overlap)).exit_code == 0
+        notes = {record["id"]: record.get("notes") for record in journal(out)}
+        assert "CMYK" in notes.pop("q")[0] and not any(notes.values())
 
 
 def test_stop_at_the_first_failure_and_after_some(tmp_path):

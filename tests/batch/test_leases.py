@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -123,8 +124,7 @@ def test_two_runs_on_one_folder_share_the_work(tmp_path):
 
 
 def test_stopped_run_is_taken_over_and_leaves_what_it_lost(tmp_path):
-    """The stopped process belongs to another machine as far as leases can tell; a minute passes by `utime`."""
-    import signal
+    # The minute of silence passes by `utime`.
 
     source, out = make_pictures(tmp_path / "in", 100), tmp_path / "out"
     run(source, tmp_path / "expected")

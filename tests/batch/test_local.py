@@ -7,7 +7,7 @@ import pytest
 from batch_jobs import contents, journal, lines, make_pictures, run, settings_for
 
 from harmony_diffusion.batch.inputs import find_inputs
-from harmony_diffusion.batch.local import LocalEngine
+from harmony_diffusion.batch.local import InProcessEngine, LocalEngine
 from harmony_diffusion.errors import HarmonyError
 
 COUNT = 40
@@ -49,6 +49,15 @@ def test_two_workers_make_the_bytes_of_one(source, expected, tmp_path):
     summary = run(source, tmp_path, workers=2)
     assert summary.exit_code == 0 and summary.deaths == 0
     assert contents(tmp_path) == expected
+
+
+def test_decoding_and_encoding_beside_the_model_changes_nothing(source, expected, tmp_path):
+    settings = settings_for(find_inputs(source), tmp_path)
+    assert run(source, tmp_path, engine=InProcessEngine(settings, overlap=True)).new == COUNT
+    assert contents(tmp_path) == expected
+    assert [record["id"] for record in journal(tmp_path)] == sorted(
+        {line["id"] for line in journal(tmp_path)}
+    )
 
 
 @pytest.mark.parametrize(
