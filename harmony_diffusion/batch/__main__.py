@@ -26,8 +26,8 @@ def add_command(commands: Any) -> None:
         "batch",
         help="harmonize a folder, manifest or tar shards of composites",
         description="Harmonize many composites. A run that was stopped or killed goes on where it was "
-        "when the same command is given again. Exit status: 0 all done, 2 nothing could be done, 3 finished with "
-        "failures (listed in OUT/errors.jsonl), 130 after Ctrl-C, 143 after SIGTERM.",
+        "when the same command is given again. Exit status: 0 all done, 2 nothing could be done, "
+        "3 finished with failures (listed in OUT/errors.jsonl), 130 after Ctrl-C, 143 after SIGTERM.",
     )
     batch.add_argument(
         "input",
