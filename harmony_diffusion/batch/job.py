@@ -133,14 +133,18 @@ def run_batch(
     options = options or Options()
     with _Signals() as signals:
         try:
+            signals.interrupts = True
             engine.start()
             with _plan(inputs, settings, options) as (plan, path):
                 _claim(settings, inputs, engine.fingerprint(), options)
                 os.replace(path, settings.state / "plan.jsonl")
+            signals.interrupts = False
             with closing(plan):
                 return _Run(plan, settings, engine, options, signals, on_progress).run()
         except BaseException:
             engine.close(at_once=True)
+            if signals.code and signals.interrupts:
+                return Summary(exit_code=signals.code)
             raise
 
 
@@ -233,10 +237,15 @@ def _claim(settings: Settings, inputs: Inputs, fingerprint: dict[str, str], opti
 
 
 class _Signals:
-    """Catches SIGINT and SIGTERM: the first asks for an orderly end, a second one ends at once."""
+    """Catches SIGINT and SIGTERM: the first asks for an orderly end, a second one ends at once.
+
+    Attributes:
+        code: Exit status for the signal that came; 0 before.
+        interrupts: Raise `KeyboardInterrupt` at the first one.
+    """
 
     def __init__(self) -> None:
-        self.code = 0
+        self.code, self.interrupts = 0, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
@@ -253,6 +262,8 @@ class _Signals:
         if self.code:
             os._exit(self.code)  # the workers end as their connections close
         self.code = 128 + number
+        if self.interrupts:
+            raise KeyboardInterrupt
 
 
 class _Run:

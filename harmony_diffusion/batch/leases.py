@@ -103,6 +103,10 @@ class Leases:
         self.held: set[int] = set()
         self._touched = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*-*"):  # what killed processes left beside the leases
+            left_by = owner_of_name(path.name.removeprefix("clock-"))
+            if left_by is not None and left_by.has_ended:
+                path.unlink(missing_ok=True)
 
     def take(self, part: int) -> bool:
         """Take the lease of a part unless another process holds it and seems alive."""
@@ -191,7 +195,7 @@ class Leases:
 
     def _remove_stale(self, path: Path, judged: Owner | None) -> bool:
         """Move a stale lease away; put it back when it turns out to be another one."""
-        own = path.with_name(f"stale-{path.name}-{self.owner.name}")
+        own = path.with_name(f"{self.owner.name}-{path.name}")
         try:
             os.rename(path, own)
         except FileNotFoundError:

@@ -251,8 +251,9 @@ def _serve(connection: Connection, settings: Settings, overlap: bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         worker = Worker(settings, overlap=overlap)
-    except HarmonyError as error:
-        connection.send_bytes(json.dumps({"error": str(error)}).encode())
+    except Exception as error:  # said once by the process that hands out the work
+        text = str(error) if isinstance(error, HarmonyError) else f"{type(error).__name__}: {error}"
+        connection.send_bytes(json.dumps({"error": text}).encode())
         return
     try:
         connection.send_bytes(json.dumps({"fingerprint": worker.fingerprint}).encode())

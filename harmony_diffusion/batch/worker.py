@@ -187,7 +187,10 @@ class Worker:
         if task.notes:
             record["notes"] = task.notes
         record["seconds"] = round(task.seconds, 4)
-        self._own_journal().append(record)
+        try:
+            self._own_journal().append(record)
+        except OSError as error:
+            raise OutputError(self.settings.state, error.strerror or str(error)) from error
         return record
 
     @contextmanager

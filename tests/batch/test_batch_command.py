@@ -137,7 +137,7 @@ def test_signals_end_the_run_after_the_picture_at_work(source, tmp_path, capsys,
     done = journal(tmp_path)
     assert 20 <= len(done) < 70
     assert sorted(path.stem for path in tmp_path.glob("*.png")) == [record["id"] for record in done]
-    assert not list((tmp_path / ".harmony" / "leases").rglob("0*"))
+    assert not list((tmp_path / ".harmony" / "leases").glob("*/0*"))
     assert batch(source, tmp_path) == 0
 
 
@@ -187,3 +187,23 @@ def test_group_killed_25_times_ends_with_the_same_bytes(source, tmp_path):
     assert contents(out) == contents(tmp_path / "expected")
     assert len(journal(out)) <= 70 + 2 * kills
     assert not list(out.rglob("*.tmp"))
+
+
+def test_signal_while_the_plan_is_made_leaves_nothing(tmp_path):
+    folder = make_pictures(tmp_path / "in", 1)
+    row = json.dumps({"composite": "p000.png", "mask": "p000_mask.png"})[:-1]
+    with (folder / "list.jsonl").open("w") as file:
+        file.writelines(f'{row}, "output": "o{i}.png"}}\n' for i in range(200_000))
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        out = tmp_path / str(code)
+
+        def send(number=number, out=out):
+            while not list(out.rglob("plan.jsonl")):
+                time.sleep(0.002)
+            os.kill(os.getpid(), number)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        assert batch(folder / "list.jsonl", out) == code
+        thread.join()
+        assert not out.exists()
