@@ -85,7 +85,8 @@ def bench_overhead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     pipe = engine.worker.pipe
 
     def bare() -> float:
-        from harmony_diffusion.image_processor import load_mask, load_picture
+        from harmony_diffusion.images.masks import load_mask
+        from harmony_diffusion.images.picture import load_picture
 
         start = time.process_time()
         for name in names:

@@ -67,7 +67,7 @@ class Bench:
         import numpy as np
         import torch
 
-        from harmony_diffusion.random_weights import random_components
+        from harmony_diffusion.diffusion.random_weights import random_components
 
         torch.set_num_threads(args.threads)
         self.args = args

@@ -35,7 +35,7 @@ import torch
 from PIL import __version__ as pillow_version
 
 from harmony_diffusion import color
-from harmony_diffusion.highres import (
+from harmony_diffusion.highres.harmonize import (
     allowed_background,
     harmonize_thumbnail,
     predict_filters,
@@ -43,11 +43,12 @@ from harmony_diffusion.highres import (
     render_thumbnail,
     shown_mask,
 )
-from harmony_diffusion.image_processor import Picture, load_mask, load_picture
+from harmony_diffusion.highres.thumbnail import make_thumbnail
+from harmony_diffusion.images.masks import load_mask
+from harmony_diffusion.images.picture import Picture, load_picture
 from harmony_diffusion.models import MODELS, create_model
 from harmony_diffusion.models.harmonizer import FILTER_NAMES
 from harmony_diffusion.models.layers import blend
-from harmony_diffusion.thumbnail import make_thumbnail
 
 PARTS = ("decode_s", "model_s", "apply_s", "encode_s")
 FOREGROUND_RATIO = 0.2

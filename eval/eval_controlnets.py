@@ -38,12 +38,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from harmony_diffusion.data.decoding import read_pair
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.photographs import parse_filters
-from harmony_diffusion.diffusion_training.data import DiffusionData, open_data
 from harmony_diffusion.errors import HarmonyError, InputError, InputNote
-from harmony_diffusion.metrics.diffusion_tables import (
+from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.images.quick_decoding import read_pair
+from harmony_diffusion.metrics.fid import load_extractor
+from harmony_diffusion.metrics.rows import ResumableRows, format_row
+from harmony_diffusion.metrics.score_rows import read_rows
+from harmony_diffusion.pipelines.assembly import assemble_pipeline
+from harmony_diffusion.pipelines.baselines import BASELINES, InpaintingBaseline
+from harmony_diffusion.reports.diffusion_tables import (
     Distances,
     parse_scales,
     read_distances,
@@ -52,16 +57,11 @@ from harmony_diffusion.metrics.diffusion_tables import (
     sweep_markdown,
     variants_markdown,
 )
-from harmony_diffusion.metrics.diffusion_variants import variant_scores
-from harmony_diffusion.metrics.fid import load_extractor
-from harmony_diffusion.metrics.fid_folders import variant_distances, write_distance
-from harmony_diffusion.metrics.rows import ResumableRows, format_row
-from harmony_diffusion.metrics.score_rows import read_rows
-from harmony_diffusion.metrics.tables import make_tables
-from harmony_diffusion.output_files import write_atomically
-from harmony_diffusion.pipelines.assembly import assemble_pipeline
-from harmony_diffusion.pipelines.baselines import BASELINES, InpaintingBaseline
-from harmony_diffusion.validation import Triple
+from harmony_diffusion.reports.diffusion_variants import variant_scores
+from harmony_diffusion.reports.fid_folders import variant_distances, write_distance
+from harmony_diffusion.reports.tables import make_tables
+from harmony_diffusion.training.diffusion_data import DiffusionData, open_data
+from harmony_diffusion.training.validation import Triple
 
 FOLDERS = ("raw", "pasted", "real", "masks")
 OURS, IDENTITY = "dual", "identity"

@@ -43,14 +43,14 @@ from accelerate import PartialState
 from PIL import Image
 
 import harmony_diffusion
-from harmony_diffusion.data.decoding import read_mask, read_picture
 from harmony_diffusion.data.iharmony4 import SUFFIXES
 from harmony_diffusion.data.layouts import list_dataset
 from harmony_diffusion.data.sample import HarmonySample
 from harmony_diffusion.errors import HarmonyError, InputError, SizeMismatchError
+from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.images.quick_decoding import read_mask, read_picture
 from harmony_diffusion.metrics.protocols import METRICS, Protocol, find_protocols, score
 from harmony_diffusion.metrics.rows import ResumableRows, format_row, mean_rows
-from harmony_diffusion.output_files import write_atomically
 
 _DIGITS = {"ssim": 4, "fssim": 4}
 BASELINES = ("sd-inpainting", "paint-by-example")

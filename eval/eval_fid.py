@@ -26,9 +26,9 @@ import torch
 
 from harmony_diffusion.errors import HarmonyError, InputError, InputNote, SizeMismatchError
 from harmony_diffusion.metrics.fid import RESIZE_MODES, compare_features, extract_features, load_extractor
-from harmony_diffusion.metrics.fid_comparison import compare_sets
-from harmony_diffusion.metrics.fid_folders import list_pictures, read_pictures, write_distance
 from harmony_diffusion.metrics.lpips import LPIPS
+from harmony_diffusion.reports.fid_comparison import compare_sets
+from harmony_diffusion.reports.fid_folders import list_pictures, read_pictures, write_distance
 
 
 def parse_args() -> argparse.Namespace:

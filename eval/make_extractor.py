@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import HarmonyError
+from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.models.efficientnet import Lite0Pyramid, init_lite0_from_imagenet
-from harmony_diffusion.output_files import write_atomically
 
 SIDE = 224
 

@@ -24,20 +24,15 @@ from PIL import Image
 from harmony_diffusion.data.layouts import list_dataset
 from harmony_diffusion.data.sample import HarmonySample
 from harmony_diffusion.errors import HarmonyError, InputError
-from harmony_diffusion.image_processor import load_mask, load_picture
-from harmony_diffusion.metrics.report_cases import (
-    Case,
-    CasePictures,
-    choose_cases,
-    pair_cases,
-    picture_sheet,
-)
-from harmony_diffusion.metrics.report_page import report_page
+from harmony_diffusion.images.masks import load_mask
+from harmony_diffusion.images.output_files import check_output, write_atomically
+from harmony_diffusion.images.picture import load_picture
 from harmony_diffusion.metrics.score_rows import Row, protocols_of, read_rows
-from harmony_diffusion.metrics.tables import make_tables
 from harmony_diffusion.models import load_model
-from harmony_diffusion.output_files import check_output, write_atomically
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+from harmony_diffusion.reports.report_cases import Case, CasePictures, choose_cases, pair_cases, picture_sheet
+from harmony_diffusion.reports.report_page import report_page
+from harmony_diffusion.reports.tables import make_tables
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

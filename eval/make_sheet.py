@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from harmony_diffusion.errors import HarmonyError, InputError
-from harmony_diffusion.output_files import check_output, write_atomically
+from harmony_diffusion.images.output_files import check_output, write_atomically
 
 GAP, HEAD = 6, 26
 PAPER, INK = (255, 255, 255), (40, 40, 40)

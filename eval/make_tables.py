@@ -24,7 +24,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harmony_diffusion.errors import HarmonyError, InputError
-from harmony_diffusion.metrics.diffusion_tables import (
+from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.metrics.score_rows import Row, read_rows
+from harmony_diffusion.reports.diffusion_tables import (
     PASTED,
     RAW,
     parse_scales,
@@ -33,11 +35,9 @@ from harmony_diffusion.metrics.diffusion_tables import (
     sweep_markdown,
     variants_markdown,
 )
-from harmony_diffusion.metrics.hub_results import merge_into_card, model_index_results, write_eval_results
-from harmony_diffusion.metrics.score_rows import Row, read_rows
-from harmony_diffusion.metrics.table_formats import to_csv, to_json, to_latex, to_markdown
-from harmony_diffusion.metrics.tables import Tables, make_tables
-from harmony_diffusion.output_files import write_atomically
+from harmony_diffusion.reports.hub_results import merge_into_card, model_index_results, write_eval_results
+from harmony_diffusion.reports.table_formats import to_csv, to_json, to_latex, to_markdown
+from harmony_diffusion.reports.tables import Tables, make_tables
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harmony_diffusion.errors import HarmonyError
-from harmony_diffusion.metrics.votes import Rank, rank_votes, read_votes
-from harmony_diffusion.output_files import write_atomically
+from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.reports.votes import Rank, rank_votes, read_votes
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,13 +11,20 @@ __version__ = "0.1.0"
 _HOME = {
     "MODELS": "harmony_diffusion.models",
     "create_model": "harmony_diffusion.models",
+    "list_models": "harmony_diffusion.models",
     "load_model": "harmony_diffusion.models",
-    "Harmonizer": "harmony_diffusion.models.harmonizer",
     "HarmonizationPipeline": "harmony_diffusion.pipelines.harmonization",
     "StableDiffusionHarmonizationPipeline": "harmony_diffusion.pipelines.stable_diffusion",
     "load_pipeline": "harmony_diffusion.pipelines.loading",
     "HarmonizationOutput": "harmony_diffusion.pipelines.output",
-    "Picture": "harmony_diffusion.image_processor",
+    "Picture": "harmony_diffusion.images.picture",
+    "load_picture": "harmony_diffusion.images.picture",
+    "load_mask": "harmony_diffusion.images.masks",
+    "mse": "harmony_diffusion.metrics.functional",
+    "psnr": "harmony_diffusion.metrics.functional",
+    "fmse": "harmony_diffusion.metrics.functional",
+    "ssim": "harmony_diffusion.metrics.functional",
+    "evaluate": "harmony_diffusion.metrics.evaluate",
     "HarmonyError": "harmony_diffusion.errors",
     "InputError": "harmony_diffusion.errors",
 }
@@ -26,21 +33,30 @@ __all__ = [
     "MODELS",
     "HarmonizationOutput",
     "HarmonizationPipeline",
-    "Harmonizer",
     "HarmonyError",
     "InputError",
     "Picture",
     "StableDiffusionHarmonizationPipeline",
     "create_model",
+    "evaluate",
+    "fmse",
+    "list_models",
+    "load_mask",
     "load_model",
+    "load_picture",
     "load_pipeline",
+    "mse",
+    "psnr",
+    "ssim",
 ]
 
 if TYPE_CHECKING:
     from harmony_diffusion.errors import HarmonyError, InputError
-    from harmony_diffusion.image_processor import Picture
-    from harmony_diffusion.models import MODELS, create_model, load_model
-    from harmony_diffusion.models.harmonizer import Harmonizer
+    from harmony_diffusion.images.masks import load_mask
+    from harmony_diffusion.images.picture import Picture, load_picture
+    from harmony_diffusion.metrics.evaluate import evaluate
+    from harmony_diffusion.metrics.functional import fmse, mse, psnr, ssim
+    from harmony_diffusion.models import MODELS, create_model, list_models, load_model
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
     from harmony_diffusion.pipelines.loading import load_pipeline
     from harmony_diffusion.pipelines.output import HarmonizationOutput

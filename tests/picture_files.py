@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.color import xyz2lab
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.image_processor import load_picture
+from harmony_diffusion.images.picture import load_picture
 
 # Columns: XYZ (D50) of red, green and blue, as these spaces' published profiles hold them.
 DISPLAY_P3 = np.array(((0.51512, 0.29198, 0.1571), (0.2412, 0.69225, 0.06657), (-0.00105, 0.04189, 0.78407)))

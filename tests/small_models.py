@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
-from harmony_diffusion.image_processor import Picture
+from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.layers import blend
 
 

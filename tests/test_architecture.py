@@ -46,9 +46,120 @@ def test_library_imports_no_script_and_no_optional_package_at_the_top(path):
 def test_library_never_prints_and_files_stay_small(path):
     text = path.read_text()
     calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    if path.name != "cli.py":
+    if path.parent.name != "cli":
         assert not [call.lineno for call in calls if call.func.id == "print"]
     assert len(text.splitlines()) <= 600
+
+
+# The list of rooms in LAYOUT.md, from the top down; each is a line of modules that may import one another.
+ROOMS = (
+    ("", "image_processor"),  # public names, and an address of 0.1.0 that re-exports
+    ("cli",),
+    ("app",),
+    ("batch",),
+    ("export",),
+    ("reports",),
+    ("training",),
+    ("pipelines",),
+    ("video",),
+    ("diffusion",),
+    ("data",),
+    ("metrics",),
+    ("highres",),
+    ("models",),
+    ("images",),
+    ("color", "boxes", "resampling", "compositing", "errors"),
+)
+HEIGHT = {name: len(ROOMS) - number for number, room in enumerate(ROOMS) for name in room}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def height_of(module):
+    return HEIGHT[module.split(".")[1] if "." in module else ""]
+
+
+def imported_modules(tree):
+    """Yield the modules of the package that are imported anywhere in a file, and the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE.name]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+            names = [(f"{node.module}.{alias.name}", alias.name) for alias in node.names]
+            found = [
+                full if full in MODULES else node.module for full, name in names if name != "__version__"
+            ]
+        else:
+            continue
+        yield from ((module, node.lineno) for module in found)
+
+
+def runs_only_for_type_checkers(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def without_type_checking(tree):
+    tree.body = [node for node in tree.body if not runs_only_for_type_checkers(node)]
+    return tree
+
+
+def graph_of_imports(*, types=True):
+    graph = {}
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        graph[name] = dict(imported_modules(tree if types else without_type_checking(tree)))
+    return graph
+
+
+def test_every_room_is_in_the_list():
+    names = {name.split(".")[1] for name in MODULES if "." in name}
+    assert names <= {*HEIGHT}, names - {*HEIGHT}
+    assert {"cli", "training", "data", "models", "images"} <= names
+
+
+def test_imports_point_down_the_list_of_rooms():
+    upward = [
+        f"{name}:{line} imports {other}"
+        for name, imports in graph_of_imports().items()
+        for other, line in imports.items()
+        if height_of(other) > height_of(name)
+    ]
+    assert not upward, upward
+
+
+def test_the_check_of_directions_sees_imports_in_functions():
+    tree = ast.parse(
+        "def f():\n    from harmony_diffusion.cli import main\n    import harmony_diffusion.color as c"
+    )
+    assert dict(imported_modules(tree)) == {"harmony_diffusion.cli": 2, "harmony_diffusion.color": 3}
+    assert height_of("harmony_diffusion.cli") > height_of("harmony_diffusion.color")
+
+
+def test_no_module_imports_itself_by_a_circle():
+    graph = graph_of_imports(types=False)
+    assert sum(map(len, graph.values())) > 200
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module in done:
+            return
+        path.append(module)
+        for other in graph[module]:
+            visit(other)
+        done.add(path.pop())
+
+    for module in graph:
+        visit(module)
+
+
+def test_few_modules_stand_at_the_top():
+    assert len(list(PACKAGE.glob("*.py"))) <= 12
 
 
 def test_metrics_and_data_know_no_model():

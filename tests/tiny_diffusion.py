@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from harmony_diffusion.diffusion.random_weights import random_components
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-from harmony_diffusion.random_weights import random_components
 
 
 def trained_like(**options):

@@ -7,7 +7,7 @@ from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintB
 from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig
 
-from harmony_diffusion.random_weights import random_components
+from harmony_diffusion.diffusion.random_weights import random_components
 
 
 def save_paint_by_example(folder):

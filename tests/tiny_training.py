@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from harmony_diffusion.diffusion.random_weights import random_components
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-from harmony_diffusion.random_weights import random_components
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from harmony_diffusion.diffusion_training.controls import FILE
+from harmony_diffusion.diffusion.control_settings import FILE
 from harmony_diffusion.errors import HarmonyError, OutputError
-from harmony_diffusion.model_card import diffusion_card_head, forget_origins
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
-from harmony_diffusion.training import write_folder_atomically
+from harmony_diffusion.training.checkpoints import write_folder_atomically
+from harmony_diffusion.training.model_card import diffusion_card_head, forget_origins
 
 CARD = """{head}
 # {title}

@@ -34,13 +34,14 @@ from harmony_diffusion.data.captions import (
     prompts_from_column,
     read_captions,
 )
-from harmony_diffusion.data.decoding import read_picture
 from harmony_diffusion.data.layouts import Listing, list_dataset
 from harmony_diffusion.data.photographs import parse_filters
 from harmony_diffusion.data.record_files import append_records
-from harmony_diffusion.data.sample import Problem, Source
+from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.errors import HarmonyError, InputError
-from harmony_diffusion.output_files import write_atomically
+from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.images.quick_decoding import read_picture
+from harmony_diffusion.images.sources import Source
 
 logger = logging.getLogger("prepare_captions")
 

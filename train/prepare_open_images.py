@@ -51,9 +51,9 @@ from harmony_diffusion.data.open_images_tables import (
     read_table,
 )
 from harmony_diffusion.data.record_files import append_records, read_records
-from harmony_diffusion.data.sample import Source
 from harmony_diffusion.errors import DecodeError, HarmonyError, InputError
-from harmony_diffusion.output_files import write_atomically
+from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.images.sources import Source
 
 COLUMNS = (
     "Split", "ImageID", "MaskPath", "LabelName", "Label", "BoxID", "PredictedIoU", "Area", "Sides",

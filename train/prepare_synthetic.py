@@ -19,7 +19,12 @@ from PIL import Image
 
 from harmony_diffusion.data.layouts import list_dataset
 from harmony_diffusion.data.photographs import Photograph, parse_filters, subset_weights
-from harmony_diffusion.data.synthetic import KINDS, SyntheticBatch, SyntheticComposites, reference_colors
+from harmony_diffusion.data.synthesis.composites import (
+    KINDS,
+    SyntheticBatch,
+    SyntheticComposites,
+    reference_colors,
+)
 from harmony_diffusion.data.training_set import PhotographSet
 from harmony_diffusion.errors import HarmonyError, InputError, OutputError
 

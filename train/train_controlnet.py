@@ -29,15 +29,17 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from harmony_diffusion.base_models import load_base_components, read_pipeline_config
-from harmony_diffusion.control_images import SIGMA
-from harmony_diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import KeyedView
-from harmony_diffusion.diffusion_training.controls import ROLES, ControlSettings, load_control_settings
-from harmony_diffusion.diffusion_training.data import DiffusionData
-from harmony_diffusion.diffusion_training.pixel_loss import PixelLoss
-from harmony_diffusion.diffusion_training.run import (
+from harmony_diffusion.diffusion.base_models import load_base_components, read_pipeline_config
+from harmony_diffusion.diffusion.control_images import SIGMA
+from harmony_diffusion.diffusion.control_settings import ROLES, ControlSettings, load_control_settings
+from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
+from harmony_diffusion.errors import InputError
+from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+from harmony_diffusion.training.checkpoints import finish, remove_unfinished, write_folder_atomically
+from harmony_diffusion.training.diffusion_data import DiffusionData
+from harmony_diffusion.training.diffusion_run import (
     FIXED,
     Board,
     Conditioner,
@@ -58,17 +60,11 @@ from harmony_diffusion.diffusion_training.run import (
     validation_images,
     write_card,
 )
-from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
-from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
-from harmony_diffusion.errors import InputError
-from harmony_diffusion.model_card import forget_origins, told_name
-from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-from harmony_diffusion.training import (
-    BatchPositions,
-    finish,
-    remove_unfinished,
-    write_folder_atomically,
-)
+from harmony_diffusion.training.diffusion_step import DenoisingObjective, sample_noise, sample_timesteps
+from harmony_diffusion.training.model_card import forget_origins, told_name
+from harmony_diffusion.training.order import BatchPositions
+from harmony_diffusion.training.pixel_loss import PixelLoss
+from harmony_diffusion.training.trained_model import TrainedModel, make_accelerator
 
 logger = logging.getLogger("train_controlnet")
 

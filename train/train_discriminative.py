@@ -35,31 +35,34 @@ from harmony_diffusion.data.keyed_random import KeyedDraws, sample_key
 from harmony_diffusion.data.layouts import Listing, list_dataset
 from harmony_diffusion.data.photographs import parse_filters, subset_weights
 from harmony_diffusion.data.sample import Problem
-from harmony_diffusion.data.synthetic import SyntheticComposites, jitter, reference_colors, reversed_filters
+from harmony_diffusion.data.synthesis.composites import (
+    SyntheticComposites,
+    jitter,
+    reference_colors,
+    reversed_filters,
+)
 from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, PhotographSet, TrainingSet
 from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError
-from harmony_diffusion.model_card import forget_origins, launch_command, told_name, write_model_card
 from harmony_diffusion.models import MODELS, create_model, load_model, model_class
 from harmony_diffusion.models.efficientnet import init_lite0_from_imagenet
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.layers import blend
-from harmony_diffusion.objectives import ForegroundObjective, HarmonizerObjective
-from harmony_diffusion.training import (
-    SCHEDULES,
-    BatchPositions,
-    MovingAverage,
-    TwoStreams,
+from harmony_diffusion.training.batch_norm import synchronize_batch_norms
+from harmony_diffusion.training.checkpoints import (
     finish,
-    learning_rate_factor,
     remove_unfinished,
     resume,
     save_checkpoint,
-    synchronize_batch_norms,
     write_folder_atomically,
 )
-from harmony_diffusion.validation import Triple, Validation, validate
+from harmony_diffusion.training.ema import MovingAverage
+from harmony_diffusion.training.model_card import forget_origins, launch_command, told_name, write_model_card
+from harmony_diffusion.training.objectives import ForegroundObjective, HarmonizerObjective
+from harmony_diffusion.training.order import BatchPositions, TwoStreams
+from harmony_diffusion.training.schedules import SCHEDULES, learning_rate_factor
+from harmony_diffusion.training.validation import Triple, Validation, validate
 
 logger = logging.getLogger("train_discriminative")
 

@@ -29,12 +29,15 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from harmony_diffusion.base_models import load_base_components
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import KeyedView
-from harmony_diffusion.diffusion_training.data import DiffusionData
-from harmony_diffusion.diffusion_training.pixel_loss import PixelLoss
-from harmony_diffusion.diffusion_training.run import (
+from harmony_diffusion.diffusion.base_models import load_base_components
+from harmony_diffusion.diffusion.random_weights import BASES, random_components
+from harmony_diffusion.models.tiny_autoencoder import load_taef2
+from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
+from harmony_diffusion.training.checkpoints import finish, remove_unfinished, write_folder_atomically
+from harmony_diffusion.training.diffusion_data import DiffusionData
+from harmony_diffusion.training.diffusion_run import (
     FIXED,
     Board,
     Conditioner,
@@ -55,18 +58,11 @@ from harmony_diffusion.diffusion_training.run import (
     validation_images,
     write_card,
 )
-from harmony_diffusion.diffusion_training.step import DenoisingObjective, sample_noise, sample_timesteps
-from harmony_diffusion.diffusion_training.trained import TrainedModel, make_accelerator
-from harmony_diffusion.model_card import forget_origins, told_name
-from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
-from harmony_diffusion.random_weights import BASES, random_components
-from harmony_diffusion.tiny_autoencoder import load_taef2
-from harmony_diffusion.training import (
-    BatchPositions,
-    finish,
-    remove_unfinished,
-    write_folder_atomically,
-)
+from harmony_diffusion.training.diffusion_step import DenoisingObjective, sample_noise, sample_timesteps
+from harmony_diffusion.training.model_card import forget_origins, told_name
+from harmony_diffusion.training.order import BatchPositions
+from harmony_diffusion.training.pixel_loss import PixelLoss
+from harmony_diffusion.training.trained_model import TrainedModel, make_accelerator
 
 logger = logging.getLogger("train_inpainting")
 

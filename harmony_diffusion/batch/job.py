@@ -22,7 +22,7 @@ from harmony_diffusion.batch.local import Engine, Event, Work
 from harmony_diffusion.batch.plan import SHARD, Plan, digest, write_plan
 from harmony_diffusion.batch.worker import Settings
 from harmony_diffusion.errors import OutputError
-from harmony_diffusion.output_files import write_atomically
+from harmony_diffusion.images.output_files import write_atomically
 
 SCHEMA = 1
 EXIT_FAILURES = 3

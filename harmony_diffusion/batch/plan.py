@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from harmony_diffusion.batch.inputs import FILE_FIELDS, Inputs, Row
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.output_files import comparison_key
+from harmony_diffusion.images.output_files import comparison_key
 
 SHARD = 64  # entries a lease
 _SORTED_AT_ONCE = 50_000

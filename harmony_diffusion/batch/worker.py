@@ -245,7 +245,8 @@ class Worker:
 
     def _load_pictures(self, entry: Record) -> tuple[Any, Any, Any]:
         """Return composite, mask and reference mask; pastes the foreground first where there is one."""
-        from harmony_diffusion.image_processor import load_mask, load_picture
+        from harmony_diffusion.images.masks import load_mask
+        from harmony_diffusion.images.picture import load_picture
 
         settings = self.settings
         reading: dict[str, Any] = {"max_pixels": settings.pixels, "allow_truncated": settings.allow_truncated}
@@ -257,7 +258,7 @@ class Worker:
 
         mask_path = path_of("mask")
         if foreground_path := path_of("foreground"):
-            from harmony_diffusion.compose import paste_foreground
+            from harmony_diffusion.images.compose import paste_foreground
 
             foreground = load_picture(foreground_path, **reading)
             background = load_picture(path_of("background"), **reading)  # type: ignore[arg-type]
@@ -308,7 +309,7 @@ class Worker:
         return images[0]
 
     def _write(self, name: str, content: Any) -> None:
-        from harmony_diffusion.output_files import write_atomically
+        from harmony_diffusion.images.output_files import write_atomically
 
         target = Path(self.settings.out, name)
         try:
@@ -376,7 +377,8 @@ class Worker:
             yield from _whole_sample(name, found, errors)
 
     def _harmonize_sample(self, name: str, composite: Path, mask: Path) -> tuple[str, bytes]:
-        from harmony_diffusion.image_processor import load_mask, load_picture
+        from harmony_diffusion.images.masks import load_mask
+        from harmony_diffusion.images.picture import load_picture
 
         settings = self.settings
         picture = load_picture(

@@ -12,7 +12,7 @@
 | `shards` | `.tar` files with `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` | `web_shards` |
 
 `layouts.list_dataset` reads all but the last by their path. In training, `training_set.PairSet` and
-`PhotographSet` give the crop at (seed, epoch, index), and `synthetic.SyntheticComposites` makes composites of
-a batch of photographs, on the device. `captions` makes prompts by BLIP and reads them. `check.check_dataset`
-says beforehand what cannot be used.
+`PhotographSet` give the crop at (seed, epoch, index), and `synthesis.composites.SyntheticComposites` makes
+composites of a batch of photographs, on the device. `captions` makes prompts by BLIP and reads
+them. `check.check_dataset` says beforehand what cannot be used.
 """

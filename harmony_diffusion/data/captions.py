@@ -14,8 +14,8 @@ from PIL import Image
 
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.record_files import read_records
-from harmony_diffusion.data.sample import ArchiveMember, Source
 from harmony_diffusion.errors import CheckpointError, InputError
+from harmony_diffusion.images.sources import ArchiveMember, Source
 
 DEFAULT_CAPTIONER = "Salesforce/blip-image-captioning-base"
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from harmony_diffusion.data.decoding import read_mask, read_picture
 from harmony_diffusion.data.iharmony4 import count_problems
 from harmony_diffusion.data.layouts import detect_layout, list_dataset
 from harmony_diffusion.data.photographs import Photograph
-from harmony_diffusion.data.sample import HarmonySample, Problem, Source
+from harmony_diffusion.data.sample import HarmonySample, Problem
 from harmony_diffusion.data.web_shards import list_shards, read_shards
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.image_arrays import MIN_SIDE
+from harmony_diffusion.images.arrays import MIN_SIDE
+from harmony_diffusion.images.quick_decoding import read_mask, read_picture
+from harmony_diffusion.images.sources import Source
 
 
 @dataclass

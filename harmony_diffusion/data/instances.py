@@ -8,9 +8,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from harmony_diffusion.data.decoding import read_mask
-from harmony_diffusion.data.sample import Source
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.images.quick_decoding import read_mask
+from harmony_diffusion.images.sources import Source
 
 # The parts of a mask are counted at this size.
 _PARTS_SIDE = 400

@@ -24,8 +24,9 @@ from harmony_diffusion.data.open_images_tables import (
     read_table,
 )
 from harmony_diffusion.data.photographs import Photograph
-from harmony_diffusion.data.sample import ArchiveMember, Problem, Source, report
+from harmony_diffusion.data.sample import Problem, report
 from harmony_diffusion.errors import DecodeError, InputError
+from harmony_diffusion.images.sources import ArchiveMember, Source
 
 MANIFEST_COLUMNS = ("Split", "ImageID", "MaskPath", "LabelName")
 # Masks of less or more of the frame than this (by their boxes) make poor foregrounds.

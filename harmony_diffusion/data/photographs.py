@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harmony_diffusion.data.sample import Problem, Source, report_duplicate
+from harmony_diffusion.data.sample import Problem, report_duplicate
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.images.sources import Source
 
 REQUIRED = ("source", "id", "split")
 

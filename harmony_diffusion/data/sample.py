@@ -2,37 +2,12 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.images.sources import Source
 
 logger = logging.getLogger(__name__)
-
-
-class ArchiveMember(NamedTuple):
-    """A file inside a zip archive."""
-
-    archive: Path
-    member: str
-
-    def __str__(self) -> str:
-        """Return the archive and the name in it, for messages."""
-        return f"{self.archive}/{self.member}"
-
-
-class Content(NamedTuple):
-    """A file that was read already, as from a tar shard."""
-
-    name: str
-    data: bytes
-
-    def __str__(self) -> str:
-        """Return the name, for messages."""
-        return self.name
-
-
-Source = Path | ArchiveMember | Content
 
 
 @dataclass(frozen=True)

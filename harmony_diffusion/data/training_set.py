@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harmony_diffusion.data.decoding import read_pair, read_picture
 from harmony_diffusion.data.keyed_random import generator_of, sample_key
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import HarmonySample
 from harmony_diffusion.data.transforms import WHOLE_FRAMES, check_same_size, draw_geometry
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.images.quick_decoding import read_pair, read_picture
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from torch.utils.data import IterableDataset
 
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.photographs import Photograph
-from harmony_diffusion.data.sample import Content, HarmonySample, Problem, report
+from harmony_diffusion.data.sample import HarmonySample, Problem, report
 from harmony_diffusion.data.training_set import Item, numbers_item, pair_item, photograph_item
 from harmony_diffusion.errors import InputError, MissingDependencyError
+from harmony_diffusion.images.sources import Content
 
 logger = logging.getLogger(__name__)
 

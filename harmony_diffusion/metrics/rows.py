@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.errors import InputError, OutputError
+from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.metrics.protocols import METRICS
-from harmony_diffusion.output_files import write_atomically
 
 COLUMNS = ("name", "subset", "foreground_ratio", "protocol", *METRICS)
 _UNIT = re.compile(rb"\[(\d+),.*\]\n", re.DOTALL)

@@ -110,6 +110,24 @@ def create_model(name: str, **config: Any) -> ModelMixin:
     return MODELS[name](**config)
 
 
+def list_models(has_weights: bool | None = None) -> list[str]:
+    """List the registry names, in the order of the registry.
+
+    Args:
+        has_weights: True for the models whose trained weights come with the package, False for all others
+            (classical methods, which need none, and networks that need yours); None for every model.
+
+    Returns:
+        Names for `create_model`.
+
+    Example:
+        >>> list_models(has_weights=True)
+        ['color_grid']
+    """
+    shipped = {name for name in MODELS if (WEIGHTS / name / "config.json").is_file()}
+    return [name for name in MODELS if has_weights is None or has_weights == (name in shipped)]
+
+
 def has_weights(name: str) -> bool:
     """Tell whether trained weights of a registry model come with the package."""
     return (WEIGHTS / name / "config.json").is_file()

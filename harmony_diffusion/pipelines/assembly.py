@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 
-from harmony_diffusion.base_models import load_base_components, read_pipeline_config
-from harmony_diffusion.diffusion_training.controls import load_control_settings
+from harmony_diffusion.diffusion.base_models import load_base_components, read_pipeline_config
+from harmony_diffusion.diffusion.control_settings import load_control_settings
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harmony_diffusion.base_models import check_base, load_autoencoder, load_base_components
 from harmony_diffusion.boxes import bounding_box
+from harmony_diffusion.diffusion.base_models import check_base, load_autoencoder, load_base_components
 from harmony_diffusion.errors import CheckpointError, InputError
 
 SD_INPAINTING, PAINT_BY_EXAMPLE = "sd-inpainting", "paint-by-example"

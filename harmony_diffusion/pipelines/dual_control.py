@@ -16,17 +16,17 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint impo
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from harmony_diffusion.control_images import canny_image, gaussian_image
-from harmony_diffusion.controlnets import (
+from harmony_diffusion.diffusion.control_images import canny_image, gaussian_image
+from harmony_diffusion.diffusion.controlnets import (
     Control,
     control_residuals,
     embed_control_image,
     for_conditional_half,
     make_embedding_reusable,
 )
+from harmony_diffusion.diffusion.working_picture import Batch
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.call_checks import ControlSetting, StepCallback
-from harmony_diffusion.pipelines.working_picture import Batch
 
 
 class DualControlDenoiser(StableDiffusionInpaintPipeline):

@@ -11,8 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from harmony_diffusion.errors import InputError, InputTypeError
-from harmony_diffusion.highres import harmonize_picture
-from harmony_diffusion.image_processor import Picture, check_background, load_mask, load_pairs
+from harmony_diffusion.highres.harmonize import harmonize_picture
+from harmony_diffusion.images.masks import check_background, load_mask
+from harmony_diffusion.images.picture import Picture, load_pairs
 from harmony_diffusion.models import MODELS, load_model
 from harmony_diffusion.pipelines.output import HarmonizationOutput
 

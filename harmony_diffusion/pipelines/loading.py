@@ -37,7 +37,7 @@ def load_pipeline(
     saved = (Path(source) / "model_index.json").is_file()
     if source != DUAL and not saved:
         return HarmonizationPipeline(load_model(source))
-    from harmony_diffusion.base_models import load_base_components
+    from harmony_diffusion.diffusion.base_models import load_base_components
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
     if saved:

@@ -27,11 +27,18 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from harmony_diffusion.base_models import check_base
-from harmony_diffusion.captioner import caption_images
-from harmony_diffusion.control_images import SIGMA
-from harmony_diffusion.controlnets import CONTROL_INPUTS, ControlInput, check_controlnet
+from harmony_diffusion.diffusion.base_models import check_base
+from harmony_diffusion.diffusion.captioner import caption_images
+from harmony_diffusion.diffusion.control_images import SIGMA
+from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, ControlInput, check_controlnet
+from harmony_diffusion.diffusion.working_picture import (
+    Batch,
+    WorkingPicture,
+    groups_of_equal_size,
+    load_working_pictures,
+)
 from harmony_diffusion.errors import InputError, InputNote
+from harmony_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from harmony_diffusion.pipelines.call_checks import (
     CALLBACK_TENSORS,
     StepCallback,
@@ -45,13 +52,6 @@ from harmony_diffusion.pipelines.call_checks import (
 from harmony_diffusion.pipelines.dual_control import DualControlDenoiser
 from harmony_diffusion.pipelines.harmonization import export_pictures
 from harmony_diffusion.pipelines.output import DiffusionHarmonizationOutput
-from harmony_diffusion.pipelines.working_picture import (
-    Batch,
-    WorkingPicture,
-    groups_of_equal_size,
-    load_working_pictures,
-)
-from harmony_diffusion.tiny_autoencoder import TinyAutoencoder
 
 Window = tuple[float, float]
 IMAGE_CHANNELS = ("masked", "composite")
@@ -87,7 +87,7 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
 
     Example:
         >>> import numpy as np
-        >>> from harmony_diffusion.random_weights import random_components
+        >>> from harmony_diffusion.diffusion.random_weights import random_components
         >>> pipe = StableDiffusionHarmonizationPipeline(**random_components("tiny"), working_size=64)
         >>> pipe.set_progress_bar_config(disable=True)
         >>> mask = np.zeros((96, 96), np.uint8)

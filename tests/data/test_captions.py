@@ -17,8 +17,8 @@ from harmony_diffusion.data.captions import (
     read_captions,
 )
 from harmony_diffusion.data.photographs import Photograph
-from harmony_diffusion.data.sample import ArchiveMember, Content
 from harmony_diffusion.errors import CheckpointError, InputError
+from harmony_diffusion.images.sources import ArchiveMember, Content
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from harmony_diffusion.data.check import check_dataset
 from harmony_diffusion.data.iharmony4 import read_iharmony4
 from harmony_diffusion.data.photographs import read_photographs, subset_weights
-from harmony_diffusion.data.synthetic import KINDS, SyntheticComposites, reference_colors
+from harmony_diffusion.data.synthesis.composites import KINDS, SyntheticComposites, reference_colors
 from harmony_diffusion.data.training_set import PhotographSet
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train" / "prepare_synthetic.py"

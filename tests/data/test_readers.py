@@ -12,13 +12,13 @@ from PIL import Image
 from tiny_pictures import disc, picture
 
 from harmony_diffusion.cli import main
-from harmony_diffusion.data.decoding import read_mask, read_pair, read_picture
 from harmony_diffusion.data.folders import read_folders, read_json_lines
 from harmony_diffusion.data.iharmony4 import PUBLISHED, count_problems, read_iharmony4
 from harmony_diffusion.data.layouts import detect_layout, list_dataset
 from harmony_diffusion.data.open_images import read_open_images, select_open_images
 from harmony_diffusion.data.photographs import parse_filters, read_photographs, subset_weights
 from harmony_diffusion.errors import DecodeError, InputError, MaskError, SizeMismatchError
+from harmony_diffusion.images.quick_decoding import read_mask, read_pair, read_picture
 
 
 def test_photographs_keep_their_record(photographs_folder):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from harmony_diffusion.data.decoding import read_mask
 from harmony_diffusion.data.iharmony4 import read_iharmony4
 from harmony_diffusion.data.photographs import read_photographs
-from harmony_diffusion.data.synthetic import SyntheticComposites, reference_colors
+from harmony_diffusion.data.synthesis.composites import SyntheticComposites, reference_colors
 from harmony_diffusion.data.training_set import KeyedView, PairSet, PhotographSet, WeightedOrder
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.images.quick_decoding import read_mask
 
 
 def equal(first, second):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from harmony_diffusion.data.decoding import read_mask, read_picture
 from harmony_diffusion.errors import InputError, SizeMismatchError
+from harmony_diffusion.images.quick_decoding import read_mask, read_picture
 from harmony_diffusion.metrics import functional
 from harmony_diffusion.metrics.protocols import METRICS, PROTOCOLS, Protocol, find_protocols, score
 

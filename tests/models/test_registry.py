@@ -4,7 +4,14 @@ import pytest
 import torch
 from small_configs import SMALL
 
-from harmony_diffusion.models import MODELS, create_model, load_model, model_class
+from harmony_diffusion.models import (
+    MODELS,
+    create_model,
+    has_weights,
+    list_models,
+    load_model,
+    model_class,
+)
 from harmony_diffusion.models.origin import Origin
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -120,3 +127,10 @@ def test_states_its_origin_and_working_size(name):
     assert isinstance(cls.origin, Origin) and cls.origin.title
     assert cls.working_size >= 32
     assert cls.__doc__ and cls.__module__.startswith("harmony_diffusion.models.")
+
+
+def test_models_are_listed_by_whether_weights_come_along():
+    assert list_models() == list(MODELS)
+    shipped = list_models(has_weights=True)
+    assert shipped and all(has_weights(name) for name in shipped)
+    assert list_models(has_weights=False) == [name for name in MODELS if name not in shipped]

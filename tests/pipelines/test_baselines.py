@@ -8,7 +8,7 @@ from tiny_diffusion import object_mask, picture, seeded
 from tiny_paint_by_example import save_paint_by_example, with_old_names
 from tiny_training import save_base
 
-from harmony_diffusion.base_models import load_base_components
+from harmony_diffusion.diffusion.base_models import load_base_components
 from harmony_diffusion.errors import CheckpointError, InputError
 from harmony_diffusion.pipelines.baselines import InpaintingBaseline, cut_out
 

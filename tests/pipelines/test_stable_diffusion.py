@@ -16,9 +16,9 @@ from tiny_diffusion import (
     trained_like,
 )
 
-from harmony_diffusion.controlnets import Control, control_residuals
-from harmony_diffusion.pipelines.working_picture import Batch, load_working_pictures
-from harmony_diffusion.random_weights import random_components
+from harmony_diffusion.diffusion.controlnets import Control, control_residuals
+from harmony_diffusion.diffusion.random_weights import random_components
+from harmony_diffusion.diffusion.working_picture import Batch, load_working_pictures
 
 SHARED = ("vae", "text_encoder", "tokenizer", "unet")
 

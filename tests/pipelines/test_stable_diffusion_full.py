@@ -10,7 +10,7 @@ PROGRAM = """
 import json, resource, time
 import numpy as np, torch
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-from harmony_diffusion.random_weights import random_components
+from harmony_diffusion.diffusion.random_weights import random_components
 
 start = time.perf_counter()
 pipe = StableDiffusionHarmonizationPipeline(**random_components("full", dtype=torch.bfloat16))

@@ -17,12 +17,12 @@ from tiny_diffusion import call, count_calls, latents_of, make_pipe, object_mask
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from harmony_diffusion.data.captions import load_captioner
+from harmony_diffusion.diffusion.random_weights import random_components
 from harmony_diffusion.errors import CheckpointError, InputError, InputNote, MaskError, SizeMismatchError
-from harmony_diffusion.image_processor import Picture
+from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models import create_model
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-from harmony_diffusion.random_weights import random_components
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = ROOT / "pipelines" / "stable_diffusion.py"

@@ -13,7 +13,7 @@ from tiny_diffusion import trained_like
 from tiny_paint_by_example import save_paint_by_example
 from tiny_training import ROOT, save_base, save_photographs
 
-from harmony_diffusion.diffusion_training.controls import ControlSettings
+from harmony_diffusion.diffusion.control_settings import ControlSettings
 
 SMALL = ["--size", "64", "--steps", "2", "--batch_size", "2", "--caption_column", "label"]
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from tiny_diffusion import call, make_pipe, trained_like
 from tiny_training import ROOT
 
-from harmony_diffusion.base_models import read_pipeline_config
-from harmony_diffusion.diffusion_training.controls import ControlSettings
+from harmony_diffusion.diffusion.base_models import read_pipeline_config
+from harmony_diffusion.diffusion.control_settings import ControlSettings
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 

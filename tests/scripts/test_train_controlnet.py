@@ -29,7 +29,11 @@ from tiny_training import (
     state_of,
 )
 
-from harmony_diffusion.diffusion_training.run import (
+from harmony_diffusion.diffusion.random_weights import random_components
+from harmony_diffusion.errors import CheckpointError, MissingDependencyError
+from harmony_diffusion.pipelines.assembly import assemble_pipeline
+from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+from harmony_diffusion.training.diffusion_run import (
     SCHEDULES,
     Board,
     add_data_arguments,
@@ -40,10 +44,6 @@ from harmony_diffusion.diffusion_training.run import (
     freeze,
     learning_rate,
 )
-from harmony_diffusion.errors import CheckpointError, MissingDependencyError
-from harmony_diffusion.pipelines.assembly import assemble_pipeline
-from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-from harmony_diffusion.random_weights import random_components
 
 WIDTHS = ["--conditioning_embedding", "8", "8", "16", "16"]
 SMALL = ["--resolution", "64", "--train_batch_size", "2", "--lr_warmup_steps", "0"]
@@ -538,7 +538,7 @@ def test_8_bit_adam_is_used_or_asked_for():
 
 
 def test_settings_that_must_stay_are_flags():
-    text = (ROOT / "harmony_diffusion" / "diffusion_training" / "run.py").read_text()
+    text = (ROOT / "harmony_diffusion" / "training" / "diffusion_run.py").read_text()
     flags = re.findall(r'add\(\s*"--(\w+)"', text)
     fixed = re.search(r"^FIXED = \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
     assert len(flags) == len(set(flags)) and set(re.findall(r'"(\w+)"', fixed[1])) <= set(flags)

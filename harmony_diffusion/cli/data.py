@@ -1,0 +1,63 @@
+"""`harmony data`: look at data sets."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harmony_diffusion.errors import InputError
+
+
+def add_command(commands: Any) -> None:
+    """Describe `harmony data check` and `harmony data select`."""
+    data = commands.add_parser("data", help="look at data sets", description="Look at data sets.")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="find what is wrong with a data set",
+        description="Open every file of a data set; print each that cannot be used, with the reason.",
+    )
+    check.add_argument("path", metavar="PATH", type=Path, help="folder, .jsonl or .tar file of any layout")
+    check.add_argument(
+        "--split", default="train", help="part of the data set; all for both of iHarmony4 (default: train)"
+    )
+    check.add_argument(
+        "--filter", action="append", default=[], metavar="COLUMN=VALUE[,VALUE]", help="part of a manifest"
+    )
+    check.add_argument("--shards", type=int, nargs="+", help="parts of Open Images, of 0 to 15")
+    check.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    check.set_defaults(run=run_data_check)
+    select = actions.add_parser(
+        "select",
+        help="choose test photographs of Open Images",
+        description="Write the names of photographs with exactly one instance, the same on every machine.",
+    )
+    select.add_argument("path", metavar="PATH", type=Path, help="folder of Open Images")
+    select.add_argument("-o", "--output", metavar="OUT", required=True, help="list to write, one name a line")
+    select.add_argument("--split", default="test", help="part of the data set (default: test)")
+    select.add_argument("--count", type=int, default=2000, help="how many (default: 2000)")
+    select.add_argument("--overwrite", action="store_true", help="replace the list if it exists")
+    select.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    select.set_defaults(run=run_data_select)
+
+
+def run_data_check(args: argparse.Namespace) -> None:
+    """Print what is wrong with a data set, file by file."""
+    from harmony_diffusion.data.check import check_dataset
+    from harmony_diffusion.data.photographs import parse_filters
+
+    report = check_dataset(args.path, args.split, filters=parse_filters(args.filter), shards=args.shards)
+    for problem in report.problems:
+        print(f"{problem.file}: {problem.reason}")
+    print(f"{report.layout}: {report.count} samples looked at, {len(report.problems)} problems")
+    if report.problems:
+        raise InputError(args.path, f"has {len(report.problems)} problems")
+
+
+def run_data_select(args: argparse.Namespace) -> None:
+    """Write the list of test photographs of Open Images."""
+    from harmony_diffusion.data.open_images import select_open_images
+    from harmony_diffusion.images.output_files import write_atomically
+
+    names = select_open_images(args.path, args.count, args.split)
+    write_atomically(args.output, "".join(f"{name}\n" for name in names).encode(), overwrite=args.overwrite)
+    print(args.output)

@@ -1,0 +1,105 @@
+"""What `harmony image` and `harmony compose` share: options, outputs, the call of the pipeline."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harmony_diffusion.errors import InputError
+
+
+def add_shared_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of both commands."""
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file to write (.jpg .png .tif …)"
+    )
+    parser.add_argument(
+        "--model", help="a name of `harmony models` with weights, a saved folder, or sd2-dual"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="0 keeps the input, 1 is full (default: 1)"
+    )
+    parser.add_argument("--side-by-side", action="store_true", help="also write OUT_before_after")
+    diffusion = parser.add_argument_group("sd2-dual (Stable Diffusion 2 with two ControlNets)")
+    diffusion.add_argument("--prompt", metavar="TEXT", help="what the whole picture shows")
+    diffusion.add_argument("--high-scale", type=float, metavar="X", help="strength of the edges (default: 1)")
+    diffusion.add_argument(
+        "--low-scale", type=float, metavar="X", help="strength of the colours (default: 1)"
+    )
+    diffusion.add_argument("--steps", type=int, metavar="N", help="steps from noise to picture (default: 20)")
+    diffusion.add_argument("--seed", type=int, metavar="N", help="same number, same result")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--max-pixels", type=int, default=100_000_000, help="refuse larger pictures")
+    parser.add_argument("--frame", type=int, default=0, help="frame of an animated file or page of a TIFF")
+    parser.add_argument("--allow-truncated", action="store_true", help="read what is left of a damaged file")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Path]:
+    """Name every file to be written, and refuse before any work what could not be written at the end."""
+    from harmony_diffusion.images.output_files import check_output
+
+    target = Path(args.output)
+    paths = {"": target}
+    for extra in extras:
+        # A mask must not be changed by a lossy format.
+        suffix = ".png" if extra == "_mask" else target.suffix
+        paths[extra] = target.with_name(f"{target.stem}{extra}{suffix}")
+    keys = ("composite", "foreground", "background", "mask", "reference_mask")
+    inputs = [source for key in keys if (source := getattr(args, key, None))]
+    for path in paths.values():
+        check_output(path, overwrite=args.overwrite, inputs=inputs)
+    return paths
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `load_picture` that were given."""
+    return {"max_pixels": args.max_pixels, "frame": args.frame, "allow_truncated": args.allow_truncated}
+
+
+def harmonize_and_write(
+    args: argparse.Namespace, composite: Any, mask: Any, reference: Any, outputs: dict[str, Path]
+) -> None:
+    """Harmonize, and write the result and what else was asked for."""
+    from harmony_diffusion.images.compose import side_by_side
+    from harmony_diffusion.pipelines.loading import load_pipeline
+
+    controls = args.high_scale != 0 or args.low_scale != 0
+    pipe = load_pipeline(args.model or "default", controls=controls)
+    pipe.set_progress_bar_config(disable=True)
+    images, _ = pipe(
+        composite,
+        mask,
+        args.prompt,
+        **_settings(args, pipe, reference),
+        output_type="picture",
+        return_dict=False,
+    )
+    result = images[0]
+    result.save(outputs[""], overwrite=args.overwrite)
+    print(outputs[""])
+    if args.side_by_side:
+        side_by_side(composite, result).save(outputs["_before_after"], overwrite=args.overwrite)
+        print(f"before/after: {outputs['_before_after']}")
+
+
+def _settings(args: argparse.Namespace, pipe: Any, reference: Any) -> dict[str, Any]:
+    """Return the arguments that this pipeline takes, and refuse those that are for the other kind."""
+    from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+
+    names = {"high_scale": "high_scale", "low_scale": "low_scale", "steps": "num_inference_steps"}
+    given = {names[key]: value for key in names if (value := getattr(args, key)) is not None}
+    if isinstance(pipe, HarmonizationPipeline):
+        if given or args.seed is not None:
+            raise InputError("--high-scale, --low-scale, --steps and --seed", "are for `--model sd2-dual`")
+        return {"strength": args.strength, "reference_mask": reference}
+    if reference is not None:
+        raise InputError("--reference-mask", "is for the other models: this one looks at all surroundings")
+    import torch
+    from diffusers.utils.torch_utils import get_device
+
+    pipe.to(get_device())
+    if args.seed is not None:
+        given["generator"] = torch.Generator().manual_seed(args.seed)
+    if args.strength != 1:
+        given |= {"init": "composite", "strength": args.strength}
+    return given

@@ -1,0 +1,56 @@
+"""`harmony models`: list the methods."""
+
+import argparse
+import json
+from typing import Any
+
+
+def add_command(commands: Any) -> None:
+    """Describe `harmony models`."""
+    models = commands.add_parser("models", help="list the methods", description="List the methods.")
+    models.add_argument("--json", action="store_true", help="print JSON")
+    models.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    models.set_defaults(run=run_models)
+
+
+def run_models(args: argparse.Namespace) -> None:
+    """Print one line a registry model: name, kind, parameters, licence, weights."""
+    import torch
+
+    from harmony_diffusion.models import DEFAULT_MODEL, MODELS, create_model, has_weights
+
+    rows = []
+    for name in MODELS:
+        with torch.device("meta"):
+            model: Any = create_model(name)
+        parameters = model.num_parameters()
+        rows.append(
+            {
+                "name": name,
+                "kind": "classical" if not parameters else "white-box" if _is_white_box(model) else "dense",
+                "parameters": parameters,
+                "license": model.origin.weights_license or model.origin.code_license or "-",
+                "weights": _weights_of(parameters, has_weights(name)),
+                "default": name == DEFAULT_MODEL,
+            }
+        )
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(
+        f"{'name':20} {'kind':10} {'parameters':>11}  {'weights':15} licence of the official code or weights"
+    )
+    for row in rows:
+        name = f"{row['name']}{' *' if row['default'] else ''}"
+        print(f"{name:20} {row['kind']:10} {row['parameters']:11,}  {row['weights']:15} {row['license']}")
+    print("* default")
+
+
+def _weights_of(parameters: int, shipped: bool) -> str:
+    if not parameters:
+        return "none needed"
+    return "included" if shipped else "bring your own"
+
+
+def _is_white_box(model: Any) -> bool:
+    return hasattr(model, "apply_filters")

@@ -1,0 +1,1 @@
+"""Composites made of photographs, with the photograph as ground truth."""

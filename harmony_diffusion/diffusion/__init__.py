@@ -1,0 +1,1 @@
+"""Parts of the diffusion method, used by its pipeline and by its training."""

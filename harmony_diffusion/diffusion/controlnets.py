@@ -1,0 +1,248 @@
+"""ControlNets for an inpainting U-Net: made from it, fed by the pipeline, run only when they count.
+
+`ControlNetModel` is diffusers' own. Equation 6 of the paper gives the trainable copy of the encoder the noisy
+latents alone (`control_input="noisy_latents"`, 4 channels); the original ControlNet gives it what the frozen
+encoder sees (`"unet_input"`, 9 channels). With an autoencoder of C latent channels these are C and 2 C + 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from harmony_diffusion.errors import CheckpointError, InputError
+
+ControlInput = Literal["noisy_latents", "unet_input"]
+Residuals = tuple[list[Tensor], Tensor]
+
+# What a ControlNet reads in each mode: Z_t, or [Z_t, M', Z_ms].
+# 1 over the root mean square of SiLU under a normal distribution.
+_SILU_GAIN = 1.68
+CONTROL_INPUTS: tuple[ControlInput, ...] = ("noisy_latents", "unet_input")
+
+
+def control_channels(unet: Any) -> dict[str, int]:
+    """Return how many channels a ControlNet of an inpainting U-Net reads in each mode.
+
+    Example:
+        >>> from harmony_diffusion.diffusion.random_weights import random_components
+        >>> control_channels(random_components("tiny")["unet"])
+        {'noisy_latents': 4, 'unet_input': 9}
+    """
+    return {"noisy_latents": unet.config["out_channels"], "unet_input": unet.config["in_channels"]}
+
+
+def is_inpainting_unet(unet: Any) -> bool:
+    """Tell whether a U-Net reads noisy latents, mask and latents of the background (4 + 1 + 4 channels)."""
+    return bool(unet.config["in_channels"] == 2 * unet.config["out_channels"] + 1)
+
+
+def make_controlnet(
+    unet: UNet2DConditionModel,
+    *,
+    control_input: ControlInput = "noisy_latents",
+    conditioning_channels: int = 3,
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256),
+    unit_embedding: bool = False,
+) -> ControlNetModel:
+    """Make a ControlNet that adds nothing yet, from any inpainting U-Net.
+
+    It holds the encoder's weights; for `"noisy_latents"` the first convolution keeps the weights of the
+    channels of the noisy latents. The convolutions that lead out of it are zero.
+
+    Args:
+        unet: Inpainting U-Net, its input channels in the order [Z_t, M', Z_ms].
+        control_input: What the ControlNet sees beside its control image.
+        conditioning_channels: Channels of the control image.
+        conditioning_embedding_out_channels: Widths of the network that embeds the control image; each after
+            the first halves the resolution, and together they must do as much as the autoencoder.
+        unit_embedding: Start that network with weights that keep the scale of what passes through it. With
+            diffusers' own a control image arrives a hundred times weaker, and thousands of steps go by before
+            it counts; the paper's settings have them.
+
+    Returns:
+        The ControlNet, in the dtype and on the device of the U-Net.
+
+    Raises:
+        CheckpointError: The U-Net is not for inpainting.
+        InputError: Unknown `control_input`.
+    """
+    if control_input not in CONTROL_INPUTS:
+        raise InputError(
+            "control_input", f"must be one of {', '.join(CONTROL_INPUTS)}, got {control_input!r}"
+        )
+    if not is_inpainting_unet(unet):
+        raise CheckpointError(
+            f"The U-Net has {unet.config['in_channels']} input channels; a ControlNet for harmonization is "
+            "made from an inpainting U-Net, which has 9 (noisy latents, mask, latents of the background), or "
+            f"with {unet.config['out_channels']} latent channels {2 * unet.config['out_channels'] + 1}."
+        )
+    controlnet = ControlNetModel.from_unet(
+        unet,
+        conditioning_channels=conditioning_channels,
+        conditioning_embedding_out_channels=conditioning_embedding_out_channels,
+    )
+    if unit_embedding:
+        _keep_scale(controlnet.controlnet_cond_embedding)
+    channels = control_channels(unet)[control_input]
+    if channels != unet.config["in_channels"]:
+        wide = controlnet.conv_in
+        controlnet.conv_in = nn.Conv2d(channels, wide.out_channels, kernel_size=3, padding=1)
+        controlnet.conv_in.load_state_dict({"weight": wide.weight[:, :channels], "bias": wide.bias})
+        controlnet.register_to_config(in_channels=channels)
+    # ModelMixin.to advises against a change of type, which is none here: nothing was loaded.
+    return nn.Module.to(controlnet, unet.device, unet.dtype)
+
+
+def _keep_scale(embedding: nn.Module) -> None:
+    for convolution in (embedding.conv_in, *embedding.blocks):
+        weight = convolution.weight
+        nn.init.normal_(weight, std=_SILU_GAIN / weight[0].numel() ** 0.5)
+        nn.init.zeros_(convolution.bias)
+
+
+def check_controlnet(controlnet: Any, unet: Any, control_input: str, name: str) -> None:
+    """Check that a ControlNet fits the U-Net and what the pipeline will feed it.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    channels = controlnet.config.in_channels
+    expected = control_channels(unet)
+    if channels != expected[control_input]:
+        fitting = [mode for mode, count in expected.items() if count == channels]
+        advice = f"it was made for control_input={fitting[0]!r}" if fitting else "it fits neither mode"
+        raise CheckpointError(
+            f"{name} has {channels} input channels, but control_input={control_input!r} feeds it "
+            f"{expected[control_input]}: {advice}."
+        )
+    for key in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
+        theirs, ours = controlnet.config[key], unet.config[key]
+        if _plain(theirs) != _plain(ours):
+            raise CheckpointError(
+                f"{name} has {key}={theirs}, the U-Net {ours}: they belong to other models."
+            )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+class ReusableEmbedding(ControlNetConditioningEmbedding):
+    """Embed a control image, and pass on an embedding that was computed before.
+
+    The control image does not change between steps, so its embedding needs computing once, not at each step.
+    """
+
+    def forward(self, conditioning: Tensor) -> Tensor:
+        """Return `(B, C, h, w)` for an image `(B, 3, 8h, 8w)`, and an embedding as it is."""
+        if conditioning.shape[1] == self.conv_out.out_channels:
+            return conditioning
+        return super().forward(conditioning)
+
+
+def make_embedding_reusable(controlnet: Any) -> None:
+    """Let a ControlNet accept embedded control images; for images it computes what it did before."""
+    embedding = controlnet.controlnet_cond_embedding
+    if type(embedding) is ControlNetConditioningEmbedding:
+        # Same weights and names, so that it saves, loads, moves and compiles as before.
+        embedding.__class__ = ReusableEmbedding
+
+
+def embed_control_image(controlnet: Any, image: Tensor) -> Tensor:
+    """Compute the part of a ControlNet that is the same at every step.
+
+    Args:
+        controlnet: A ControlNet after `make_embedding_reusable`.
+        image: Control image in [0, 1], `(B, 3, H, W)`.
+
+    Returns:
+        `(B, C, h, w)`, to be given to the ControlNet in place of the image.
+    """
+    load_offloaded(controlnet)
+    device, dtype = image.device, controlnet.dtype
+    weights = next(controlnet.controlnet_cond_embedding.parameters())
+    if weights.device.type != "meta":  # there, a hook of each layer loads its weights
+        image = image.to(weights.device)
+    reverse = controlnet.config.controlnet_conditioning_channel_order == "bgr"
+    image = image.flip(1) if reverse else image
+    embedding = controlnet.controlnet_cond_embedding(image.to(dtype))
+    # The network will turn round the channels of what it is given.
+    return (embedding.flip(1) if reverse else embedding).to(device)
+
+
+def load_offloaded(module: Any) -> None:
+    """Move a model that is offloaded to its device, where a part of it is called and not the whole."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None and hasattr(hook, "pre_forward"):
+        hook.pre_forward(module)
+
+
+@dataclass
+class Control:
+    """One ControlNet with its control image and when it counts.
+
+    Attributes:
+        controlnet: The network.
+        embedding: Its embedded control images, `(B, C, h, w)`.
+        scale: Strength, lambda of equation 7.
+        window: Start and end of the steps in which it counts, as shares of all steps.
+    """
+
+    controlnet: Any
+    embedding: Tensor
+    scale: float
+    window: tuple[float, float]
+
+    def is_active(self, step: int, steps: int) -> bool:
+        """Tell whether it counts in a step; where it does not, it need not run."""
+        start, end = self.window
+        return self.scale != 0 and step / steps >= start and (step + 1) / steps <= end
+
+
+def control_residuals(
+    controls: Sequence[Control], sample: Tensor, timestep: Tensor, prompt_embeds: Tensor
+) -> Residuals | None:
+    """Run ControlNets and add up what they give: lambda_h F_h + lambda_l F_l of equation 7.
+
+    Args:
+        controls: Those that count in this step.
+        sample: What they see, Z_t or all that the U-Net sees, `(N, C, h, w)`; N is a multiple of the control
+            images' batch size.
+        timestep: Of this step.
+        prompt_embeds: `(N, L, D)`.
+
+    Returns:
+        The summands of the skip connections and of the middle block, or None without controls.
+    """
+    total: Residuals | None = None
+    for control in controls:
+        repeats = len(sample) // len(control.embedding)
+        embedding = torch.cat([control.embedding] * repeats) if repeats > 1 else control.embedding
+        down, middle = control.controlnet(
+            sample,
+            timestep,
+            encoder_hidden_states=prompt_embeds,
+            controlnet_cond=embedding,
+            conditioning_scale=control.scale,
+            return_dict=False,
+        )
+        if total is not None:
+            down = [ours + theirs for ours, theirs in zip(total[0], down, strict=True)]
+            middle = total[1] + middle
+        total = down, middle
+    return total
+
+
+def for_conditional_half(residuals: Residuals) -> Residuals:
+    """Put zeros before residuals `(B, …)`, so that they count for the conditional half of `(2B, …)` only."""
+    down, middle = residuals
+    return [_after_zeros(tensor) for tensor in down], _after_zeros(middle)
+
+
+def _after_zeros(tensor: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(tensor), tensor])

@@ -1,0 +1,1 @@
+"""Harmonize a small copy, apply the change at full resolution."""

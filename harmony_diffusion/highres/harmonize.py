@@ -1,0 +1,309 @@
+"""Harmonize a picture at its own resolution: look at a small copy, change the full-size pixels.
+
+Models that predict filters render them on the full-size pixels. Dense networks harmonize the small copy, and
+the change is carried over as a colour map (`harmony_diffusion.highres.color_map`). Only foreground pixels are
+computed, in bands, so memory beyond the picture itself stays small.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from harmony_diffusion.boxes import Box, bounding_box, box_around
+from harmony_diffusion.errors import InputError, SizeMismatchError
+from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
+from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail, row_bands
+from harmony_diffusion.images.picture import Picture
+
+# Side of the part of a frame that is looked at, as a share of the frame's: no object is enlarged beyond it.
+_LEAST_SEEN = 0.2
+
+
+def harmonize_picture(
+    model: ModelMixin,
+    picture: Picture,
+    mask: np.ndarray,
+    *,
+    reference: np.ndarray | None = None,
+    strength: float = 1.0,
+) -> tuple[Picture, Tensor | None]:
+    """Harmonize one picture at its own resolution.
+
+    Args:
+        model: Any registry model; it is called on its own device and in its own dtype.
+        picture: Composite, `(H, W)`.
+        mask: 1 on the foreground, soft values allowed, `(H, W)` float32 in [0, 1].
+        reference: Which part of the background to harmonize to, `(H, W)` float32 in [0, 1]; None = all of it.
+            Hidden pixels (alpha 0) are never looked at, whatever it says.
+        strength: 0 leaves the picture as it is, 1 is what the model says, linear between.
+
+    Returns:
+        The harmonized picture, equal to `picture` to the bit where the mask or alpha is 0, and the filters
+        `(1, F)` or `(1, F, h, w)`, None for models that predict none. Models with a `context` look at the
+        `window_around` the foreground only, and their maps lie over this window, unless `reference` or alpha
+        says where to look.
+
+    Raises:
+        SizeMismatchError: `mask` or `reference` has another size than the picture.
+        MaskError: No visible background is left to harmonize to.
+        InputError: `strength` lies outside [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise InputError("strength", f"is {strength}, expected a number from 0 to 1")
+    mask, allowed = shown_mask(picture, mask), allowed_background(picture, reference)
+    if not mask.any() and not hasattr(model, "predict_filters"):
+        return picture, None
+    context = getattr(model, "context", None)
+    if context is None or allowed is not None:
+        return _harmonize(model, picture, mask, allowed, strength)
+    # A part of the frame, in which the object is seen in more detail.
+    window = window_around(mask, context)
+    part, filters = _harmonize(model, picture.cut(window), mask[window], None, strength)
+    result = picture.pixels.copy()
+    result[window] = part.pixels
+    return picture.with_pixels(result), filters
+
+
+def _harmonize(
+    model: ModelMixin, picture: Picture, mask: np.ndarray, allowed: np.ndarray | None, strength: float
+) -> tuple[Picture, Tensor | None]:
+    thumbnail = make_thumbnail(model, picture, mask, allowed)
+    if not hasattr(model, "predict_filters"):
+        harmonized = harmonize_thumbnail(model, thumbnail)
+        return render_thumbnail(picture, mask, thumbnail, harmonized, strength=strength), None
+    filters = predict_filters(model, thumbnail)
+    # Where a part of the frame must not be looked at, the frame is what the model saw in its place.
+    frame = None if allowed is None else thumbnail.composite.float()
+    return render_filters(model, picture, mask, filters, frame=frame, strength=strength), filters
+
+
+def window_around(mask: np.ndarray, context: float) -> Box:
+    """Find a square around the foreground, cut where it is larger than the frame, moved where it leaves it.
+
+    Args:
+        mask: `(H, W)`; all that is not 0 lies inside.
+        context: Background on each side of the foreground, as a share of its longer side.
+
+    Returns:
+        Rows and columns; all of them for an empty mask.
+    """
+    box = bounding_box(mask > 0)
+    if box is None:
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
+    longer = max(span.stop - span.start for span in box)
+    side = math.ceil(max((1 + 2 * context) * longer, _LEAST_SEEN * math.sqrt(mask.size)))
+    return box_around(box, [min(side, whole) for whole in mask.shape], mask.shape)
+
+
+def shown_mask(picture: Picture, mask: np.ndarray) -> np.ndarray:
+    """Return the mask as float32 `(H, W)`, 0 where the picture is hidden.
+
+    Raises:
+        SizeMismatchError: It has another size than the picture.
+    """
+    mask = _weights(picture, mask, "mask")
+    visible = picture.visible
+    return mask if visible is None else np.where(visible > 0, mask, np.float32(0))
+
+
+def allowed_background(picture: Picture, reference: np.ndarray | None) -> np.ndarray | None:
+    """Return how much each background pixel may be looked at, float32 `(H, W)`; None = all of them fully.
+
+    Raises:
+        SizeMismatchError: `reference` has another size than the picture.
+    """
+    visible = picture.visible
+    if reference is None:
+        return None if visible is None else _weights(picture, visible, "alpha")
+    reference = _weights(picture, reference, "reference")
+    return reference if visible is None else reference * visible
+
+
+def _weights(picture: Picture, weights: np.ndarray, name: str) -> np.ndarray:
+    if weights.shape != picture.size:
+        raise SizeMismatchError(
+            name,
+            f"is {' x '.join(map(str, weights.shape))} (height x width), "
+            f"but {picture.name} is {picture.size[0]} x {picture.size[1]}",
+        )
+    return np.require(weights, np.float32, ["C", "W"])
+
+
+@torch.no_grad()
+def predict_filters(model: ModelMixin, thumbnail: Thumbnail) -> Tensor:
+    """Return the filters of a picture in float32, `(1, F)` or `(1, F, h, w)`."""
+    return model.predict_filters(*thumbnail.arguments(model)).float()
+
+
+@torch.no_grad()
+def harmonize_thumbnail(model: ModelMixin, thumbnail: Thumbnail) -> Tensor:
+    """Return the thumbnail harmonized by a dense model, `(1, 3, h, w)` float32 in [0, 1]."""
+    return model(*thumbnail.arguments(model)).float()
+
+
+@torch.no_grad()
+def render_filters(
+    model: ModelMixin,
+    picture: Picture,
+    mask: np.ndarray,
+    filters: Tensor,
+    *,
+    frame: Tensor | None = None,
+    strength: float = 1.0,
+) -> Picture:
+    """Apply predicted filters to the foreground of a picture at its own resolution.
+
+    Args:
+        model: The model that predicted them.
+        picture: Composite, `(H, W)`.
+        mask: As `shown_mask` returns it.
+        filters: `(1, F)` or `(1, F, h, w)`.
+        frame: What models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = all of `picture`.
+        strength: As in `harmonize_picture`.
+    """
+    if filters.ndim == 4:
+        return _render_maps(picture, mask, filters, model.filter_upsampling, model.apply_filters, strength)
+    settings: tuple[Tensor, ...] = ()
+    if hasattr(model, "frame_statistics"):
+        if frame is None:
+            frame = picture.to_tensor()[None].to(filters.device)
+        settings = (model.frame_statistics(frame, filters),)
+        del frame
+    return _render_pixels(picture, mask, filters, model.apply_filters, settings, strength)
+
+
+@torch.no_grad()
+def render_thumbnail(
+    picture: Picture,
+    mask: np.ndarray,
+    thumbnail: Thumbnail,
+    harmonized: Tensor,
+    *,
+    strength: float = 1.0,
+) -> Picture:
+    """Carry what a dense model did to the thumbnail over to the picture.
+
+    A picture that the model saw at its own size gets the model's pixels, a larger one a colour map.
+
+    Args:
+        picture: Composite, `(H, W)`.
+        mask: As `shown_mask` returns it.
+        thumbnail: What the model saw.
+        harmonized: What it made of it, `(1, 3, h, w)`.
+        strength: As in `harmonize_picture`.
+    """
+    seen = thumbnail.composite.float()
+    if seen.shape[-2:] == picture.size:
+        change = harmonized - seen
+        return _render_maps(picture, mask, change, "bilinear", lambda image, by, _: image + by, strength)
+    color_map = fit_color_map(seen, harmonized, thumbnail.mask.float())
+    return _render_maps(picture, mask, color_map, "bilinear", apply_color_map, strength)
+
+
+def upsample_window(maps: Tensor, size: tuple[int, int], window: Box, mode: str) -> Tensor:
+    """Compute a window of enlarged maps without enlarging the rest.
+
+    Args:
+        maps: `(B, F, h, w)`.
+        size: Height and width of the whole enlarged maps.
+        window: Rows and columns wanted of them.
+        mode: "bilinear" or "bicubic".
+
+    Returns:
+        The window of `F.interpolate(maps, size, mode=mode, align_corners=False)`.
+    """
+    rows, columns = window
+    if maps.shape[-2:] == size:
+        return maps[..., rows, columns]
+    down, down_weights = _taps(maps.shape[2], size[0], rows, mode, maps.device)
+    across, across_weights = _taps(maps.shape[3], size[1], columns, mode, maps.device)
+    first, last = int(down.min()), int(down.max()) + 1
+    needed = maps[:, :, first:last]
+    wide = torch.stack([needed[..., i] * w for i, w in zip(across, across_weights, strict=True)]).sum(0)
+    tall = [wide[:, :, i - first] * w[:, None] for i, w in zip(down, down_weights, strict=True)]
+    return torch.stack(tall).sum(0)
+
+
+def _taps(small: int, large: int, wanted: slice, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Source indices and weights of each enlarged position, `(taps, n)` both."""
+    # In float32 as `F.interpolate` computes it, so that both round alike.
+    scale = torch.tensor(small, dtype=torch.float32) / large
+    source = (torch.arange(wanted.start, wanted.stop) + 0.5) * scale - 0.5
+    base = source.floor()
+    t = source - base
+    steps: tuple[int, ...]
+    if mode == "bilinear":
+        steps, weights = (0, 1), torch.stack((1 - t, t))
+    elif mode == "bicubic":
+        # Cubic convolution with a = -0.75.
+        a, u = -0.75, 1 - t
+        far, near = torch.stack((1 + t, 1 + u)), torch.stack((t, u))
+        near = ((a + 2) * near - (a + 3)) * near * near + 1
+        far = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+        steps, weights = (-1, 0, 1, 2), torch.stack((far[0], near[0], near[1], far[1]))
+    else:
+        raise ValueError(f"`mode` must be 'bilinear' or 'bicubic', got {mode!r}.")
+    index = torch.stack([(base + step).clamp(0, small - 1).long() for step in steps])
+    return index.to(device), weights.to(device)
+
+
+def _render_maps(
+    picture: Picture,
+    mask: np.ndarray,
+    maps: Tensor,
+    upsampling: str,
+    change: Callable[[Tensor, Tensor, Tensor], Tensor],
+    strength: float,
+) -> Picture:
+    """Change the foreground window by window: `change(image, maps, mask)`, all of the window's size."""
+    result = picture.pixels.copy()
+    for window in _windows(mask):
+        share = mask[window]
+        image = torch.from_numpy(picture.read_srgb(*window)).permute(2, 0, 1)[None]
+        image = image.to(maps.device).contiguous()
+        window_maps = upsample_window(maps, picture.size, window, upsampling)
+        changed = change(image, window_maps, torch.from_numpy(share).to(maps.device)[None, None])
+        values = torch.lerp(image, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
+        np.copyto(result[window], picture.write_srgb(values, *window), where=(share > 0)[..., None])
+    return picture.with_pixels(result)
+
+
+def _windows(mask: np.ndarray) -> Iterator[Box]:
+    """Yield bands of rows that hold foreground, each cut to the columns that do."""
+    for rows in row_bands((mask.shape[0], mask.shape[1])):
+        inside = mask[rows] > 0
+        lines, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        if lines.size:
+            yield (
+                slice(rows.start + int(lines[0]), rows.start + int(lines[-1]) + 1),
+                slice(int(columns[0]), int(columns[-1]) + 1),
+            )
+
+
+def _render_pixels(
+    picture: Picture,
+    mask: np.ndarray,
+    filters: Tensor,
+    change: Callable[..., Tensor],
+    settings: tuple[Tensor, ...],
+    strength: float,
+) -> Picture:
+    """Change the foreground pixels, packed in rows: `change(pixels, filters, mask, *settings)`."""
+    result = picture.pixels.copy()
+    for rows in row_bands(picture.size):
+        share = mask[rows]
+        inside = share > 0
+        if not inside.any():
+            continue
+        packed = replace(picture, pixels=picture.pixels[rows][inside][None], alpha=None)
+        pixels = torch.from_numpy(packed.read_srgb()).to(filters.device).permute(2, 0, 1)[None].contiguous()
+        weights = torch.from_numpy(share[inside])[None, None, None].to(filters.device)
+        changed = change(pixels, filters, weights, *settings)
+        values = torch.lerp(pixels, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
+        result[rows][inside] = packed.write_srgb(values)[0]
+    return picture.with_pixels(result)

@@ -1,0 +1,122 @@
+"""Paste a cut-out foreground on a background: the composite and the mask that harmonization starts from."""
+
+import math
+import os
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.images.arrays import white_of
+from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.images.picture import Picture
+
+
+def paste_foreground(
+    foreground: Picture,
+    background: Picture,
+    mask: np.ndarray | None = None,
+    *,
+    at: tuple[int, int] | None = None,
+    scale: float = 1.0,
+) -> tuple[Picture, np.ndarray]:
+    """Paste `foreground` on `background` and return the composite with its mask.
+
+    The foreground is scaled with premultiplied alpha, so that the colour of hidden pixels never bleeds into
+    the edge; what stands out over the background's border is cut off.
+
+    Args:
+        foreground: The cut-out, with an alpha channel unless `mask` is given.
+        background: The picture to paste on; the composite keeps its size, bit depth, profile and EXIF.
+        mask: What of the foreground to paste, float `(H, W)` in [0, 1]; multiplies the alpha channel.
+        at: Left and top of the pasted foreground in pixels of the background; centred by default.
+        scale: Size of the pasted foreground relative to its own.
+
+    Returns:
+        The composite, and the mask `(H, W)` float32 in [0, 1] of the background's size.
+
+    Raises:
+        MaskError: The foreground has neither alpha nor mask, or nothing of it would be visible.
+        SizeMismatchError: `mask` has not the foreground's size.
+        InputError: `scale` is not a positive number, or the foreground would lie outside the background.
+    """
+    alpha = _foreground_alpha(foreground, mask)
+    if not (math.isfinite(scale) and scale > 0):
+        raise InputError("scale", f"must be a positive number, got {scale}")
+    height, width = (max(1, round(side * scale)) for side in foreground.size)
+    frame_height, frame_width = background.size
+    if height > 16 * frame_height or width > 16 * frame_width:
+        raise InputError(
+            "scale", f"makes the foreground {width}x{height} on a {frame_width}x{frame_height} background"
+        )
+    left, top = at if at is not None else ((frame_width - width) // 2, (frame_height - height) // 2)
+
+    first_row, last_row = max(top, 0), min(top + height, frame_height)
+    first_column, last_column = max(left, 0), min(left + width, frame_width)
+    if first_row >= last_row or first_column >= last_column:
+        raise InputError(
+            "at",
+            f"{left},{top} puts the {width}x{height} foreground wholly outside the "
+            f"{frame_width}x{frame_height} background",
+            "Choose a position inside it",
+        )
+    rows, columns = slice(first_row, last_row), slice(first_column, last_column)
+    cut = slice(first_row - top, last_row - top), slice(first_column - left, last_column - left)
+
+    colour = foreground.read_srgb(slice(0, foreground.size[0]), slice(0, foreground.size[1]))
+    premultiplied = _resize(colour * alpha[..., None], height, width)[cut]
+    coverage = _resize(alpha, height, width)[cut].clip(0, 1)
+    if not coverage.any():
+        raise MaskError(foreground.name, "nothing of it is visible on the background")
+
+    below = background.read_srgb(rows, columns)
+    pasted = (premultiplied + below * (1 - coverage[..., None])).clip(0, 1)
+    pixels = background.pixels.copy()
+    visible = coverage > 0
+    pixels[rows, columns][visible] = background.write_srgb(pasted, rows, columns)[visible]
+    frame_mask = np.zeros(background.size, np.float32)
+    frame_mask[rows, columns] = coverage
+    return background.with_pixels(pixels), frame_mask
+
+
+def side_by_side(before: Picture, after: Picture, gap: int = 4) -> Picture:
+    """Put two pictures of the same size, depth and profile beside each other, with a white gap between."""
+    bar = np.full((before.size[0], gap, 3), white_of(before.pixels.dtype), before.pixels.dtype)
+    return replace(before, pixels=np.hstack((before.pixels, bar, after.pixels)), alpha=None)
+
+
+def save_mask(mask: np.ndarray, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a mask, float `(H, W)` in [0, 1], as an 8-bit grey PNG.
+
+    Raises:
+        OutputError: The file exists and `overwrite` is false, or it cannot be written.
+    """
+    image = Image.fromarray(np.rint(mask * 255).astype(np.uint8))
+    write_atomically(path, lambda file: image.save(file, "PNG"), overwrite=overwrite)
+
+
+def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarray:
+    height, width = foreground.size
+    if mask is not None and mask.shape != foreground.size:
+        raise SizeMismatchError(
+            "mask",
+            f"is {mask.shape[1]}x{mask.shape[0]} and the foreground {width}x{height}",
+        )
+    visible = foreground.visible
+    if visible is None and mask is None:
+        raise MaskError(
+            foreground.name, "has no transparency, so nothing says what to paste", "Give a mask (--mask)"
+        )
+    if visible is None or mask is None:
+        return mask if visible is None else visible  # type: ignore[return-value]
+    return visible * mask
+
+
+def _resize(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale `(H, W)` or `(H, W, 3)`: by area when smaller, bicubic when larger, untouched when equal."""
+    if values.shape[:2] == (height, width):
+        return values
+    smaller = height * width < values.shape[0] * values.shape[1]
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)

@@ -1,0 +1,55 @@
+"""Scores of a diffusion model's result in every variant; `diffusion_tables` says why, and prints them."""
+
+import torch
+from torch import Tensor
+
+from harmony_diffusion.metrics.functional import fmse, fpsnr, mse, psnr
+from harmony_diffusion.reports.diffusion_tables import LEGACY, PASTED, RAW
+
+
+def variant_scores(raw: Tensor, pasted: Tensor, real: Tensor, mask: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Score an image in every variant, ready for the rows of `rows.csv`.
+
+    Args:
+        raw: What the autoencoder decoded, in [0, 255], `(B, 3, H, W)`.
+        pasted: The same with the original background, in [0, 255], `(B, 3, H, W)`.
+        real: Ground truth in [0, 255], `(B, 3, H, W)`.
+        mask: 1 on the foreground, `(B, 1, H, W)`.
+
+    Returns:
+        By protocol (`raw`, `pasted`, and `legacy_uint8` of the raw decode, see `legacy_uint8_mse`) the values
+        by metric, `(B,)` each.
+    """
+    scores = {
+        name: {
+            "mse": mse(image, real),
+            "psnr": psnr(image, real),
+            "fmse": fmse(image, real, mask),
+            "fpsnr": fpsnr(image, real, mask),
+        }
+        for name, image in ((RAW, raw), (PASTED, pasted))
+    }
+    wrapped = legacy_uint8_mse(raw, real)
+    scores[LEGACY] = {"mse": wrapped, "psnr": (10 * torch.log10(255**2 / wrapped)).clamp_max(100)}
+    return scores
+
+
+def legacy_uint8_mse(harmonized: Tensor, real: Tensor) -> Tensor:
+    """Return the mean squared error as 8-bit arithmetic has it, where differences and squares wrap around.
+
+    It is no error measure. Published MSE of about 50 at a PSNR of about 31 dB, for images in which an object
+    was replaced, can only be compared with this; the paper does not say how its values were computed.
+
+    Args:
+        harmonized: In [0, 255], `(B, 3, H, W)`; rounded to whole levels.
+        real: In [0, 255], `(B, 3, H, W)`; rounded to whole levels.
+
+    Returns:
+        `(B,)` float64, at most 255.
+
+    Example:
+        >>> legacy_uint8_mse(torch.full((1, 3, 2, 2), 20.0), torch.zeros(1, 3, 2, 2))  # 400 - 256
+        tensor([144.], dtype=torch.float64)
+    """
+    difference = harmonized.round().to(torch.int64) - real.round().to(torch.int64)
+    return (difference.square() % 256).double().mean((1, 2, 3))

@@ -1,0 +1,1 @@
+"""What the training scripts need: order, schedules, losses, checkpoints, model cards."""

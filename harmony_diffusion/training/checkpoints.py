@@ -1,0 +1,231 @@
+"""Checkpoints of a run: written whole or not at all, found again, and loaded.
+
+Everything random in a run is a function of (seed, step), so the state of a run is its weights, its optimizer
+and the number of steps done: no state of a random generator is ever saved.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import load_file
+
+from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.training.ema import MovingAverage
+
+UNFINISHED = ".unfinished-"
+_PREFIX = "checkpoint-"
+
+
+def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder so that it is there whole or not at all; one that exists is replaced.
+
+    Args:
+        folder: Folder to make.
+        write: Called with a folder beside it to fill.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
+    staging.chmod(0o755)  # mkdtemp makes folders that nobody else may read
+    try:
+        write(staging)
+        for path in [*staging.rglob("*"), staging]:
+            _sync_to_disk(path)
+        if folder.exists():
+            discard_folder(folder)
+        staging.rename(folder)
+        _sync_to_disk(folder.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove a folder; if that is cut short, what is left bears the name of an unfinished one."""
+    doomed = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
+    folder.rename(doomed / folder.name)
+    shutil.rmtree(doomed)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder that no other process writes to."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder, the oldest first."""
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: ModelMixin,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None,
+    settings: Mapping[str, Any],
+    limit: int | None = None,
+) -> Path:
+    """Save all that a run needs to go on, as `FOLDER/checkpoint-STEP`, atomically.
+
+    The subfolder `model` is what `load_model` reads: the averaged weights where there is an average.
+
+    Args:
+        folder: Folder of the run.
+        step: Steps done.
+        model: Model, not wrapped.
+        optimizer: Optimizer, not wrapped.
+        average: Moving average of the weights.
+        settings: What must be the same for a run that goes on from here: plain values.
+        limit: Keep so many checkpoints, the newest; None for all.
+
+    Returns:
+        The folder of the checkpoint.
+    """
+
+    def write(staging: Path) -> None:
+        state = {"step": step, "settings": dict(settings), "optimizer": optimizer.state_dict()}
+        if average is not None:
+            state["weights"] = model.state_dict()
+        torch.save(state, staging / "training_state.pt")
+        with average.in_place_of(model) if average is not None else contextlib.nullcontext():
+            model.save_pretrained(staging / "model")
+
+    path = checkpoint_path(folder, step)
+    write_folder_atomically(path, write)
+    discard_old_checkpoints(path, limit)
+    return path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies in the folder of a run."""
+    return folder / f"{_PREFIX}{step}"
+
+
+def discard_old_checkpoints(newest: Path, limit: int | None) -> None:
+    """Keep so many checkpoints of a run, with the one that was just written; None for all."""
+    if limit is not None:
+        others = [other for other in checkpoints(newest.parent) if other != newest]
+        for old in others[: max(0, len(others) - limit + 1)]:
+            discard_folder(old)
+
+
+def find_checkpoint(folder: Path, wanted: str) -> Path | None:
+    """Return a checkpoint.
+
+    Args:
+        folder: Folder of the run.
+        wanted: "latest" for the newest in `folder`, None if there is none; the name of one there; or a path.
+    """
+    if wanted == "latest":
+        found = checkpoints(folder)
+        return found[-1] if found else None
+    return folder / wanted if (folder / wanted).is_dir() else Path(wanted)
+
+
+def read_training_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the state of a checkpoint.
+
+    Raises:
+        CheckpointError: No checkpoint, or one of a run with other settings.
+    """
+    if not (path / "training_state.pt").is_file():
+        raise CheckpointError(f"{path}: is no checkpoint, it has no training_state.pt.")
+    state = torch.load(path / "training_state.pt", map_location="cpu", weights_only=True)
+    saved, settings = state["settings"], dict(settings)
+    if differing := [key for key in {**saved, **settings} if saved.get(key) != settings.get(key)]:
+        told = ", ".join(
+            f"{key} {saved.get(key)!r} there and {settings.get(key)!r} here" for key in differing
+        )
+        raise CheckpointError(
+            f"{path}: comes from another run: {told}. Use the same settings, or another output folder."
+        )
+    return state
+
+
+def load_checkpoint(
+    path: Path,
+    model: ModelMixin,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None,
+    settings: Mapping[str, Any],
+) -> int:
+    """Go on from a checkpoint: load weights, optimizer and average in place.
+
+    Args:
+        path: Folder made by `save_checkpoint`.
+        model: Model of the same configuration.
+        optimizer: Optimizer over its parameters.
+        average: Moving average, if the run keeps one.
+        settings: Settings of this run.
+
+    Returns:
+        Steps done.
+
+    Raises:
+        CheckpointError: No checkpoint, or one of a run with other settings.
+    """
+    state = read_training_state(path, settings)
+    stored = load_file(path / "model" / "diffusion_pytorch_model.safetensors")
+    if average is not None:
+        for key, value in average.average.items():
+            value.copy_(stored[key])
+    # Copied into the tensors at hand: their alignment, on which rounding may depend, is that of a run
+    # that was never interrupted.
+    model.load_state_dict(state["weights"] if average is not None else stored)
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def resume(
+    folder: Path,
+    wanted: str,
+    model: ModelMixin,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None,
+    settings: Mapping[str, Any],
+) -> int:
+    """Go on from a checkpoint as `load_checkpoint` does, and return the steps done.
+
+    Args:
+        folder: Folder of the run.
+        wanted: See `find_checkpoint`.
+        model: See `load_checkpoint`.
+        optimizer: See `load_checkpoint`.
+        average: See `load_checkpoint`.
+        settings: See `load_checkpoint`.
+
+    Raises:
+        CheckpointError: No checkpoint, or one of a run with other settings.
+    """
+    path = find_checkpoint(folder, wanted)
+    return load_checkpoint(path, model, optimizer, average, settings) if path is not None else 0
+
+
+def finish(accelerator: Any) -> None:
+    """End a run of one or several processes.
+
+    No process leaves while another still publishes; and what uses the process group is released before the
+    group is, or gloo may wait for ever.
+    """
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _sync_to_disk(path: Path) -> None:
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows cannot open folders.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,90 @@
+"""The model card that lies beside trained weights: what they are, how and on what they were trained."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from harmony_diffusion.models import model_class
+
+
+def write_model_card(
+    folder: Path,
+    name: str,
+    *,
+    command: str,
+    training: Mapping[str, object],
+    data: Mapping[str, object],
+    results: Mapping[str, float],
+    license: str = "other",
+) -> Path:
+    """Write `FOLDER/README.md` from the template of the package.
+
+    Args:
+        folder: Folder of the weights.
+        name: Registry name.
+        command: Command that trained the weights.
+        training: What to tell of the training, name by value.
+        data: What to tell of the data, name by value.
+        results: Scores on the validation data, none if there were none.
+        license: Identifier the Hub knows; that of the data rules what it may be.
+
+    Returns:
+        The file.
+    """
+    origin = model_class(name).origin  # type: ignore[attr-defined]
+    table = "| metric | value |\n|---|---:|\n" + "\n".join(f"| {k} | {v:.2f} |" for k, v in results.items())
+    text = Template(
+        (files("harmony_diffusion") / "training" / "model_card.md").read_text("utf-8")
+    ).substitute(
+        name=name,
+        class_name=model_class(name).__name__,
+        paper=f"[{origin.title}]({origin.paper})" if origin.paper else origin.title,
+        license=license,
+        training=_bullets(training),
+        data=_bullets(data),
+        command=command,
+        results=table if results else "not run: no validation data were given.",
+    )
+    path = folder / "README.md"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def diffusion_card_head(*tags: str) -> str:
+    """Return the front matter of a card of the diffusion method, for the Hub."""
+    lines = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", "license: other", "tags:"]
+    lines += [f"- {tag}" for tag in ("image-harmonization", "stable-diffusion", *tags)]
+    return "\n".join([*lines, "---", ""])
+
+
+def told_name(name: str | Path) -> str:
+    """Return how a card names a file or folder; where it lies on this machine is nobody's business.
+
+    Of an absolute path the last part, with the one before it for the folder `model` that our scripts write.
+    """
+    path = Path(name)
+    if not path.is_absolute():
+        return str(name)
+    return f"{path.parent.name}/model" if path.name == "model" else path.name
+
+
+def launch_command() -> str:
+    """Return how the running script was launched."""
+    given = [told_name(word) for word in sys.argv[1:]]
+    return shlex.join(["accelerate", "launch", f"train/{Path(sys.argv[0]).name}", *given])
+
+
+def forget_origins(folder: Path) -> None:
+    """Leave out of every configuration in a folder where the weights were loaded from."""
+    for path in folder.rglob("*config.json"):
+        entries = json.loads(path.read_text("utf-8"))
+        if entries.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _bullets(facts: Mapping[str, object]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
