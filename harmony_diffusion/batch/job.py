@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import harmony_diffusion
 from harmony_diffusion.batch.inputs import Inputs
 from harmony_diffusion.batch.journal import DONE, FAILED, PENDING, Journal, Ledger
 from harmony_diffusion.batch.leases import Leases, Owner, remove_abandoned
@@ -202,7 +201,6 @@ def _claim(settings: Settings, inputs: Inputs, fingerprint: dict[str, str], opti
     own = {key: value for key, value in asdict(settings).items() if key not in _PLACES}
     wanted = {
         "schema": SCHEMA,
-        "version": harmony_diffusion.__version__,
         "input": str(inputs.source.resolve()),
         "masks": str(inputs.mask_root.resolve()),
         "suffix": inputs.suffix,

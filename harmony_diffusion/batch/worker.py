@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -525,6 +526,7 @@ def _fingerprint(pipe: Any) -> dict[str, str]:
                 checksum.update(key.encode())
                 checksum.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     versions = {
+        "version": metadata.version("harmony-diffusion"),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "pillow": PIL.__version__,
