@@ -270,6 +270,8 @@ def bench_stopped(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     first, second = (subprocess.Popen(call, start_new_session=True, **quiet) for _ in range(2))  # type: ignore[call-overload]
     while journal_lines(out) < 100:
+        if first.poll() is not None or second.poll() is not None:
+            raise RuntimeError(f"a run ended early, with {first.poll()} and {second.poll()}")
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGSTOP)
     stopped_at = journal_lines(out)
