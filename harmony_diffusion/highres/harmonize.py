@@ -220,13 +220,20 @@ def upsample_window(maps: Tensor, size: tuple[int, int], window: Box, mode: str)
     rows, columns = window
     if maps.shape[-2:] == size:
         return maps[..., rows, columns]
-    down, down_weights = _taps(maps.shape[2], size[0], rows, mode, maps.device)
-    across, across_weights = _taps(maps.shape[3], size[1], columns, mode, maps.device)
-    first, last = int(down.min()), int(down.max()) + 1
-    needed = maps[:, :, first:last]
-    wide = torch.stack([needed[..., i] * w for i, w in zip(across, across_weights, strict=True)]).sum(0)
-    tall = [wide[:, :, i - first] * w[:, None] for i, w in zip(down, down_weights, strict=True)]
-    return torch.stack(tall).sum(0)
+    first, down = _enlargement(maps.shape[2], size[0], rows, mode, maps)
+    left, across = _enlargement(maps.shape[3], size[1], columns, mode, maps)
+    needed = maps[:, :, first : first + down.shape[1], left : left + across.shape[1]]
+    return down @ (needed @ across.T)
+
+
+def _enlargement(small: int, large: int, wanted: slice, mode: str, like: Tensor) -> tuple[int, Tensor]:
+    """First source position of the wanted ones, and the matrix `(n, m)` that enlarges the m from it on."""
+    index, weights = _taps(small, large, wanted, mode, like.device)
+    first, last = int(index.min()), int(index.max())
+    matrix = torch.zeros(index.shape[1], last - first + 1, device=like.device)
+    # At the border several taps fall on one position.
+    matrix.scatter_add_(1, (index - first).T, weights.T)
+    return first, matrix.to(like.dtype)
 
 
 def _taps(small: int, large: int, wanted: slice, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
