@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -241,8 +241,6 @@ def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
     if rotation % 90:
         raise InputError(info.path, f"is to be shown turned by {rotation} degrees", "Turn it first.")
     tags = {tag: info.tags[tag] if info.tags[tag] not in _UNKNOWN else int(getattr(frame, tag) or 0) for tag in TAGS}
-    from dataclasses import replace
-
     info = replace(info, tags=tags, turns=rotation // 90 % 4, pixel_format=frame.format.name)
     if tags["color_trc"] == _PQ and not info.hdr_as_is:
         raise InputError(
@@ -354,7 +352,6 @@ def read_planes(frame: Any, info: VideoInfo) -> tuple[np.ndarray, ...]:
         return packed[:, luma::2], packed[:, blue::4], packed[:, red::4]
     bits = max(component.bits for component in layout.components)
     kind = np.dtype(np.uint8 if bits <= 8 else (">u2" if layout.is_big_endian else "<u2"))
-    chroma = -(-frame.height // max(1, round(frame.height / max(1, layout.chroma_height(frame.height)))))
     if name in ("nv12", "p010le", "nv16"):
         chroma = frame.planes[1].height
         luma_rows = _rows_of(frame.planes[0], kind, frame.width)
