@@ -47,18 +47,19 @@ def cell_corrections(correction: np.ndarray, mask: np.ndarray) -> tuple[np.ndarr
     return means, coverage
 
 
-def flicker_of_cells(cells: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Compute the flicker of a clip from the `cell_corrections` of its frames.
+def flicker_of_shots(shots: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> float:
+    """Compute the flicker of a clip from the `cell_corrections` of the frames of each shot.
 
     Returns:
         255 times the root mean square of the change from frame to frame, over pairs of frames, channels, and
         cells that are foreground by more than a quarter in both frames; 0 when there is none.
     """
-    changes = []
-    for (before, covered_before), (after, covered_after) in zip(cells, cells[1:], strict=False):
-        both = (covered_before > _LEAST_COVERAGE) & (covered_after > _LEAST_COVERAGE)
-        changes.append((after - before)[both])
-    flat = np.concatenate(changes) if changes else np.zeros((0, 3))
+    changes = [np.zeros((0, 3))]
+    for cells in shots:
+        for (before, covered_before), (after, covered_after) in zip(cells, cells[1:], strict=False):
+            both = (covered_before > _LEAST_COVERAGE) & (covered_after > _LEAST_COVERAGE)
+            changes.append((after - before)[both])
+    flat = np.concatenate(changes)
     return 255 * float(np.sqrt(np.square(flat).mean())) if flat.size else 0.0
 
 
@@ -78,9 +79,8 @@ def flicker(harmonized: Tensor, composite: Tensor, mask: Tensor) -> float:
         True
     """
     corrections = ((harmonized - composite) * (mask > 0)).permute(0, 2, 3, 1).double().numpy()
-    return flicker_of_cells(
-        [cell_corrections(c, m) for c, m in zip(corrections, mask[:, 0].double().numpy(), strict=True)]
-    )
+    masks = mask[:, 0].double().numpy()
+    return flicker_of_shots([[cell_corrections(c, m) for c, m in zip(corrections, masks, strict=True)]])
 
 
 def r_rtc(harmonized: Tensor, real: Tensor, mask: Tensor | None = None) -> float:

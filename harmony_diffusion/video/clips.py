@@ -171,7 +171,9 @@ def _check_gaps(name: str, paths: list[Path]) -> None:
         if after != before + 1:
             missing = before + 1
             raise InputError(
-                name, f"number {missing} is missing between {before} and {after}", "Add it, or rename the frames."
+                name,
+                f"number {missing} is missing between {before} and {after}",
+                "Add it, or rename the frames.",
             )
 
 
@@ -209,7 +211,9 @@ class MaskClip:
             raise InputTypeError(self.what, f"is a {type(self.source).__name__}", "Give a path.")
         is_still = Path(self.source).suffix.lower() in PICTURES and Path(self.source).is_file()
         if is_still:
-            self.still = load_mask(self.source, size=self.composite.size, size_of=self.composite.name, name=self.what)
+            self.still = load_mask(
+                self.source, size=self.composite.size, size_of=self.composite.name, name=self.what
+            )
             self.matches = np.zeros(count, int)
             return
         self.clip = open_clip(self.source, rate=self.rate, **self.reading)
@@ -234,7 +238,9 @@ class MaskClip:
             after = np.searchsorted(times, self.composite.seconds).clip(1, max(own - 1, 1))
             before = after - 1
             after = after.clip(max=own - 1)
-            nearer = np.abs(self.composite.seconds - times[before]) <= np.abs(self.composite.seconds - times[after])
+            nearer = np.abs(self.composite.seconds - times[before]) <= np.abs(
+                self.composite.seconds - times[after]
+            )
             matches = np.where(nearer, before, after)
             ended = self.composite.seconds >= clip.duration - 1e-6
         else:
@@ -277,7 +283,9 @@ class MaskClip:
             while position < index:
                 read = next(source, None)
                 if read is None:
-                    raise InputError(self.clip.name, f"ends after {position + 1} frames", "It may be damaged.")
+                    raise InputError(
+                        self.clip.name, f"ends after {position + 1} frames", "It may be damaged."
+                    )
                 mask, position = read, position + 1
             yield None if index < 0 else mask() if callable(mask) else mask
 

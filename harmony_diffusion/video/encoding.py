@@ -132,7 +132,10 @@ def plan_target(
     target = Path(path)
     container = container_of(target)
     encoder = "ffv1" if lossless else _encoder_named(codec, info)
-    alpha, is_rgb = "a" in _plain(info.pixel_format)[:4] and "gray" not in info.pixel_format, sample_coding(info).is_rgb
+    alpha, is_rgb = (
+        "a" in _plain(info.pixel_format)[:4] and "gray" not in info.pixel_format,
+        sample_coding(info).is_rgb,
+    )
     if encoder == "libx264" and is_rgb:
         encoder = "libx264rgb"
     pixel_format = _format_for(encoder, info, alpha)
@@ -140,17 +143,19 @@ def plan_target(
         _check_streams(path, probe, encoder, av)
     options = dict(_OPTIONS.get(encoder, {}))
     if quality is not None and encoder not in _QUALITY:
-        raise InputError("quality", f"is not a setting of {encoder}", "Leave it out, or choose another codec.")
+        raise InputError(
+            "quality", f"is not a setting of {encoder}", "Leave it out, or choose another codec."
+        )
     if encoder in _QUALITY:
         options["crf"] = f"{_QUALITY[encoder] if quality is None else quality:g}"
     if encoder == "prores_ks":
-        options["profile"] = _PRORES.get((info.profile or "hq").lower(), "hq") if info.codec == "prores" else "hq"
+        options["profile"] = (
+            _PRORES.get((info.profile or "hq").lower(), "hq") if info.codec == "prores" else "hq"
+        )
         options["vendor"] = "apl0"
     if encoder.startswith("libvpx") and "yuva" in pixel_format:
         options["auto-alt-ref"] = "0"
-    return VideoTarget(
-        target, container, encoder, pixel_format, options, info.width, info.height, info
-    )
+    return VideoTarget(target, container, encoder, pixel_format, options, info.width, info.height, info)
 
 
 def container_of(path: Path) -> str:
@@ -166,7 +171,9 @@ def container_of(path: Path) -> str:
     with suppress(ValueError):
         if name and av.ContainerFormat(name, "w").is_output:
             return name
-    raise OutputError(path, f"no video format has the suffix {suffix or '(none)'}", "Use .mp4, .mov, .webm or .mkv.")
+    raise OutputError(
+        path, f"no video format has the suffix {suffix or '(none)'}", "Use .mp4, .mov, .webm or .mkv."
+    )
 
 
 def _encoder_named(codec: str | None, info: VideoInfo) -> str:
@@ -188,7 +195,9 @@ def _format_for(encoder: str, info: VideoInfo, alpha: bool) -> str:
     wanted = _plain(info.pixel_format)
     odd = info.width % 2 or info.height % 2
     if encoder in ("libx264", "libx265") and wanted.startswith("yuv420p") and odd:
-        note(info.path, f"has an odd size ({info.width}x{info.height}); chroma is written at full size (4:4:4)")
+        note(
+            info.path, f"has an odd size ({info.width}x{info.height}); chroma is written at full size (4:4:4)"
+        )
         wanted = wanted.replace("420", "444")
     candidates = [wanted]
     if sample_coding(info).is_rgb and sample_coding(info).bits == 8:
@@ -234,7 +243,9 @@ class _scratch:
 def _check_streams(path: object, probe: Any, encoder: str, av: Any) -> None:
     codec = av.Codec(encoder, "w").canonical_name
     if probe.supported_codecs and codec not in probe.supported_codecs:
-        raise OutputError(path, f"{probe.format.name} cannot hold {codec}", "Use a .mkv file, or another codec.")
+        raise OutputError(
+            path, f"{probe.format.name} cannot hold {codec}", "Use a .mkv file, or another codec."
+        )
 
 
 def copied_streams(info: VideoInfo, container: str) -> list[int]:
@@ -282,7 +293,11 @@ def open_encoder(target: VideoTarget, context: Any = None) -> Any:
 
 
 def _written_tags(target: VideoTarget) -> dict[str, int]:
-    tags = {tag: value for tag in TAGS if (value := target.info.tags[tag]) not in (None, 0 if tag != "colorspace" else 2)}
+    tags = {
+        tag: value
+        for tag in TAGS
+        if (value := target.info.tags[tag]) not in (None, 0 if tag != "colorspace" else 2)
+    }
     if "yuvj" in target.info.pixel_format:
         tags["color_range"] = 2
     if sample_coding(target.info).is_rgb:
@@ -304,7 +319,9 @@ def to_video_frame(frame: Frame, target: VideoTarget) -> Any:
         for i, out in enumerate(made.planes):
             plane = _with_bits(planes[i], frame.coding.bits, bits)
             if plane.shape != (out.height, out.width) and luma_size == (out.height, out.width):
-                plane = cv2.resize(np.ascontiguousarray(plane), None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+                plane = cv2.resize(
+                    np.ascontiguousarray(plane), None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR
+                )
             _write(out, plane[: out.height, : out.width])
     made.pts, made.time_base = frame.pts, target.info.time_base
     made.pict_type = 0
@@ -333,7 +350,9 @@ def _fill_rgb(made: Any, name: str, planes: tuple[np.ndarray, ...]) -> None:
     packed = np.zeros((height, width, len(order)), kind)
     for i, channel in enumerate(order):
         if channel != "0":
-            packed[..., i] = planes["rgba".index(channel)] if "rgba".index(channel) < len(planes) else np.iinfo(kind).max
+            packed[..., i] = (
+                planes["rgba".index(channel)] if "rgba".index(channel) < len(planes) else np.iinfo(kind).max
+            )
     _write(made.planes[0], packed.reshape(height, -1))
 
 
@@ -455,12 +474,21 @@ def write_video(
             stream.set_display_rotation(90 * info.turns)
         with open_input(info.path) as described:
             for key, value in described.streams.video[0].metadata.items():
-                if key.lower() not in ("duration", "encoder", "vendor_id", "alpha_mode") and not key.startswith("_STATISTICS"):
+                if key.lower() not in (
+                    "duration",
+                    "encoder",
+                    "vendor_id",
+                    "alpha_mode",
+                ) and not key.startswith("_STATISTICS"):
                     stream.metadata[key] = value
             if "yuva" in target.pixel_format and target.encoder.startswith("libvpx"):
                 stream.metadata["alpha_mode"] = "1"
             container.metadata.update(
-                {k: v for k, v in described.metadata.items() if k not in ("encoder", "major_brand", "minor_version", "compatible_brands")}
+                {
+                    k: v
+                    for k, v in described.metadata.items()
+                    if k not in ("encoder", "major_brand", "minor_version", "compatible_brands")
+                }
             )
             _copy_chapters(described, container, offset, end)
         others = {i: container.add_stream_from_template(source.streams[i]) for i in kept or []}
@@ -538,7 +566,9 @@ def _copy_chapters(source: Any, container: Any, offset: Fraction, end: Fraction 
         start, stop = chapter["start"] * base - offset, chapter["end"] * base - offset
         if stop <= 0 or (end is not None and start >= end - offset):
             continue
-        chapters.append({**chapter, "start": round(max(start, Fraction(0)) / base), "end": round(stop / base)})
+        chapters.append(
+            {**chapter, "start": round(max(start, Fraction(0)) / base), "end": round(stop / base)}
+        )
     if chapters:
         container.set_chapters(chapters)
 

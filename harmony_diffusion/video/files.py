@@ -240,7 +240,10 @@ def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
     rotation = int(frame.rotation or 0)
     if rotation % 90:
         raise InputError(info.path, f"is to be shown turned by {rotation} degrees", "Turn it first.")
-    tags = {tag: info.tags[tag] if info.tags[tag] not in _UNKNOWN else int(getattr(frame, tag) or 0) for tag in TAGS}
+    tags = {
+        tag: info.tags[tag] if info.tags[tag] not in _UNKNOWN else int(getattr(frame, tag) or 0)
+        for tag in TAGS
+    }
     info = replace(info, tags=tags, turns=rotation // 90 % 4, pixel_format=frame.format.name)
     if tags["color_trc"] == _PQ and not info.hdr_as_is:
         raise InputError(
@@ -253,7 +256,10 @@ def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
     sample_coding(info)
     if tags["colorspace"] not in _MATRICES and not frame.format.is_rgb:
         matrix = "BT.709" if info.height >= _HD_ROWS else "BT.601"
-        note(info.path, f"does not say how its colours are coded; {matrix} is assumed for its {info.height} lines")
+        note(
+            info.path,
+            f"does not say how its colours are coded; {matrix} is assumed for its {info.height} lines",
+        )
     read_planes(frame, info)
     return info
 
@@ -310,7 +316,9 @@ def read_frames(info: VideoInfo) -> Iterator[Frame]:
                 yield Frame(planes, coding, info.turns, info.times[index])
                 index += 1
         except av.error.FFmpegError as error:
-            raise DecodeError(info.path, f"cannot be decoded after frame {index} ({error.strerror})") from None
+            raise DecodeError(
+                info.path, f"cannot be decoded after frame {index} ({error.strerror})"
+            ) from None
 
 
 def _decode(container: Any, info: VideoInfo) -> Iterator["av.VideoFrame"]:
@@ -337,7 +345,10 @@ def read_planes(frame: Any, info: VideoInfo) -> tuple[np.ndarray, ...]:
     """
     name, layout = frame.format.name, frame.format
     if name in _PACKED_8:
-        packed, order = _rows_of(frame.planes[0], np.uint8, frame.width * len(_PACKED_8[name])), _PACKED_8[name]
+        packed, order = (
+            _rows_of(frame.planes[0], np.uint8, frame.width * len(_PACKED_8[name])),
+            _PACKED_8[name],
+        )
         pixels = packed.reshape(frame.height, frame.width, len(order))
         return tuple(pixels[..., order.index(c)] for c in "rgba" if c in order)
     if name in _PACKED_16:
@@ -364,7 +375,10 @@ def read_planes(frame: Any, info: VideoInfo) -> tuple[np.ndarray, ...]:
             info.path, f"has samples of the format {name}, which is not worked with", "Convert it to yuv420p."
         )
     planes = tuple(_rows_of(plane, kind, plane.width, plane.height) for plane in frame.planes)
-    planes = tuple(plane.astype(np.uint16) if plane.dtype.kind == "u" and plane.dtype.byteorder == ">" else plane for plane in planes)
+    planes = tuple(
+        plane.astype(np.uint16) if plane.dtype.kind == "u" and plane.dtype.byteorder == ">" else plane
+        for plane in planes
+    )
     if layout.is_rgb:  # stored G, B, R
         planes = (planes[2], planes[0], planes[1], *planes[3:])
     return planes

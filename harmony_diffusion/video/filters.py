@@ -65,7 +65,9 @@ class FilterModel:
         if self.cut:
             self.shape = (self.shape[0], _MAP_SIDE, _MAP_SIDE)
         if hasattr(model, "frame_statistics"):
-            self.statistics = int(model.frame_statistics(torch.zeros(1, 3, 8, 8, device=model.device), filters).shape[1])
+            self.statistics = int(
+                model.frame_statistics(torch.zeros(1, 3, 8, 8, device=model.device), filters).shape[1]
+            )
 
     @torch.no_grad()
     def _probe(self) -> Tensor:
@@ -109,7 +111,9 @@ class FilterModel:
             arguments = zip(*(view.thumbnail.arguments(self.model) for view in views), strict=True)
             predicted = list(self.model.predict_filters(*(torch.cat(t) for t in arguments)).float().split(1))
         else:
-            predicted = [self.model.predict_filters(*v.thumbnail.arguments(self.model)).float() for v in views]
+            predicted = [
+                self.model.predict_filters(*v.thumbnail.arguments(self.model)).float() for v in views
+            ]
         rows = []
         for view, filters in zip(views, predicted, strict=True):
             if self.cut:
@@ -137,7 +141,7 @@ class FilterModel:
         part = sample_maps(maps, view.window, window, (_MAP_SIDE, _MAP_SIDE))
         return part.flatten().cpu().numpy()
 
-    def _window(self, mask: np.ndarray) -> Box:
+    def window(self, mask: np.ndarray) -> Box:
         """Return the window over which the maps of a frame lie."""
         if self.cut:
             return window_around(mask, _MAP_CONTEXT)
@@ -161,7 +165,7 @@ class FilterModel:
         Yields:
             Windows and changes `(h, w, 3)`, 0 where the mask is 0.
         """
-        window = self._window(mask)
+        window = self.window(mask)
         for box in _bands(frame, mask):
             share = np.ascontiguousarray(mask[box])
             change = self.change_of(frame.rgb(box), share, numbers, window, box)
@@ -215,7 +219,9 @@ class FilterModel:
             small[..., 3] = np.rint(255 * cv2.resize(share, size, interpolation=cv2.INTER_AREA)).clip(0, 255)
         return small
 
-    def small_correction(self, small: np.ndarray, box: Box, window: Box, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def small_correction(
+        self, small: np.ndarray, box: Box, window: Box, numbers: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return what `numbers` add to a `small_copy`, `(32, 32, 3)`, and its mask `(32, 32)`."""
         pixels, share = small[..., :3].astype(np.float32) / 255, small[..., 3].astype(np.float32) / 255
         return self.change_of(pixels, share, numbers, window, box), share

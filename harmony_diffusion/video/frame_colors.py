@@ -121,7 +121,9 @@ class Frame:
         if self.coding.is_rgb:
             values = np.stack(small, axis=2) / self.coding.largest
         else:
-            values = cv2.transform(cv2.merge([plane.astype(np.float32) for plane in small]), _to_rgb(self.coding))
+            values = cv2.transform(
+                cv2.merge([plane.astype(np.float32) for plane in small]), _to_rgb(self.coding)
+            )
         return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
 
     def aligned(self, box: Box) -> Box:
@@ -149,11 +151,15 @@ class Frame:
                 for plane, channel in zip(planes, np.moveaxis(change, 2, 0), strict=False):
                     _add(plane[box], channel * self.coding.largest, 0, self.coding.largest)
                 continue
-            luma, *chroma = np.moveaxis(change.astype(np.float32) @ self.coding.from_rgb().T.astype(np.float32), 2, 0)
+            luma, *chroma = np.moveaxis(
+                change.astype(np.float32) @ self.coding.from_rgb().T.astype(np.float32), 2, 0
+            )
             black, span = self.coding.luma_scale()
             _add(planes[0][box], luma * span, black, black + span)
             middle, spread = self.coding.chroma_scale()
-            rows, columns = (slice(s.start // n, -(-s.stop // n)) for s, n in zip(box, self.step, strict=True))
+            rows, columns = (
+                slice(s.start // n, -(-s.stop // n)) for s, n in zip(box, self.step, strict=True)
+            )
             for plane, difference in zip(planes[1:3], chroma, strict=True):
                 shrunk = _averaged(difference * spread, self.step)
                 low, high = max(middle - spread / 2, 0), min(middle + spread / 2, self.coding.largest)
@@ -169,7 +175,10 @@ class Frame:
         step = self.step[1]
         width = self.size[1] // step * step
         joined = tuple(
-            np.concatenate([p[:, : width * p.shape[1] // self.size[1] if i in (0, 3) else width // step] for p in pair], 1)
+            np.concatenate(
+                [p[:, : width * p.shape[1] // self.size[1] if i in (0, 3) else width // step] for p in pair],
+                1,
+            )
             for i, pair in enumerate(zip(self.planes, other.planes, strict=True))
         )
         return replace(self, planes=joined)

@@ -78,7 +78,9 @@ class CompositeSource:
     def frames(self) -> Iterator[SourceFrame]:
         """Read the chosen frames one by one."""
         masks = self.mask.masks(self.mask.matches[self.chosen])
-        references = None if self.reference is None else self.reference.masks(self.reference.matches[self.chosen])
+        references = (
+            None if self.reference is None else self.reference.masks(self.reference.matches[self.chosen])
+        )
         for index, frame in enumerate(self.clip.frames()):
             if index >= self.chosen.stop:
                 return
@@ -129,7 +131,9 @@ class PastedSource:
             raise InputError(
                 "scale", f"makes the foreground {width}x{height} on a {frame_width}x{frame_height} background"
             )
-        left, top = self.at if self.at is not None else ((frame_width - width) // 2, (frame_height - height) // 2)
+        left, top = (
+            self.at if self.at is not None else ((frame_width - width) // 2, (frame_height - height) // 2)
+        )
         self.place = (top, left, height, width)
         if top >= frame_height or left >= frame_width or top + height <= 0 or left + width <= 0:
             raise InputError("at", f"{left},{top} puts the foreground wholly outside the background")
@@ -144,7 +148,9 @@ class PastedSource:
         self.chosen = chosen_frames(seconds, self.start, self.end)
 
     def _all_seconds(self) -> np.ndarray:
-        return np.concatenate([self.background.seconds + i * self.background.duration for i in range(self.rounds)])
+        return np.concatenate(
+            [self.background.seconds + i * self.background.duration for i in range(self.rounds)]
+        )
 
     @property
     def clip(self) -> Clip:
@@ -208,7 +214,9 @@ class PastedSource:
         color = _resized(cutout.rgb(whole) * alpha[..., None], height, width)[cut]
         coverage = _resized(alpha, height, width)[cut].clip(0, 1)
         box = frame.aligned((rows, columns))
-        inner = tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip((rows, columns), box, strict=True))
+        inner = tuple(
+            slice(s.start - b.start, s.stop - b.start) for s, b in zip((rows, columns), box, strict=True)
+        )
         below = frame.rgb(box)
         change = np.zeros_like(below)
         pasted = (color + below[inner] * (1 - coverage[..., None])).clip(0, 1)
@@ -231,7 +239,9 @@ def chosen_frames(seconds: np.ndarray, start: float | None, end: float | None) -
     last = len(seconds) if end is None else int(np.searchsorted(seconds, end - 1e-6))
     if first >= last:
         length = float(seconds[-1]) if len(seconds) else 0.0
-        raise InputError("start and end", f"leave no frame of a clip of {length:.2f} s", "Give seconds inside it.")
+        raise InputError(
+            "start and end", f"leave no frame of a clip of {length:.2f} s", "Give seconds inside it."
+        )
     return slice(first, last)
 
 
@@ -244,7 +254,12 @@ def _resized(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def open_pasted(
-    foreground: str | os.PathLike[str], background: str | os.PathLike[str], *, rate: float, reading: dict[str, Any], **placing: Any
+    foreground: str | os.PathLike[str],
+    background: str | os.PathLike[str],
+    *,
+    rate: float,
+    reading: dict[str, Any],
+    **placing: Any,
 ) -> PastedSource:
     """Open the clips of a `PastedSource`; `placing` are its other arguments."""
     return PastedSource(
