@@ -368,7 +368,7 @@ class SegmentWriter:
 
     def __init__(self, target: VideoTarget, path: Path) -> None:
         self.target, self.path = target, path
-        self._temporary = path.with_suffix(".tmp")
+        self._temporary = path.with_name(path.name + ".tmp")
         self._context = open_encoder(target)
         self._file = open(self._temporary, "wb")
 
