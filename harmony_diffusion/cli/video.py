@@ -12,14 +12,18 @@ def add_command(commands: Any) -> None:
     video = commands.add_parser(
         "video",
         help="harmonize a clip",
-        description="Harmonize every frame of a clip without flicker. Sound, subtitles, timestamps and the samples "
-        "that the mask does not touch stay as they are. Give COMPOSITE and MASK, or --foreground and --background.",
+        description="Harmonize every frame of a clip without flicker. Sound and timestamps stay as they are. "
+        " Give COMPOSITE and MASK, or --foreground and --background.",
     )
     video.add_argument("composite", metavar="COMPOSITE", nargs="?", help="video, folder or pattern of frames")
     video.add_argument("mask", metavar="MASK", nargs="?", help="video, folder, or one picture for all frames")
-    video.add_argument("-o", "--output", metavar="OUT", required=True, help="file to write; for frames a folder")
+    video.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="file to write; for frames a folder"
+    )
     video.add_argument("--model", help="a name of `harmony models` with weights, or a saved folder")
-    video.add_argument("--strength", type=float, default=1.0, help="0 keeps the input, 1 is full (default: 1)")
+    video.add_argument(
+        "--strength", type=float, default=1.0, help="0 keeps the input, 1 is full (default: 1)"
+    )
     video.add_argument("--reference-mask", metavar="FILE", help="white on the background to harmonize to")
     video.add_argument(
         "--mask-end",
@@ -32,10 +36,14 @@ def add_command(commands: Any) -> None:
     _add_writing(video)
     video.add_argument("--start", type=float, metavar="SECONDS", help="first second to read")
     video.add_argument("--end", type=float, metavar="SECONDS", help="second to stop at")
-    video.add_argument("--frame-rate", type=float, default=25.0, help="frames a second of folders (default: 25)")
+    video.add_argument(
+        "--frame-rate", type=float, default=25.0, help="frames a second of folders (default: 25)"
+    )
     video.add_argument("--max-pixels", type=int, default=100_000_000, help="refuse larger frames")
     video.add_argument("--allow-truncated", action="store_true", help="read what is left of a damaged file")
-    video.add_argument("--hdr", choices=("refuse", "as-is"), default="refuse", help="what to do with PQ files")
+    video.add_argument(
+        "--hdr", choices=("refuse", "as-is"), default="refuse", help="what to do with PQ files"
+    )
     video.add_argument("--debug", action="store_true", help="show the traceback of an error")
     video.set_defaults(run=run_video)
 
@@ -59,10 +67,14 @@ def _add_smoothing(video: argparse.ArgumentParser) -> None:
         help="over both sides, the past, the whole shot, or not at all (default: two-pass)",
     )
     smoothing.add_argument("--time-constant", type=float, metavar="SECONDS", help="how far (default: 0.5)")
-    smoothing.add_argument("--predict-every", type=int, default=1, metavar="N", help="run the model on every Nth frame")
+    smoothing.add_argument(
+        "--predict-every", type=int, default=1, metavar="N", help="run the model on every Nth frame"
+    )
     smoothing.add_argument("--cuts", type=_frame_numbers, metavar="N,N", help="first frames of new shots")
     smoothing.add_argument("--no-cuts", action="store_true", help="treat the clip as one shot")
-    smoothing.add_argument("--filters", metavar="FILE", help=".npz to save the filters to, or to take them from")
+    smoothing.add_argument(
+        "--filters", metavar="FILE", help=".npz to save the filters to, or to take them from"
+    )
 
 
 def _add_writing(video: argparse.ArgumentParser) -> None:
@@ -134,7 +146,8 @@ def run_video(args: argparse.Namespace) -> None:
             **options,
         )
     shots = f"{len(result.shots)} shot{'s' if len(result.shots) > 1 else ''}"
-    print(f"{result.path}\n{result.frames} frames, {shots}, flicker {result.flicker_before:.1f} -> {result.flicker:.1f}")
+    flicker = f"flicker {result.flicker_before:.1f} -> {result.flicker:.1f}"
+    print(f"{result.path}\n{result.frames} frames, {shots}, {flicker}")
 
 
 def _frame_numbers(text: str) -> list[int]:

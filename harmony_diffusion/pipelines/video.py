@@ -1,4 +1,4 @@
-"""Harmonize clips: every frame with any model of the registry, without flicker, with sound and timestamps kept."""
+"""Harmonize clips with any model of the registry: without flicker, with sound and timestamps kept."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

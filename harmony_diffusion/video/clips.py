@@ -3,8 +3,9 @@
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,8 @@ class MaskClip:
                 yield self.still
             return
         assert self.clip is not None
-        source, position, mask = self._read(self.clip), -1, None
+        source, position = self._read(self.clip), -1
+        mask: Callable[[], np.ndarray] | None = None
         for index in wanted:
             while position < index:
                 read = next(source, None)
@@ -287,16 +289,16 @@ class MaskClip:
                         self.clip.name, f"ends after {position + 1} frames", "It may be damaged."
                     )
                 mask, position = read, position + 1
-            yield None if index < 0 else mask() if callable(mask) else mask
+            yield None if index < 0 or mask is None else mask()
 
-    def _read(self, clip: Clip) -> Iterator[Any]:
-        """Yield functions that make the next mask, so that masks that are skipped cost no more than decoding."""
+    def _read(self, clip: Clip) -> Iterator[Callable[[], np.ndarray]]:
+        """Yield a function for each mask that makes it; masks that are not used are not made."""
         if isinstance(clip, PictureClip):
             for path in clip.paths:
-                yield lambda path=path: load_mask(path, size=clip.size, size_of=clip.name)
+                yield partial(load_mask, path, size=clip.size, size_of=clip.name)
             return
         for frame in clip.frames():
-            yield lambda frame=frame: mask_of(frame)
+            yield partial(mask_of, frame)
 
 
 def mask_of(frame: AnyFrame) -> np.ndarray:

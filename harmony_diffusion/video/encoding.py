@@ -1,7 +1,7 @@
 """Write video files: frames to packets, segment by segment, and packets to a file with sound and tags.
 
-A clip is encoded in segments, each by a fresh encoder, so that a job that was stopped goes on with the bytes of one
-that was not. A segment is a file of packets, not a small video: containers shift or lose timestamps.
+A clip is encoded in segments, each by a fresh encoder, so that a job that was stopped goes on with the same
+bytes. A segment is a file of packets, not a small video: containers shift or lose timestamps.
 """
 
 import os

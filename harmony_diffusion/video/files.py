@@ -344,44 +344,44 @@ def read_planes(frame: Any, info: VideoInfo) -> tuple[np.ndarray, ...]:
         InputError: A sample format that is not worked with.
     """
     name, layout = frame.format.name, frame.format
-    if name in _PACKED_8:
-        packed, order = (
-            _rows_of(frame.planes[0], np.uint8, frame.width * len(_PACKED_8[name])),
-            _PACKED_8[name],
-        )
-        pixels = packed.reshape(frame.height, frame.width, len(order))
-        return tuple(pixels[..., order.index(c)] for c in "rgba" if c in order)
-    if name in _PACKED_16:
-        order = _PACKED_16[name]
-        kind = np.dtype(">u2" if name.endswith("be") else "<u2")
-        packed = _rows_of(frame.planes[0], kind, frame.width * len(order)).astype(np.uint16)
-        pixels = packed.reshape(frame.height, frame.width, len(order))
-        return tuple(pixels[..., order.index(c)] for c in "rgba" if c in order)
-    if name in _PACKED_422 and frame.width % 2 == 0:
-        packed = _rows_of(frame.planes[0], np.uint8, frame.width * 2)
-        luma, blue, red = _PACKED_422[name]
-        return packed[:, luma::2], packed[:, blue::4], packed[:, red::4]
-    bits = max(component.bits for component in layout.components)
-    kind = np.dtype(np.uint8 if bits <= 8 else (">u2" if layout.is_big_endian else "<u2"))
-    if name in ("nv12", "p010le", "nv16"):
-        chroma = frame.planes[1].height
-        luma_rows = _rows_of(frame.planes[0], kind, frame.width)
-        both = _rows_of(frame.planes[1], kind, 2 * (-(-frame.width // 2)), chroma)
-        planes = (luma_rows, both[:, ::2], both[:, 1::2])
-        # The ten bits of p010 are the upper ones of sixteen.
-        return tuple(plane >> 6 for plane in planes) if name == "p010le" else planes
+    packed = _packed_planes(frame)
+    if packed is not None:
+        return packed
     if len(frame.planes) < 3 or not (layout.is_planar or name.startswith("gbr")) or layout.has_palette:
         raise InputError(
             info.path, f"has samples of the format {name}, which is not worked with", "Convert it to yuv420p."
         )
-    planes = tuple(_rows_of(plane, kind, plane.width, plane.height) for plane in frame.planes)
-    planes = tuple(
-        plane.astype(np.uint16) if plane.dtype.kind == "u" and plane.dtype.byteorder == ">" else plane
-        for plane in planes
-    )
+    bits = max(component.bits for component in layout.components)
+    kind = np.dtype(np.uint8 if bits <= 8 else (">u2" if layout.is_big_endian else "<u2"))
+    planes = [_rows_of(plane, kind, plane.width, plane.height) for plane in frame.planes]
+    if layout.is_big_endian and bits > 8:
+        planes = [plane.astype(np.uint16) for plane in planes]
     if layout.is_rgb:  # stored G, B, R
-        planes = (planes[2], planes[0], planes[1], *planes[3:])
-    return planes
+        planes = [planes[2], planes[0], planes[1], *planes[3:]]
+    return tuple(planes)
+
+
+def _packed_planes(frame: Any) -> tuple[np.ndarray, ...] | None:
+    """Return the planes of formats whose samples alternate in memory, None for others."""
+    name, width, height = frame.format.name, frame.width, frame.height
+    first = frame.planes[0]
+    if name in _PACKED_8 or name in _PACKED_16:
+        order = _PACKED_8.get(name) or _PACKED_16[name]
+        kind: Any = np.uint8 if name in _PACKED_8 else ">u2" if name.endswith("be") else "<u2"
+        pixels = _rows_of(first, kind, width * len(order)).reshape(height, width, len(order))
+        pixels = pixels.astype(np.uint8 if name in _PACKED_8 else np.uint16, copy=False)
+        return tuple(pixels[..., order.index(c)] for c in "rgba" if c in order)
+    if name in _PACKED_422 and width % 2 == 0:
+        pixels = _rows_of(first, np.uint8, width * 2)
+        luma, blue, red = _PACKED_422[name]
+        return pixels[:, luma::2], pixels[:, blue::4], pixels[:, red::4]
+    if name in ("nv12", "nv16", "p010le"):
+        kind = "<u2" if name == "p010le" else np.uint8
+        both = _rows_of(frame.planes[1], kind, 2 * (-(-width // 2)), frame.planes[1].height)
+        planes = (_rows_of(first, kind, width), both[:, ::2], both[:, 1::2])
+        # The ten bits of p010 are the upper ones of sixteen.
+        return tuple(plane >> 6 for plane in planes) if name == "p010le" else planes
+    return None
 
 
 def _rows_of(plane: Any, kind: Any, width: int, height: int | None = None) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""The filters of one frame: predicted from a small copy, kept as a few numbers, applied to windows of the frame.
+"""The filters of one frame: predicted from a small copy, kept as numbers, applied to windows of the frame.
 
-What is kept of a frame can be averaged over time: maps, which lie over a window that follows the object; arguments
-of white-box filters together with the frame statistics that they need; of dense networks a colour map. Maps of
-more than 32x32 cells are cut to the window around the object and kept at 32x32.
+What is kept of a frame can be averaged over time: maps, which lie over a window that follows the object;
+arguments of white-box filters, with the frame statistics that they need; of dense networks a colour map. Maps
+of more than 32x32 cells are cut to the window around the object and kept at 32x32.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -210,8 +211,6 @@ class FilterModel:
         if box is not None:
             rows, columns = (_spread(span) for span in box)
             # Sparse rows of a large box are enough for means of cells of 8x8.
-            import cv2
-
             taken = frame.rgb(box)[np.ix_(rows, columns)]
             share = mask[box][np.ix_(rows, columns)]
             size = (SMALL_SIDE, SMALL_SIDE)
@@ -228,7 +227,7 @@ class FilterModel:
 
 
 def _spread(span: slice) -> np.ndarray:
-    """Return positions in a span, all of them or every n-th, at least four for each of the small copy."""
+    """Return every n-th position of a span, at least four for each position of the small copy."""
     return np.arange(0, span.stop - span.start, max(1, (span.stop - span.start) // (4 * SMALL_SIDE)))
 
 
@@ -268,7 +267,7 @@ def _sampling(small: int, cover: slice, wanted: slice, count: int, like: Tensor)
 
 
 def _bands(frame: AnyFrame, mask: np.ndarray) -> Iterator[Box]:
-    """Yield windows that hold foreground, aligned to the frame's chroma, each of a bounded number of pixels."""
+    """Yield windows of a bounded number of pixels that hold foreground, aligned to the frame's chroma."""
     box = bounding_box(mask > 0)
     if box is None:
         return

@@ -1,7 +1,7 @@
 """Frames in their own samples: windows as RGB, and changes pasted back as differences.
 
-A change of RGB is turned into a change of the frame's YUV samples, which is linear, and added to them. So every
-sample that is not changed stays to the bit, and no frame goes through 8-bit RGB.
+A change of RGB is turned into a change of the frame's YUV samples, which is linear, and added to them. So
+every sample that is not changed stays to the bit, and no frame goes through 8-bit RGB.
 """
 
 from collections.abc import Iterable
@@ -51,7 +51,7 @@ class SampleCoding:
         return middle, float(self.largest) if self.full_range else 224.0 * (1 << (self.bits - 8))
 
     def from_rgb(self) -> np.ndarray:
-        """Return the 3x3 matrix from RGB in [0, 1] to luma in [0, 1] and colour differences in [-1/2, 1/2]."""
+        """Return the matrix from RGB in [0, 1] to luma in [0, 1] and colour differences in [-1/2, 1/2]."""
         red, blue = _LUMA[self.matrix]
         luma = np.array([red, 1 - red - blue, blue])
         blue_difference = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
@@ -96,7 +96,7 @@ class Frame:
         return self.planes[3].astype(np.float32) / np.float32(self.coding.largest)
 
     def rgb(self, box: Box) -> np.ndarray:
-        """Return a window as RGB, `(h, w, 3)` float32 in [0, 1]; the rest of the frame makes no difference."""
+        """Return a window as RGB, `(h, w, 3)` float32 in [0, 1], as it is in the whole frame."""
         if self.coding.is_rgb:
             stacked = np.stack([plane[box] for plane in self.planes[:3]], axis=2)
             return stacked.astype(np.float32) / np.float32(self.coding.largest)
@@ -118,6 +118,7 @@ class Frame:
             cv2.resize(np.ascontiguousarray(plane), (width, height), interpolation=cv2.INTER_AREA)
             for plane in self.planes[:3]
         ]
+        values: np.ndarray
         if self.coding.is_rgb:
             values = np.stack(small, axis=2) / self.coding.largest
         else:
@@ -263,8 +264,8 @@ def _averaged(values: np.ndarray, step: tuple[int, int]) -> np.ndarray:
         return values
     height, width = values.shape
     padded = np.pad(values, ((0, -height % step[0]), (0, -width % step[1])), mode="edge")
-    rows = sum(padded[i :: step[0]] for i in range(step[0]))
-    return sum(rows[:, i :: step[1]] for i in range(step[1])) / (step[0] * step[1])
+    blocks = padded.reshape(padded.shape[0] // step[0], step[0], padded.shape[1] // step[1], step[1])
+    return blocks.mean((1, 3))
 
 
 def _add(samples: np.ndarray, change: np.ndarray, low: float, high: float) -> None:

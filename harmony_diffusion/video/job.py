@@ -1,7 +1,7 @@
 """The folder of a video job: what is known so far, so that a run that was stopped goes on where it was.
 
-`OUT.harmony/` holds `job.json` (what is computed from what), `records.bin` (one record a frame, appended in whole
-batches) and `segments/` (or `frames/`). It is removed when the result stands in its place.
+`OUT.harmony/` holds `job.json` (what is computed from what), `records.bin` (one record a frame, appended in
+whole batches) and `segments/` (or `frames/`). It is removed when the result stands in its place.
 """
 
 import hashlib
@@ -158,7 +158,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def identity_of_files(paths: Iterable[Path]) -> list[list[Any]]:
-    """Describe files by name, size, time of change, and the first and last MiB of those larger than a picture."""
+    """Describe files by name, size and time of change; single files also by their first and last MiB."""
     described = []
     paths = list(paths)
     for path in paths:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from harmony_diffusion.boxes import Box, bounding_box
-from harmony_diffusion.errors import MaskError
+from harmony_diffusion.errors import DecodeError, InputError, MaskError
+from harmony_diffusion.images.arrays import note
+from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.metrics.temporal import cell_corrections, flicker_of_shots
 from harmony_diffusion.video.filters import LEAST_PIXELS, FilterModel, FrameView
 from harmony_diffusion.video.frame_colors import AnyFrame
@@ -104,46 +106,42 @@ class PredictionPass:
 
     def _batches(self, done: int) -> Iterator[tuple[np.ndarray, dict[int, FrameView]]]:
         """Yield the records of `BATCH` frames, without their numbers, and what the model sees of each."""
-        records, views = np.zeros(0, self.kind), {}
-        held: tuple[np.ndarray, SourceFrame | None, bool] | None = None
+        records: list[np.ndarray] = []
+        views: dict[int, FrameView] = {}
+        for record, view in self._looked_at(done):
+            if view is not None:
+                views[len(records)] = view
+            records.append(record)
+            if len(records) == BATCH:
+                yield np.concatenate(records), views
+                records, views = [], {}
+        if records:
+            yield np.concatenate(records), views
 
-        def settle(is_last: bool) -> None:
-            """Decide whether the frame held back is predicted; the next one tells whether its shot ends."""
-            nonlocal records
-            assert held is not None
-            record, item, starts = held
-            index = first + len(records)
-            wanted = starts or is_last or index % self.every == 0
-            if wanted and item is not None and item.mask is not None and record["pixels"][0] >= LEAST_PIXELS:
-                views[len(records)] = self.filters.view(item.frame, item.mask, item.reference)
-                record["predicted"] = 1
-            records = np.concatenate((records, record))
-
-        first = done
+    def _looked_at(self, done: int) -> Iterator[tuple[np.ndarray, FrameView | None]]:
+        """Yield the record of each frame from `done` on, and what the model sees of it if it is predicted."""
+        held: tuple[int, SourceFrame, np.ndarray, bool] | None = None
         for index, item in enumerate(self.source.frames()):
-            if index < done - 1:
-                continue
             if index == done - 1:
                 self._hsv = hsv_thumbnail(item.frame.thumbnail(*THUMBNAIL))
+            if index < done:
                 continue
             record, starts = self._describe(index, item)
+            # Only the next frame tells whether a shot ends.
             if held is not None:
-                settle(starts)
-                if len(records) == BATCH:
-                    yield records, views
-                    first, records, views = first + BATCH, np.zeros(0, self.kind), {}
-            held = (record, item, starts)
-            if self.every == 1:
-                # No need to wait for the next frame; the picture is not kept.
-                settle(False)
-                held = None
-                if len(records) == BATCH:
-                    yield records, views
-                    first, records, views = first + BATCH, np.zeros(0, self.kind), {}
+                yield self._settled(*held, ends=starts)
+            held = (index, item, record, starts)
         if held is not None:
-            settle(True)
-        if len(records):
-            yield records, views
+            yield self._settled(*held, ends=True)
+
+    def _settled(
+        self, index: int, item: SourceFrame, record: np.ndarray, starts: bool, *, ends: bool
+    ) -> tuple[np.ndarray, FrameView | None]:
+        wanted = starts or ends or index % self.every == 0
+        if not wanted or item.mask is None or record["pixels"][0] < LEAST_PIXELS:
+            return record, None
+        record["predicted"] = 1
+        return record, self.filters.view(item.frame, item.mask, item.reference)
 
     def _describe(self, index: int, item: SourceFrame) -> tuple[np.ndarray, bool]:
         """Return the record of a frame without its numbers, and whether a shot may start with it."""
@@ -227,6 +225,8 @@ def plan_rendering(
         shots = shots_at(cuts or [], total)  # type: ignore[arg-type]
     predicted, numbers = records["predicted"] == 1, records["numbers"]
     enough = records["pixels"] >= LEAST_PIXELS
+    if not predicted.any():
+        note("mask", f"no frame has {LEAST_PIXELS} pixels of foreground; the clip stays as it is")
     interpolate_gaps(numbers, times, predicted, shots)
     known = np.zeros(total, bool)
     for shot in shots:
@@ -313,8 +313,6 @@ def load_filters(path: Path, filters: FilterModel, source: Source, model: dict[s
     Raises:
         InputError: It was written for another clip or model.
     """
-    from harmony_diffusion.errors import DecodeError, InputError
-
     try:
         with np.load(path, allow_pickle=False) as stored:
             content = {name: stored[name] for name in stored.files}
@@ -340,9 +338,7 @@ def load_filters(path: Path, filters: FilterModel, source: Source, model: dict[s
 def save_filters(
     path: Path, plan: RenderPlan, filters: FilterModel, source: Source, model: dict[str, Any]
 ) -> None:
-    """Write the smoothed filters of every frame as .npz, from which `load_filters` renders without the network."""
-    from harmony_diffusion.images.output_files import write_atomically
-
+    """Write the smoothed filters of every frame as .npz; `load_filters` reads them."""
     rows = [plan.numbers_at(index) for index in range(len(source.times))]
     content = {
         "numbers": np.stack([np.zeros(filters.count, np.float32) if row is None else row for row in rows]),

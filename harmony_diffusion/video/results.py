@@ -76,10 +76,9 @@ class VideoResult:
                     ]
                 assert isinstance(before, Frame) and isinstance(after, Frame)
                 before, after = shifted(before, self.source), shifted(after, self.source)
-                for writer, frame in zip(
-                    writers, (after, *([before.beside(after)] if len(writers) > 1 else [])), strict=True
-                ):
-                    writer.encode(frame)
+                writers[0].encode(after)
+                for writer in writers[1:]:
+                    writer.encode(before.beside(after))
                 yield index
             self._close(writers)
             writers = []

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,6 @@ class PastedSource:
             return
         info = self.background.info
         length = info.times[-1] - info.times[0] + max(info.last_duration, 1)
-        from dataclasses import replace
-
         for i in range(self.rounds):
             for frame in self.background.frames():
                 yield replace(frame, pts=frame.pts + i * length) if i else frame  # type: ignore[operator]
@@ -268,18 +266,16 @@ def open_pasted(
 
 
 def trim_offset(source: Source) -> Fraction:
-    """Return the seconds by which timestamps of the result are moved back: those of the first chosen frame."""
+    """Return the time of the first chosen frame, by which timestamps are moved back, in seconds."""
     if not isinstance(source.clip, VideoClip) or source.chosen.start == 0:
         return Fraction(0)
     info = source.clip.info
     return (info.times[source.chosen.start] - info.times[0]) * info.time_base
 
 
-def shifted(frame: AnyFrame, source: Source) -> AnyFrame:
+def shifted(frame: Frame, source: Source) -> Frame:
     """Return a frame with the timestamp it has in the result."""
-    from dataclasses import replace
-
-    if not isinstance(frame, Frame) or source.chosen.start == 0 or frame.pts is None:
+    if source.chosen.start == 0 or frame.pts is None or not isinstance(source.clip, VideoClip):
         return frame
-    info = source.clip.info  # type: ignore[union-attr]
-    return replace(frame, pts=frame.pts - (info.times[source.chosen.start] - info.times[0]))
+    times = source.clip.info.times
+    return replace(frame, pts=frame.pts - (times[source.chosen.start] - times[0]))

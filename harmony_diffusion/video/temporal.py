@@ -47,7 +47,10 @@ def histograms(hsv: np.ndarray) -> np.ndarray:
 
 
 def content_change(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean absolute difference of two thumbnails of `hsv_thumbnail`, hue and saturation only where both are bright."""
+    """Return the mean absolute difference of two thumbnails of `hsv_thumbnail`.
+
+    Hue and saturation count only where both are bright.
+    """
     difference = np.abs(after.astype(np.int16) - before)
     # Hue is a circle of 180.
     difference[..., 0] = np.minimum(difference[..., 0], 180 - difference[..., 0])
