@@ -29,8 +29,8 @@ def moving_disc(count, size=SIZE, shift=0.0, tint=(0.9, 0.55, 0.25)):
     return np.stack(frames), np.stack(masks)
 
 
-def write_clip(path, frames, *, codec="libx264", pixel_format="yuv420p", rate=25, times=None, options=None, tags=None,
-               audio=False, rotation=0, chapters=None, metadata=None, aspect=None, alpha=None):  # fmt: skip
+def write_clip(path, frames, *, codec="libx264", pixel_format="yuv420p", rate=25, times=None, options=None,
+               tags=None, audio=False, rotation=0, chapters=None, metadata=None, aspect=None, alpha=None):  # fmt: skip
     """Write RGB frames (n, H, W, 3) of uint8 as a video, FFmpeg's own conversion of colours included."""
     import av
 
@@ -74,30 +74,6 @@ def write_clip(path, frames, *, codec="libx264", pixel_format="yuv420p", rate=25
                 part.sample_rate, part.pts = 44100, start
                 container.mux(sound.encode(part))
             container.mux(sound.encode())
-    return path
-
-
-def write_samples(path, planes, *, pixel_format, tags=None, rate=25):
-    """Write the planes of frames, a list of lists of arrays, losslessly as FFV1."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=rate)
-        stream.width, stream.height = planes[0][0].shape[1], planes[0][0].shape[0]
-        stream.pix_fmt = pixel_format
-        for name, value in (tags or {}).items():
-            setattr(stream.codec_context, name, value)
-        for i, samples in enumerate(planes):
-            frame = av.VideoFrame(stream.width, stream.height, pixel_format)
-            for out, plane in zip(frame.planes, samples, strict=True):
-                rows = np.frombuffer(out, plane.dtype)
-                stride = out.line_size // plane.dtype.itemsize
-                rows[: stride * plane.shape[0]].reshape(-1, stride)[:, : plane.shape[1]] = plane
-            frame.pts, frame.time_base = i, Fraction(1, rate)
-            for name, value in (tags or {}).items():
-                setattr(frame, name, value)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
     return path
 
 

@@ -463,6 +463,9 @@ def write_video(
     following = dict(zip(shown, [*shown[1:], shown[-1] + max(info.last_duration, 1)], strict=True))
     # Without this flag, Matroska files hold random numbers.
     options = {"fflags": "+bitexact"}
+    if target.container in ("matroska", "webm"):
+        # Sound that begins before the pictures, as AAC does, would move all timestamps.
+        options["avoid_negative_ts"] = "disabled"
     with (
         open_input(sound.path) as source,
         av.open(os.fspath(output), "w", format=target.container, options=options) as container,
