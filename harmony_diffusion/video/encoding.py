@@ -35,9 +35,12 @@ _ENCODERS = {
     "png": "png",
 }
 _QUALITY = {"libx264": 17, "libx264rgb": 17, "libx265": 18, "libsvtav1": 24, "libvpx": 8, "libvpx-vp9": 20}
+# With its macroblock tree, x264 gives other bytes from one run to the next on processors with AVX-512, even
+# with one thread.
+_X264 = "mbtree=0"
 _OPTIONS = {
-    "libx264": {"preset": "medium"},
-    "libx264rgb": {"preset": "medium"},
+    "libx264": {"preset": "medium", "x264-params": _X264},
+    "libx264rgb": {"preset": "medium", "x264-params": _X264},
     "libx265": {
         "preset": "medium",
         "x265-params": f"log-level=error:pools={THREADS}:frame-threads={THREADS}",

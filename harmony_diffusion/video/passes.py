@@ -82,17 +82,17 @@ class PredictionPass:
         with single_threads() as cores, ThreadPoolExecutor(cores) as pool:
             waiting: deque[Future[np.ndarray]] = deque()
 
-            def write_one() -> None:
-                records = waiting.popleft().result()
-                self.job.append(records)
-                progress(len(records))
-
             for records, views in self._batches(done):
                 waiting.append(pool.submit(self._predicted, records, views))
-                if len(waiting) > cores:
-                    write_one()
+                # Written as soon as it is there: what is not written is lost with the process.
+                while waiting and (waiting[0].done() or len(waiting) > cores):
+                    progress(self._write(waiting.popleft().result()))
             while waiting:
-                write_one()
+                progress(self._write(waiting.popleft().result()))
+
+    def _write(self, records: np.ndarray) -> int:
+        self.job.append(records)
+        return len(records)
 
     def _predicted(self, records: np.ndarray, views: dict[int, FrameView]) -> np.ndarray:
         if views:

@@ -151,7 +151,8 @@ def test_timestamps_rotation_chapters_tags_and_aspect_are_kept(pipe, tmp_path, s
 @pytest.mark.parametrize("encoder, pixel_format, suffix, codec", [
     ("libx265", "yuv420p10le", ".mp4", "hevc"), ("libsvtav1", "yuv420p", ".mp4", "libdav1d"),
     ("libvpx-vp9", "yuv420p", ".webm", "vp9"), ("prores_ks", "yuv422p10le", ".mov", "prores"),
-    ("ffv1", "yuv420p", ".mkv", "ffv1"), ("mpeg4", "yuv420p", ".mp4", "h264"), ("qtrle", "rgb24", ".mov", "qtrle"),
+    ("ffv1", "yuv420p", ".mkv", "ffv1"), ("mpeg4", "yuv420p", ".mp4", "h264"),
+    ("qtrle", "rgb24", ".mov", "qtrle"),
 ])  # fmt: skip
 def test_the_codec_and_the_samples_of_the_input_are_kept(
     pipe, tmp_path, encoder, pixel_format, suffix, codec
@@ -195,8 +196,8 @@ def with_alpha(path, kind, frames, masks):
                           options={"profile": "4444"}, alpha=masks, tags=BT709)  # fmt: skip
     if kind == "vp9":
         options = {"lossless": "1", "auto-alt-ref": "0"}
-        return write_clip(path / "fg.webm", frames, codec="libvpx-vp9", pixel_format="yuva420p", options=options,
-                          alpha=masks, tags=BT709)  # fmt: skip
+        return write_clip(path / "fg.webm", frames, codec="libvpx-vp9", pixel_format="yuva420p",
+                          options=options, alpha=masks, tags=BT709)  # fmt: skip
     (path / "fg").mkdir()
     for i, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
         Image.fromarray(np.dstack((frame, mask))).save(path / "fg" / f"{i:04d}.png")
