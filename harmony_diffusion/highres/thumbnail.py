@@ -65,7 +65,7 @@ def make_thumbnail(
         composite, small_mask, reference = _restricted(picture, mask, allowed, height, width)
     else:
         # Published networks that predict filters were trained on frames sampled without antialiasing.
-        antialias = _keeps_shape(model) or getattr(model, "takes_reference", False)
+        antialias = is_antialiased(model)
         small_mask = _resize(torch.from_numpy(mask)[None, None], (height, width), antialias)
         if antialias:
             (composite,) = _shrink(picture, (height, width), lambda rgb, rows: (rgb,))
@@ -88,6 +88,11 @@ def thumbnail_size(model: ModelMixin, size: tuple[int, int]) -> tuple[int, int]:
     else:
         return model.working_size, model.working_size
     return max(round(height * scale), _SMALLEST_SIDE), max(round(width * scale), _SMALLEST_SIDE)
+
+
+def is_antialiased(model: ModelMixin) -> bool:
+    """Return whether `model` sees averages of the pixels, not samples of them."""
+    return _keeps_shape(model) or getattr(model, "takes_reference", False)
 
 
 def _keeps_shape(model: ModelMixin) -> bool:

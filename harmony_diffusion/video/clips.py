@@ -4,11 +4,12 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from harmony_diffusion.errors import InputError, InputTypeError, SizeMismatchError
@@ -304,7 +305,14 @@ class MaskClip:
 def mask_of(frame: AnyFrame) -> np.ndarray:
     """Read a mask from the luma of a frame, noise of compression removed at both ends, `(H, W)` float32."""
     assert isinstance(frame, Frame)
-    mask = frame.luminance()
+    if frame.coding.bits == 8 and not frame.coding.is_rgb:
+        levels = np.arange(256, dtype=np.uint8)[None]
+        table = _without_noise(replace(frame, planes=(levels, *frame.planes[1:])).luminance())
+        return cv2.LUT(np.ascontiguousarray(frame.planes[0]), table)
+    return np.ascontiguousarray(_without_noise(frame.luminance()))
+
+
+def _without_noise(mask: np.ndarray) -> np.ndarray:
     mask[mask < _MASK_LOW] = 0
     mask[mask > _MASK_HIGH] = 1
-    return np.ascontiguousarray(mask)
+    return mask

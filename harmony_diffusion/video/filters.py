@@ -12,17 +12,24 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.boxes import Box, bounding_box
 from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.highres.harmonize import harmonize_thumbnail, window_around
-from harmony_diffusion.highres.thumbnail import BAND_PIXELS, Thumbnail, make_thumbnail
+from harmony_diffusion.highres.thumbnail import (
+    Thumbnail,
+    is_antialiased,
+    make_thumbnail,
+    thumbnail_size,
+)
 from harmony_diffusion.images.picture import Picture
-from harmony_diffusion.video.frame_colors import AnyFrame
+from harmony_diffusion.video.frame_colors import AnyFrame, Frame
 
 LEAST_PIXELS = 64  # of foreground, for a frame to be looked at
 _MAP_SIDE = 32
+_BAND_PIXELS = 1 << 17  # rendered at a time
 _MAP_CONTEXT = 0.2  # of `window_around`, for maps that are cut
 SMALL_SIDE = 32  # of the copy of the foreground in which flicker is measured
 
@@ -93,9 +100,10 @@ class FilterModel:
             mask: 1 on the foreground, `(H, W)` float32, 0 where the frame is hidden.
             reference: Weight of the background pixels, `(H, W)`; only for a `restricted` model.
         """
-        context = getattr(self.model, "context", None)
-        whole = slice(0, mask.shape[0]), slice(0, mask.shape[1])
-        window = whole if context is None or self.restricted else window_around(mask, context)
+        window = self._seen(frame, mask)
+        quick = self._quick_thumbnail(frame, mask, window) if reference is None else None
+        if quick is not None:
+            return FrameView(quick, window, None, mask)
         picture = Picture(frame.rgb(window))
         allowed = reference[window] if reference is not None else None
         thumbnail = make_thumbnail(self.model, picture, np.ascontiguousarray(mask[window]), allowed)
@@ -142,14 +150,28 @@ class FilterModel:
         part = sample_maps(maps, view.window, window, (_MAP_SIDE, _MAP_SIDE))
         return part.flatten().cpu().numpy()
 
-    def window(self, mask: np.ndarray) -> Box:
-        """Return the window over which the maps of a frame lie."""
-        if self.cut:
-            return window_around(mask, _MAP_CONTEXT)
+    def _seen(self, frame: AnyFrame, mask: np.ndarray) -> Box:
+        """Return the window that the model is shown."""
         context = getattr(self.model, "context", None)
         if context is None or self.restricted:
             return slice(0, mask.shape[0]), slice(0, mask.shape[1])
-        return window_around(mask, context)
+        return frame.aligned(window_around(mask, context))
+
+    def _quick_thumbnail(self, frame: AnyFrame, mask: np.ndarray, window: Box) -> Thumbnail | None:
+        """Make the input of a model that sees averages from the planes of a frame that is much larger."""
+        height, width = window[0].stop - window[0].start, window[1].stop - window[1].start
+        size = thumbnail_size(self.model, (height, width))
+        shrinks = height >= 1.5 * size[0] and width >= 1.5 * size[1]
+        if not isinstance(frame, Frame) or self.statistics or not shrinks or not is_antialiased(self.model):
+            return None
+        share = torch.from_numpy(np.ascontiguousarray(mask[window]))[None, None]
+        small = F.interpolate(share, size, mode="bilinear", align_corners=False, antialias=True).clamp_(0, 1)
+        device, dtype = self.model.device, self.model.dtype
+        return Thumbnail(frame.small_rgb(window, size).to(device, dtype), small.to(device, dtype), None)
+
+    def window(self, frame: AnyFrame, mask: np.ndarray) -> Box:
+        """Return the window over which the maps of a frame lie."""
+        return window_around(mask, _MAP_CONTEXT) if self.cut else self._seen(frame, mask)
 
     @torch.no_grad()
     def changes(
@@ -166,7 +188,7 @@ class FilterModel:
         Yields:
             Windows and changes `(h, w, 3)`, 0 where the mask is 0.
         """
-        window = self.window(mask)
+        window = self.window(frame, mask)
         for box in _bands(frame, mask):
             share = np.ascontiguousarray(mask[box])
             change = self.change_of(frame.rgb(box), share, numbers, window, box)
@@ -201,7 +223,7 @@ class FilterModel:
             changed = self.model.apply_filters(image, filters, weights, values[size:][None])
         else:
             changed = self.model.apply_filters(image, filters, weights)
-        change = changed.clamp(0, 1).sub_(image) * (weights > 0)
+        change = changed.clamp(0, 1).sub_(image)
         return change[0].permute(1, 2, 0).cpu().numpy()
 
     def small_copy(self, frame: AnyFrame, mask: np.ndarray) -> np.ndarray:
@@ -273,7 +295,7 @@ def _bands(frame: AnyFrame, mask: np.ndarray) -> Iterator[Box]:
         return
     rows, columns = frame.aligned(box)
     step = frame.step[0]
-    height = max(1, BAND_PIXELS // (columns.stop - columns.start) // step) * step
+    height = max(1, _BAND_PIXELS // (columns.stop - columns.start) // step) * step
     for top in range(rows.start, rows.stop, height):
         bottom = min(top + height, rows.stop)
         inside = bounding_box(mask[top:bottom] > 0)

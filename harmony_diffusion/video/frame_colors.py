@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from harmony_diffusion.boxes import Box
 from harmony_diffusion.images.picture import Picture
@@ -102,7 +104,25 @@ class Frame:
             return stacked.astype(np.float32) / np.float32(self.coding.largest)
         luma = self.planes[0][box].astype(np.float32)
         samples = cv2.merge([luma, *(_enlarged(plane, box, self.step) for plane in self.planes[1:3])])
-        return np.clip(cv2.transform(samples, _to_rgb(self.coding)), 0, 1)
+        rgb = cv2.transform(samples, _to_rgb(self.coding))
+        return np.clip(rgb, 0, 1, out=rgb)
+
+    def small_rgb(self, box: Box, size: tuple[int, int]) -> torch.Tensor:
+        """Return a window that cuts no chroma sample made small, antialiased, `(1, 3, *size)` in [0, 1].
+
+        The planes are resized before they are converted, which takes a quarter of the time.
+        """
+        small = []
+        for i, plane in enumerate(self.planes[:3]):
+            step = self.step if i and not self.coding.is_rgb else (1, 1)
+            rows, columns = (slice(s.start // n, -(-s.stop // n)) for s, n in zip(box, step, strict=True))
+            values = torch.from_numpy(plane[rows, columns].astype(np.float32))[None, None]
+            small.append(F.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True))
+        if self.coding.is_rgb:
+            return torch.cat(small, 1).div_(self.coding.largest).clamp_(0, 1)
+        samples = torch.cat((*small, torch.ones_like(small[0])), 1)
+        matrix = torch.from_numpy(_to_rgb(self.coding)).float()
+        return torch.einsum("dc,bchw->bdhw", matrix, samples).clamp_(0, 1)
 
     def luminance(self) -> np.ndarray:
         """Return luma from black to white, `(H, W)` float32 in [0, 1]."""
@@ -150,21 +170,21 @@ class Frame:
         for box, change in changes:
             if self.coding.is_rgb:
                 for plane, channel in zip(planes, np.moveaxis(change, 2, 0), strict=False):
-                    _add(plane[box], channel * self.coding.largest, 0, self.coding.largest)
+                    _add(plane[box], np.float32(self.coding.largest) * channel, 0, self.coding.largest)
                 continue
-            luma, *chroma = np.moveaxis(
-                change.astype(np.float32) @ self.coding.from_rgb().T.astype(np.float32), 2, 0
-            )
+            channels = np.moveaxis(change.astype(np.float32, copy=False), 2, 0)
+            to_luma, *to_chroma = self.coding.from_rgb().astype(np.float32)
             black, span = self.coding.luma_scale()
-            _add(planes[0][box], luma * span, black, black + span)
+            _add(planes[0][box], _combined(channels, np.float32(span) * to_luma), black, black + span)
             middle, spread = self.coding.chroma_scale()
+            low, high = max(middle - spread / 2, 0), min(middle + spread / 2, self.coding.largest)
             rows, columns = (
                 slice(s.start // n, -(-s.stop // n)) for s, n in zip(box, self.step, strict=True)
             )
-            for plane, difference in zip(planes[1:3], chroma, strict=True):
-                shrunk = _averaged(difference * spread, self.step)
-                low, high = max(middle - spread / 2, 0), min(middle + spread / 2, self.coding.largest)
-                _add(plane[rows, columns], shrunk, low, high)
+            # Averaged first: it is linear, and there are fewer of them.
+            shrunk = [_averaged(channel, self.step) for channel in channels]
+            for plane, weights in zip(planes[1:3], to_chroma, strict=True):
+                _add(plane[rows, columns], _combined(shrunk, np.float32(spread) * weights), low, high)
         return replace(self, planes=planes)
 
     def coded_planes(self) -> tuple[np.ndarray, ...]:
@@ -258,18 +278,33 @@ def _enlarged(plane: np.ndarray, box: Box, step: tuple[int, int]) -> np.ndarray:
     return large[rows, columns]
 
 
+def _combined(channels: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Return the weighted sum of three channels, float32 `(h, w)`."""
+    red, green, blue = channels
+    total = weights[0] * red
+    total += weights[1] * green
+    total += weights[2] * blue
+    return total
+
+
 def _averaged(values: np.ndarray, step: tuple[int, int]) -> np.ndarray:
     """Average the pixels of each chroma sample; at an odd border, those there are."""
     if step == (1, 1):
         return values
     height, width = values.shape
-    padded = np.pad(values, ((0, -height % step[0]), (0, -width % step[1])), mode="edge")
-    blocks = padded.reshape(padded.shape[0] // step[0], step[0], padded.shape[1] // step[1], step[1])
-    return blocks.mean((1, 3))
+    if height % step[0] or width % step[1]:
+        values = np.pad(values, ((0, -height % step[0]), (0, -width % step[1])), mode="edge")
+    size = (values.shape[1] // step[1], values.shape[0] // step[0])
+    return cv2.resize(np.ascontiguousarray(values), size, interpolation=cv2.INTER_AREA)
 
 
 def _add(samples: np.ndarray, change: np.ndarray, low: float, high: float) -> None:
     """Add to integer samples in place, and keep them in range, or where they were beyond it."""
-    own = samples.astype(np.float32)
-    moved = np.rint(own + change)
-    samples[...] = np.clip(moved, np.minimum(own, low), np.maximum(own, high)).astype(samples.dtype)
+    moved = np.rint(change, out=change).astype(np.int32)
+    moved += samples
+    bounds = int(low), int(high)
+    if samples.min() < low or samples.max() > high:
+        np.clip(moved, np.minimum(samples, bounds[0]), np.maximum(samples, bounds[1]), out=moved)
+    else:
+        np.clip(moved, *bounds, out=moved)
+    samples[...] = moved

@@ -36,6 +36,7 @@ from harmony_diffusion.video.temporal import (
 )
 
 SEGMENT = 250  # frames at most
+_AT_ONCE = 4  # frames in one call of the model
 Cuts = str | list[int] | None
 
 
@@ -96,8 +97,8 @@ class PredictionPass:
 
     def _predicted(self, records: np.ndarray, views: dict[int, FrameView]) -> np.ndarray:
         if views:
-            # Models that measure the whole frame keep it; they are not run in batches.
-            step = 1 if self.filters.statistics else len(views)
+            # More at once would take more memory and no less time.
+            step = 1 if self.filters.statistics else _AT_ONCE
             rows = list(views)
             for first in range(0, len(rows), step):
                 part = rows[first : first + step]
@@ -161,7 +162,10 @@ class PredictionPass:
         if mask is not None and box is not None:
             self._check_background(index, item)
             record["pixels"] = float(mask.sum(dtype=np.float64))
-            record["box"], record["window"] = _numbers_of(box), _numbers_of(self.filters.window(mask))
+            record["box"], record["window"] = (
+                _numbers_of(box),
+                _numbers_of(self.filters.window(item.frame, mask)),
+            )
             record["small"] = self.filters.small_copy(item.frame, mask)
         return record, starts
 

@@ -104,7 +104,9 @@ def test_a_small_copy_has_the_mean_correction_of_the_frame():
     from harmony_diffusion.boxes import bounding_box
 
     small = filters.small_copy(frame, mask)
-    change, share = filters.small_correction(small, bounding_box(mask > 0), filters.window(mask), numbers)
+    change, share = filters.small_correction(
+        small, bounding_box(mask > 0), filters.window(frame, mask), numbers
+    )
     whole = frame.changed(filters.changes(frame, mask, numbers)).picture.pixels - frame.picture.pixels
     # The copy averages colours before the filters, the frame after: close, not equal.
     np.testing.assert_allclose(change.sum((0, 1)) / share.sum(), whole.sum((0, 1)) / mask.sum(), atol=0.03)
