@@ -22,6 +22,7 @@ OPTIONAL = {
     "controlnet_aux",
     "xformers",
     "bitsandbytes",
+    "ray",
 }
 
 

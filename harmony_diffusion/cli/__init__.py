@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from harmony_diffusion import __version__
-from harmony_diffusion.cli import compose, convert, data, image, models, video
+from harmony_diffusion.cli import batch, compose, convert, data, image, models, video
 from harmony_diffusion.errors import HarmonyError, InputNote
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 when done, 2 on bad input, 130 when interrupted."""
+    """Run one command; return 0 when done, 2 on bad input, 130 when interrupted (`batch` has more)."""
     args = build_parser().parse_args(arguments)
     # Threads of PyTorch that spin while waiting take the cores from those that work (eval/bench_inference.py
     # shows it). Read when PyTorch is imported.
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", InputNote)
             warnings.showwarning = _show_warning
-            args.run(args)
+            return args.run(args) or EXIT_DONE
     except HarmonyError as error:
         if args.debug:
             raise
@@ -33,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("harmony: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return EXIT_DONE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"harmony {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (image, compose, video, convert, models, data):
+    for command in (image, compose, video, batch, convert, models, data):
         command.add_command(commands)
     return parser
 

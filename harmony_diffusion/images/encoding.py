@@ -71,7 +71,9 @@ def format_of(path: str | os.PathLike[str], *, alpha: bool = False, profile: boo
     return kind
 
 
-def write_picture(file: BinaryIO, kind: str, raster: Raster, *, name: str, quality: int) -> None:
+def write_picture(
+    file: BinaryIO, kind: str, raster: Raster, *, name: str, quality: int, png_level: int | None = None
+) -> None:
     """Encode a picture into an open file.
 
     PNG and TIFF keep 16 bits, TIFF keeps floating point (PNG: as 16 bits); the other formats have 8.
@@ -82,6 +84,7 @@ def write_picture(file: BinaryIO, kind: str, raster: Raster, *, name: str, quali
         raster: RGB pixels with what belongs to them.
         name: For messages.
         quality: 1 to 100, for JPEG, WebP (100 = lossless) and AVIF.
+        png_level: Compression of PNG from 0 (none) to 9 (slowest); None = 6 for 8 bits, 2 for 16 bits.
 
     Raises:
         OutputError: The format cannot hold a picture of this size.
@@ -98,11 +101,11 @@ def write_picture(file: BinaryIO, kind: str, raster: Raster, *, name: str, quali
     if kind == "TIFF":
         _write_tiff(file, raster)
     elif kind == "PNG" and raster.channels.dtype != np.uint8:
-        _write_png16(file, raster)
+        _write_png16(file, raster, 2 if png_level is None else png_level)
     else:
         if raster.channels.dtype != np.uint8:
             note(name, f"{kind} holds 8 bits a channel, and {raster.channels.dtype} is reduced to them")
-        _write_with_pillow(file, kind, raster, name, quality)
+        _write_with_pillow(file, kind, raster, name, quality, png_level)
 
 
 def pil_of(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
@@ -113,7 +116,9 @@ def pil_of(pixels: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _write_with_pillow(file: BinaryIO, kind: str, raster: Raster, name: str, quality: int) -> None:
+def _write_with_pillow(
+    file: BinaryIO, kind: str, raster: Raster, name: str, quality: int, png_level: int | None
+) -> None:
     exif = raster.exif
     options: dict[str, object] = {"icc_profile": raster.profile} if raster.profile else {}
     if exif and kind == "JPEG" and len(exif) > _LARGEST_JPEG_EXIF:
@@ -128,10 +133,12 @@ def _write_with_pillow(file: BinaryIO, kind: str, raster: Raster, name: str, qua
         options.update(quality=quality, lossless=quality == 100, exact=True, method=4)
     elif kind == "AVIF":
         options.update(quality=quality, subsampling="4:4:4" if quality >= 90 else "4:2:0")
+    elif kind == "PNG" and png_level is not None:
+        options.update(compress_level=png_level)
     pil_of(raster.channels, raster.alpha).save(file, kind, **options)
 
 
-def _write_png16(file: BinaryIO, raster: Raster) -> None:
+def _write_png16(file: BinaryIO, raster: Raster, level: int) -> None:
     """Write a PNG file of 16 bits a channel, a few rows at a time (PNG specification, third edition)."""
     height, width, _ = raster.channels.shape
     samples = 3 if raster.alpha is None else 4
@@ -141,7 +148,7 @@ def _write_png16(file: BinaryIO, raster: Raster) -> None:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(raster.profile))
     if raster.exif:
         _write_chunk(file, b"eXIf", raster.exif[6:])
-    stream = zlib.compressobj(2)
+    stream = zlib.compressobj(level)
     for rows in row_chunks(height):
         window = _interleaved(raster, rows, np.uint16)
         plain = window.astype(">u2").view(np.uint8).reshape(len(window), -1)

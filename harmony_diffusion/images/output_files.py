@@ -84,6 +84,7 @@ def write_atomically(
     *,
     overwrite: bool = False,
     inputs: Iterable[object] = (),
+    scratch: Path | None = None,
 ) -> None:
     """Write a file so that `path` holds either what it held before or all of the new content.
 
@@ -95,6 +96,7 @@ def write_atomically(
         content: The bytes, or a function that writes them to the open binary file it is given.
         overwrite: Whether a file that exists already may be replaced.
         inputs: Paths that are read; see `check_output`.
+        scratch: Folder for the temporary file, on the same file system; None = the folder of `path`.
 
     Raises:
         OutputError: The file exists and `overwrite` is false, or it cannot be written there.
@@ -102,7 +104,9 @@ def write_atomically(
     target = check_output(path, overwrite=overwrite, inputs=inputs)
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".harmony-", suffix=".tmp", dir=target.parent)
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=".harmony-", suffix=".tmp", dir=scratch or target.parent
+        )
         os.close(descriptor)
         with open(temporary, "w+b") as file:
             if isinstance(content, bytes):
@@ -154,8 +158,7 @@ def output_names(paths: Sequence[str | os.PathLike[str]], *, suffix: str | None 
     names = []
     for path in map(Path, paths):
         stem = path.with_suffix("")
-        # As file systems that ignore case and the way accents are composed (macOS, Windows) compare names.
-        key = unicodedata.normalize("NFC", stem.as_posix()).casefold()
+        key = comparison_key(stem.as_posix())
         if key in seen:
             raise InputError(
                 path,
@@ -165,3 +168,13 @@ def output_names(paths: Sequence[str | os.PathLike[str]], *, suffix: str | None 
         seen[key] = str(path)
         names.append((path.with_suffix(suffix) if suffix is not None else path).as_posix())
     return names
+
+
+def comparison_key(name: str) -> str:
+    """Return the form in which macOS and Windows compare names: without case and composition of accents.
+
+    Example:
+        >>> comparison_key("Day/A") == comparison_key("day/a")
+        True
+    """
+    return unicodedata.normalize("NFC", name).casefold()

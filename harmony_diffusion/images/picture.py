@@ -196,7 +196,14 @@ class Picture:
             image.info["exif"] = self.exif
         return image
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, quality: int = 95) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        quality: int = 95,
+        png_level: int | None = None,
+    ) -> None:
         """Write the picture whole or not at all, in the format of the suffix.
 
         PNG and TIFF keep 16 bits a channel; the other formats have 8, and an `InputNote` says so.
@@ -205,20 +212,48 @@ class Picture:
             path: File to be written: .png, .jpg, .tif, .webp, .avif or .bmp.
             overwrite: Whether a file that exists already may be replaced.
             quality: 1 to 100, for JPEG, WebP (100 = lossless) and AVIF.
+            png_level: Compression of PNG from 0 (none) to 9 (slowest); None = 6 for 8 bits, 2 for 16 bits.
 
         Raises:
             OutputError: The file exists and `overwrite` is false, it cannot be written there, or the format
                 cannot hold the picture.
         """
-        if not 1 <= quality <= 100:
-            raise InputError("quality", f"is {quality}", "Give a number from 1 to 100.")
-        kind = format_of(path, alpha=self.alpha is not None, profile=self.profile is not None)
-        raster = Raster(self.pixels, self.alpha, self.profile, self.exif)
+        self._check_encoding(path, quality, png_level)
 
         def write(file: BinaryIO) -> None:
-            write_picture(file, kind, raster, name=os.fsdecode(path), quality=quality)
+            self.encode(file, path, quality=quality, png_level=png_level)
 
         write_atomically(path, write, overwrite=overwrite, inputs=(self.name,))
+
+    def encode(
+        self,
+        file: BinaryIO,
+        path: str | os.PathLike[str],
+        *,
+        quality: int = 95,
+        png_level: int | None = None,
+    ) -> None:
+        """Write the bytes that `save` would write to `path` to an open file.
+
+        Args:
+            file: Open for reading and writing, empty.
+            path: Name whose suffix tells the format; the file itself is not touched.
+            quality: See `save`.
+            png_level: See `save`.
+
+        Raises:
+            OutputError: The format cannot hold the picture.
+        """
+        kind = self._check_encoding(path, quality, png_level)
+        raster = Raster(self.pixels, self.alpha, self.profile, self.exif)
+        write_picture(file, kind, raster, name=os.fsdecode(path), quality=quality, png_level=png_level)
+
+    def _check_encoding(self, path: str | os.PathLike[str], quality: int, png_level: int | None) -> str:
+        if not 1 <= quality <= 100:
+            raise InputError("quality", f"is {quality}", "Give a number from 1 to 100.")
+        if png_level is not None and not 0 <= png_level <= 9:
+            raise InputError("png_level", f"is {png_level}", "Give a number from 0 to 9.")
+        return format_of(path, alpha=self.alpha is not None, profile=self.profile is not None)
 
 
 def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Harmonize thousands of pictures: resumable, in several processes, on several machines."""
