@@ -11,13 +11,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from harmony_diffusion.errors import MaskError
+from harmony_diffusion.highres.windows import row_bands
 from harmony_diffusion.images.picture import Picture
 
 # Statistics of a classical method are no better on more pixels than this.
 _CLASSICAL_SIDE = 1024
 _SMALLEST_SIDE = 32
-# Pixels read as floats at a time: 3 MB each for RGB, whatever the size of the picture.
-BAND_PIXELS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,6 @@ def fill_smoothly(image: Tensor, confidence: Tensor) -> Tensor:
     # One sure pixel in four makes the pixel above them sure.
     coarse = fill_smoothly(coarse, (4 * total).clamp_max(1))
     return torch.lerp(_resize(coarse, size, antialias=False), image, confidence)
-
-
-def row_bands(size: tuple[int, int]) -> list[slice]:
-    """Slices of rows that together cover a picture of `size`, about `BAND_PIXELS` pixels each."""
-    step = max(1, BAND_PIXELS // size[1])
-    return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
 
 
 def _restricted(

@@ -3,16 +3,16 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import numpy as np
-import torch
 from PIL import Image
 
 from harmony_diffusion.errors import InputError, InputTypeError
 from harmony_diffusion.images.arrays import (
     MAX_PIXELS,
     Raster,
+    is_tensor,
     note,
     picture_of_array,
     row_chunks,
@@ -25,11 +25,14 @@ from harmony_diffusion.images.icc import apply_curve, grey_curve, rgb_profile
 from harmony_diffusion.images.masks import MaskSource, load_mask
 from harmony_diffusion.images.output_files import write_atomically
 
+if TYPE_CHECKING:
+    import torch
+
 _ALL = slice(None)
 # Two computations of the same sRGB value, in windows of different size, differ by less than this.
 _ROUNDING = 1e-6
 
-PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, torch.Tensor, "Picture"]
+PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor", "Picture"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +181,10 @@ class Picture:
         """Return a copy of the pixels in their own depth and colour space, `(H, W, 3)`, RGBA `(H, W, 4)`."""
         return self.pixels.copy() if self.alpha is None else np.dstack((self.pixels, self.alpha))
 
-    def to_tensor(self) -> torch.Tensor:
+    def to_tensor(self) -> "torch.Tensor":
         """Return the sRGB values without alpha, `(3, H, W)` float32 in [0, 1]."""
+        import torch
+
         tensor = torch.empty(3, *self.size)
         for rows in row_chunks(self.size[0]):
             tensor[:, rows] = torch.from_numpy(self.read_srgb(rows)).permute(2, 0, 1)
@@ -275,7 +280,7 @@ def load_picture(
         raster = read_file(source, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated)
     elif isinstance(source, Image.Image):
         raster = read_pil(source, name, max_pixels=max_pixels)
-    elif isinstance(source, np.ndarray | torch.Tensor):
+    elif isinstance(source, np.ndarray) or is_tensor(source):
         raster = picture_of_array(source, name, max_pixels)
     else:
         raise InputTypeError(
@@ -355,6 +360,7 @@ def load_pairs(
         SizeMismatchError: A mask has another size than its composite, and `resize` is false.
 
     Example:
+        >>> import torch
         >>> ((picture, mask),) = load_pairs(torch.rand(3, 32, 48), torch.ones(32, 48) / 2)
         >>> picture.size == mask.shape
         True
@@ -391,7 +397,7 @@ def _listed(source: Any, name: str, count: int = 0) -> list[Any]:
         if not source:
             raise InputError(name, "is an empty list", "Give at least one.")
         return list(source)
-    if isinstance(source, np.ndarray | torch.Tensor):
+    if isinstance(source, np.ndarray) or is_tensor(source):
         if source.ndim == 4:
             return list(source)
         if source.ndim == 3 and len(source) == count > 1:
