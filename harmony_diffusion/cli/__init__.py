@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harmony_diffusion import __version__
-from harmony_diffusion.cli import compose, convert, data, image, models
+from harmony_diffusion.cli import compose, convert, data, export, image, models
 from harmony_diffusion.errors import HarmonyError, InputNote
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"harmony {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (image, compose, convert, models, data):
+    for command in (image, compose, convert, export, models, data):
         command.add_command(commands)
     return parser
 

@@ -1,10 +1,13 @@
 """What `harmony image` and `harmony compose` share: options, outputs, the call of the pipeline."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.errors import InputError
+
+_DIFFUSION = ("prompt", "high_scale", "low_scale", "steps", "seed")
 
 
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +22,12 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "--strength", type=float, default=1.0, help="0 keeps the input, 1 is full (default: 1)"
     )
     parser.add_argument("--side-by-side", action="store_true", help="also write OUT_before_after")
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnx", "openvino"),
+        default="torch",
+        help="what computes; onnx and openvino take a folder of `harmony export`, or make it once",
+    )
     diffusion = parser.add_argument_group("sd2-dual (Stable Diffusion 2 with two ControlNets)")
     diffusion.add_argument("--prompt", metavar="TEXT", help="what the whole picture shows")
     diffusion.add_argument("--high-scale", type=float, metavar="X", help="strength of the edges (default: 1)")
@@ -60,7 +69,39 @@ def harmonize_and_write(
     args: argparse.Namespace, composite: Any, mask: Any, reference: Any, outputs: dict[str, Path]
 ) -> None:
     """Harmonize, and write the result and what else was asked for."""
-    from harmony_diffusion.images.compose import side_by_side
+    harmonize = _harmonize if args.runtime == "torch" else _harmonize_without_torch
+    result = harmonize(args, composite, mask, reference)
+    result.save(outputs[""], overwrite=args.overwrite)
+    print(outputs[""])
+    if args.side_by_side:
+        from harmony_diffusion.images.compose import side_by_side
+
+        side_by_side(composite, result).save(outputs["_before_after"], overwrite=args.overwrite)
+        print(f"before/after: {outputs['_before_after']}")
+
+
+def _harmonize_without_torch(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
+    """Return the picture harmonized by an exported model."""
+    given = [f"--{key.replace('_', '-')}" for key in _DIFFUSION if getattr(args, key) is not None]
+    if given:
+        raise InputError(", ".join(given), "cannot be used with this `--runtime`", "Leave out `--runtime`.")
+    from harmony_diffusion.export.full_size import harmonize_picture
+    from harmony_diffusion.export.runtime import OnnxModel
+    from harmony_diffusion.export.shipped import exported_folder
+    from harmony_diffusion.images.masks import check_background
+
+    check_background(mask, reference)
+    folder = exported_folder(args.model or "default", announce=_note)
+    model = OnnxModel(folder, runtime=args.runtime)
+    return harmonize_picture(model, composite, mask, reference=reference, strength=args.strength)
+
+
+def _note(text: str) -> None:
+    print(f"harmony: note: {text}", file=sys.stderr)
+
+
+def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
+    """Return the picture harmonized by a pipeline."""
     from harmony_diffusion.pipelines.loading import load_pipeline
 
     controls = args.high_scale != 0 or args.low_scale != 0
@@ -74,12 +115,7 @@ def harmonize_and_write(
         output_type="picture",
         return_dict=False,
     )
-    result = images[0]
-    result.save(outputs[""], overwrite=args.overwrite)
-    print(outputs[""])
-    if args.side_by_side:
-        side_by_side(composite, result).save(outputs["_before_after"], overwrite=args.overwrite)
-        print(f"before/after: {outputs['_before_after']}")
+    return images[0]
 
 
 def _settings(args: argparse.Namespace, pipe: Any, reference: Any) -> dict[str, Any]:
