@@ -124,11 +124,11 @@ class OnnxModel:
             data = read_graph(self.folder, name, self.description)
             try:
                 self._graphs[name] = self._open(data)
-            except (RuntimeError, ValueError, TypeError) as error:
+            except Exception as error:  # onnxruntime's errors have no base of their own
                 raise CheckpointError(f"{self.folder / name}: cannot be opened: {_line(error)}") from error
         try:
             return self._graphs[name](*inputs)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:
             raise CheckpointError(f"{self.folder / name}: failed to run: {_line(error)}") from error
 
 

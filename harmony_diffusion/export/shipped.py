@@ -16,7 +16,7 @@ CACHE_VARIABLE = "HARMONY_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache: `HARMONY_CACHE`, else `harmony_diffusion` in the user's cache folder."""
+    """Return `HARMONY_CACHE`, else the folder `harmony_diffusion` in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
@@ -29,9 +29,9 @@ def exported_folder(
     """Return an exported folder: the one that is named, or one made once for these weights.
 
     Args:
-        name_or_path: A folder written by `harmony export`; `"default"`, the name of a model whose weights come
-            with the package, or a folder written by `save_pretrained`: these are exported to the cache when
-            they are first asked for, which takes about half a minute.
+        name_or_path: A folder written by `harmony export`; `"default"`, the name of a model whose weights
+            come with the package, or a folder written by `save_pretrained`: these are exported to the cache
+            when they are first used, which takes about half a minute.
         announce: Called with one line before a model is exported.
 
     Raises:
