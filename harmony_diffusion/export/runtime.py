@@ -10,12 +10,13 @@ from harmony_diffusion.errors import CheckpointError, InputError, MissingDepende
 from harmony_diffusion.export.folder import APPLICATION, NETWORK, read_description, read_graph
 
 RUNTIMES = ("onnx", "openvino")
+_INPUTS = {NETWORK: ("composite", "mask"), APPLICATION: ("image", "filters", "mask")}
 
 
 class _Graph(Protocol):
     """A graph that is ready to run."""
 
-    def __call__(self, *inputs: np.ndarray) -> np.ndarray: ...
+    def __call__(self, inputs: dict[str, np.ndarray]) -> np.ndarray: ...
 
 
 class OnnxModel:
@@ -127,7 +128,7 @@ class OnnxModel:
             except Exception as error:  # onnxruntime's errors have no base of their own
                 raise CheckpointError(f"{self.folder / name}: cannot be opened: {_line(error)}") from error
         try:
-            return self._graphs[name](*inputs)
+            return self._graphs[name](dict(zip(_INPUTS[name], inputs, strict=True)))
         except Exception as error:
             raise CheckpointError(f"{self.folder / name}: failed to run: {_line(error)}") from error
 
@@ -155,8 +156,8 @@ def _onnxruntime(threads: int) -> Any:
 
     def open_graph(data: bytes) -> _Graph:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_inputs()]
-        return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))[0]
+        taken = {value.name for value in session.get_inputs()}
+        return lambda inputs: session.run(None, _only(taken, inputs))[0]
 
     return open_graph
 
@@ -175,9 +176,15 @@ def _openvino(threads: int) -> Any:
     def open_graph(data: bytes) -> _Graph:
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model=data, weights=b""), "CPU", settings)
-        return lambda *inputs: compiled(list(inputs))[0].copy()
+        # An input that nothing depends on is no input of the compiled graph.
+        taken = {value.any_name for value in compiled.inputs}
+        return lambda inputs: compiled(_only(taken, inputs))[0].copy()
 
     return open_graph
+
+
+def _only(taken: set[str], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in inputs.items() if name in taken}
 
 
 def _threads() -> int:

@@ -74,9 +74,7 @@ def test_files_name_no_path_of_the_exporting_machine(exported, name):
 def test_no_graph_resizes_with_antialiasing(tmp_path):
     model = Shrinking().eval()
     graph = network_graph(half_rounded(model), (64, 64))
-    assert not [
-        a for node in graph.graph.node for a in node.attribute if a.name == "antialias" and a.i
-    ]
+    assert not [a for node in graph.graph.node for a in node.attribute if a.name == "antialias" and a.i]
     export_onnx(model, tmp_path / "out")  # and the matrices in its place compute the same
 
 
