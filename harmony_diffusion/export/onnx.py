@@ -155,7 +155,8 @@ def _write(original: Any, source: Any, folder: Path, options: dict[str, Any]) ->
         "thumbnail": {
             "size": list(size),
             "shape": "square: the window is squashed to it",
-            "antialias": bool(getattr(original, "keeps_shape", False) or not has_filters),
+            "antialias": not has_filters
+            or any(getattr(original, a, False) for a in ("antialias", "keeps_shape")),
             "context": getattr(original, "context", None),
         },
         "upsampling": upsampling,

@@ -47,9 +47,9 @@ def make_thumbnail(
 
     Args:
         model: Any registry model. Networks that predict filters get the frame squashed to the square of their
-            `working_size`, other networks, and those that say `keeps_shape`, a frame of that area in its own
-            shape, classical methods that predict filters (`takes_reference`) one of at most 1024 px on the
-            long side.
+            `working_size` (with antialiasing if they say `antialias`), other networks, and those that say
+            `keeps_shape`, a frame of that area in its own shape, classical methods that predict filters
+            (`takes_reference`) one of at most 1024 px on the long side.
         picture: Composite, `(H, W)`.
         mask: 1 on the foreground, `(H, W)` float32; 0 where the picture is hidden.
         allowed: Weight with which a background pixel may be seen, `(H, W)` float32 in [0, 1]; None = all may.
@@ -64,7 +64,8 @@ def make_thumbnail(
         composite, small_mask, reference = _restricted(picture, mask, allowed, height, width)
     else:
         # Published networks that predict filters were trained on frames sampled without antialiasing.
-        antialias = _keeps_shape(model) or getattr(model, "takes_reference", False)
+        wanted = getattr(model, "antialias", False) or getattr(model, "takes_reference", False)
+        antialias = wanted or _keeps_shape(model)
         small_mask = _resize(torch.from_numpy(mask)[None, None], (height, width), antialias)
         if antialias:
             (composite,) = _shrink(picture, (height, width), lambda rgb, rows: (rgb,))

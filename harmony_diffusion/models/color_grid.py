@@ -56,7 +56,7 @@ class ColorGrid(ModelMixin, ConfigMixin):
 
     origin = Origin(title="ColorGrid, the default model of Harmony Diffusion", paper="")
     working_size = 320
-    keeps_shape = True
+    antialias = True  # of the thumbnail; a window that is no square is squashed to one
     context = 0.2  # of `window_around`: what pipelines show of the frame
     filter_upsampling = "bilinear"
 
