@@ -1,4 +1,4 @@
-"""Headless Chromium, driven by its DevTools protocol over a pipe: no package and no open port are needed."""
+"""Headless Chromium, driven by its DevTools protocol over a pipe: no package and no port are needed."""
 
 import json
 import os
@@ -31,16 +31,18 @@ class Chromium:
         their_in, self.to_browser = os.pipe()
         self.from_browser, their_out = os.pipe()
         # Copies above 4, so that neither is overwritten before it is used.
-        high = [os.dup2(fd, number) for fd, number in ((their_in, 200), (their_out, 201))]
+        high = [os.dup2(descriptor, number) for descriptor, number in ((their_in, 200), (their_out, 201))]
         command = [program, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={self.net_log}"]
-        self.process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" 3<&200 4>&201 200<&- 201>&-', "sh", *command, "about:blank"],
-            pass_fds=high,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for fd in (their_in, their_out, *high):
-            os.close(fd)
+        with (folder / "chromium.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "about:blank"],
+                pass_fds=(3, 4, *high),
+                preexec_fn=lambda: (os.dup2(200, 3), os.dup2(201, 4)),
+                stdout=log,
+                stderr=log,
+            )
+        for descriptor in (their_in, their_out, *high):
+            os.close(descriptor)
         os.set_blocking(self.from_browser, False)
         self.buffer = b""
         page = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
@@ -115,7 +117,7 @@ class Chromium:
 
 
 def requested_urls(net_log: Path) -> list[tuple[str, str]]:
-    """Return method and address of every request in a log that Chromium wrote, of the page and all workers."""
+    """Return method and address of every request in a log of Chromium, of the page and all workers."""
     text = net_log.read_text()
     try:
         log = json.loads(text)

@@ -1,4 +1,4 @@
-"""The page's own code in node, beside the Python library: the same windows, thumbnails, filters and pictures."""
+"""The page's own code in node, beside the Python library: the same windows, filters and pictures."""
 
 import json
 import subprocess

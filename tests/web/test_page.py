@@ -49,14 +49,13 @@ def site(web, tmp_path_factory):
 
 def harmonize_in_page(browser, composite, mask, name="harmonized.png", timeout=300):
     """Harmonize two files in the page; return the downloaded picture, (H, W, 3)."""
+    says = "document.querySelector('#status').textContent"
     browser.choose_file("#picture", composite)
-    browser.wait(
-        "!document.querySelector('#mask').disabled && document.querySelector('#status').textContent.startsWith('Paint')"
-    )
+    browser.wait(f"{says}.startsWith('Paint')")
     browser.choose_file("#mask", mask)
-    browser.wait("document.querySelector('#status').textContent === 'Ready.'")
+    browser.wait(f"{says} === 'Ready.'")
     browser.run("document.querySelector('#run').click()")
-    browser.wait("document.querySelector('#status').textContent.startsWith('Done')", timeout)
+    browser.wait(f"{says}.startsWith('Done')", timeout)
     (browser.folder / name).unlink(missing_ok=True)
     browser.run("document.querySelector('#download').click()")
     browser.wait((browser.folder / name).is_file)
@@ -75,12 +74,13 @@ def visit(site, chromium, tmp_path_factory):
     found = {"folder": folder, "files": files, "origin": origin}
     try:
         browser.page("Page.navigate", url=f"{origin}/index.html")
-        browser.wait("document.documentElement.dataset.ready === 'true'")
+        browser.wait("document.documentElement?.dataset.ready === 'true'")
         found["loaded"] = list(site.requests)
         found["online"] = harmonize_in_page(browser, *files)
         found["after"] = site.requests[len(found["loaded"]) :]
         browser.run(
-            "const s = document.querySelector('#strength'); s.value = 50; s.dispatchEvent(new Event('input'))"
+            "{ const s = document.querySelector('#strength');"
+            " s.value = 50; s.dispatchEvent(new Event('input')); }"
         )
         (folder / "harmonized.png").unlink()
         browser.run("document.querySelector('#download').click()")
@@ -91,7 +91,7 @@ def visit(site, chromium, tmp_path_factory):
         site.server_close()
         browser.page("Page.navigate", url="about:blank")
         browser.page("Page.navigate", url=f"{origin}/index.html")
-        browser.wait("document.documentElement.dataset.ready === 'true'")
+        browser.wait("document.documentElement?.dataset.ready === 'true'")
         found["offline"] = harmonize_in_page(browser, *files)
     finally:
         browser.close()
