@@ -3,8 +3,8 @@
     python eval/make_export_table.py -o docs/export_parity.md
 
 Shipped weights where there are any, random ones (seed 0) otherwise: parity is a matter of the operators. Models
-that cannot be exported are listed with the reason. About a minute a model. `--json` keeps the figures; a run that is
-started again with the same file goes on where it ended.
+that cannot be exported are listed with the reason. About a minute a model. `--json` keeps the figures; a run
+that is started again with the same file goes on where it ended. `--known` writes the table of these figures.
 """
 
 import argparse
@@ -26,12 +26,13 @@ from harmony_diffusion.models import MODELS, create_model, has_weights, load_mod
 HEAD = """# Exported models
 
 Made by `python eval/make_export_table.py -o docs/export_parity.md`; do not edit. Each network of the registry is
-exported (`harmony export`), run by onnxruntime on eight inputs (random, a scene, empty, full and soft masks, one
-pixel, constant colour, extreme values) and compared with PyTorch in float32. An export is kept if the harmonized
-picture differs by at most 1e-4 (values in [0, 1]) and the background not at all. The last columns are for OpenVINO
-on the same file, where it is installed, and for the size of the files (weights stored as float16).
+exported (`harmony export`), run by onnxruntime on eight inputs (random, a scene, empty, full and soft masks,
+one pixel, constant colour, extreme values) and compared with PyTorch in float32. An export is kept if the
+harmonized picture differs by at most 1e-4 (values in [0, 1]) and the background not at all. Weights are stored
+as float16; where that alone differs by more, as float32 (`--fp32-storage`). The last columns are OpenVINO on the
+same file, where it is installed, and the size of the files.
 
-| model | weights | export | largest difference | of the filters | OpenVINO | MB |
+| model | weights | stored as | largest difference | of the filters | OpenVINO | MB |
 |---|---|---|---:|---:|---:|---:|
 """
 
@@ -42,6 +43,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file to write")
     parser.add_argument("--json", type=Path, help="figures, kept after each model")
+    parser.add_argument(
+        "--known", action="store_true", help="export nothing; list what --json lacks as not run"
+    )
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names (default: all)")
     return parser.parse_args()
 
@@ -51,12 +55,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     for name in args.models:
-        if name not in rows:
+        if name not in rows and not args.known:
             rows[name] = try_export(name)
             print(name, rows[name], flush=True)
             if args.json:
                 write_atomically(args.json, json.dumps(rows, indent=1).encode(), overwrite=True)
-    text = HEAD + "".join(table_row(name, rows[name]) for name in args.models)
+    text = HEAD + "".join(table_row(name, rows.get(name)) for name in args.models)
     write_atomically(args.output, text.encode(), overwrite=True)
 
 
@@ -66,10 +70,18 @@ def try_export(name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"weights": "shipped" if has_weights(name) else "random"}
     model = load_model(name) if has_weights(name) else with_random_weights(name)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            exported = export_onnx(model, Path(folder) / "out")
-        except HarmonyError as error:
-            return row | {"refused": str(error)}
+        for row["storage"] in ("float16", "float32"):
+            try:
+                half = row["storage"] == "float16"
+                exported = export_onnx(model, Path(folder) / "out", half_storage=half)
+                break
+            except HarmonyError as error:
+                row["refused"] = str(error)
+                if "at most 1e-04" not in row["refused"]:
+                    return row
+        else:
+            return row
+        row.pop("refused", None)
         row["parity"] = read_description(exported).fields["parity"]
         row["bytes"] = sum(path.stat().st_size for path in exported.iterdir())
         try:
@@ -90,7 +102,9 @@ def with_random_weights(name: str) -> Any:
     return model
 
 
-def table_row(name: str, row: dict[str, Any]) -> str:
+def table_row(name: str, row: dict[str, Any] | None) -> str:
+    if row is None:
+        return f"| `{name}` | | not run | | | | |\n"
     if "refused" in row:
         return f"| `{name}` | {row['weights']} | refused: {row['refused']} | | | | |\n"
     parity, openvino = row["parity"], row["openvino"]
@@ -98,7 +112,7 @@ def table_row(name: str, row: dict[str, Any]) -> str:
     other = f"{openvino:.0e}" if isinstance(openvino, float) else openvino
     size = row["bytes"] / 1e6
     figures = f"{parity['largest_difference']:.0e} | {of_filters} | {other} | {size:.1f}"
-    return f"| `{name}` | {row['weights']} | yes | {figures} |\n"
+    return f"| `{name}` | {row['weights']} | {row['storage']} | {figures} |\n"
 
 
 if __name__ == "__main__":

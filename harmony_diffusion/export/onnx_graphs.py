@@ -151,6 +151,7 @@ def _graph(
                 opset_version=opset,
                 input_names=list(names),
                 output_names=[output],
+                optimize=False,  # its rules drop an addend of 1e-8, which keeps a division finite
                 verbose=False,
             )
     except Exception as error:  # the exporter's own errors have no common class
@@ -160,6 +161,10 @@ def _graph(
             f"{type(error).__name__}: {reason[0][:200]}"
         ) from error
     assert written is not None
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(written.model)
+    optimizer.remove_unused_nodes(written.model)
     graph = written.model_proto
     strip_notes(graph)
     return graph

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking "
     "--disable-component-update --disable-sync --disable-default-apps --disable-extensions --disable-breakpad "
     "--no-default-browser-check --disable-client-side-phishing-detection --no-pings --mute-audio "
     "--disable-features=OptimizationHints,MediaRouter,Translate --remote-debugging-pipe"
@@ -117,7 +118,11 @@ class Chromium:
 
 
 def requested_urls(net_log: Path) -> list[tuple[str, str]]:
-    """Return method and address of every request in a log of Chromium, of the page and all workers."""
+    """Return method and address of the requests of pages and workers in a log of Chromium.
+
+    What the browser asks its maker for on its own account (the time, accounts) has no page as its initiator,
+    and is left out; so is the opening of a page.
+    """
     text = net_log.read_text()
     try:
         log = json.loads(text)
@@ -127,5 +132,7 @@ def requested_urls(net_log: Path) -> list[tuple[str, str]]:
     return [
         (event["params"].get("method", "GET"), event["params"]["url"])
         for event in log["events"]
-        if event["type"] == kind and "url" in event.get("params", {})
+        if event["type"] == kind
+        and "url" in event.get("params", {})
+        and event["params"].get("initiator", "not an origin") != "not an origin"
     ]
