@@ -1,20 +1,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo web test check
+.PHONY: demo web test check docs
 
-# The stamp is newer than the files that say what to install, so an edit of them installs again.
-.venv/installed: pyproject.toml requirements-dev.txt constraints.txt
+# Each stamp is newer than the files that say what to install, so an edit of them installs again.
+.venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	$(PIP) -e .
 	@touch $@
 
-demo: .venv/installed
+.venv/dev: .venv/base requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+.venv/docs: .venv/base
+	$(PIP) -e ".[docs]"
+	@touch $@
+
+demo: .venv/base
 	@mkdir -p outputs
 	$(BIN)/harmony image examples/composite.jpg examples/mask.png -o outputs/harmonized.jpg --side-by-side --overwrite
 
 # The page without a server: web/ with the default model and the runtime beside it.
-web: .venv/installed
+web: .venv/dev
 	cd web && npm install --no-package-lock --ignore-scripts --no-audit --no-fund
 	@mkdir -p web/runtime
 	cp web/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs \
@@ -22,11 +31,15 @@ web: .venv/installed
 		web/node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm web/runtime/
 	$(BIN)/harmony export default web/model --overwrite
 
-test: .venv/installed
+test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
 
-check: .venv/installed
+check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "outputs/site/index.html"

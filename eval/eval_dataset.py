@@ -6,14 +6,16 @@
     python eval/eval_dataset.py --data PATH --model paint-by-example --base FOLDER_OR_ID --output outputs/pbe
     python eval/eval_dataset.py --data PATH --model FOLDER --call low_scale=0.7 detail=preserve --output out
 
-One prediction is scored by every protocol of `--protocol` (`eval/README.md` says what they are). OUTPUT gets
+One prediction is scored by every protocol of `--protocol` (`docs/evaluation.md` describes them). OUTPUT gets
 `rows.csv`, one row an image and protocol, in the order of the data set. The same command, run again after the
 process was killed, goes on where it stopped and ends with the same file to the byte.
 
 A model harmonizes composites at their own pixels as the pipeline does; with `--size 256`, copies of 256x256
 as networks are evaluated in papers, and then `--raw` scores what the network says before its background is
 replaced. SSIM takes longer than all else together, and is computed if asked for by `--metrics all`.
-`--call` passes arguments to the pipeline.
+`--call` passes arguments to the pipeline. `--mask-offset 2` gives the method masks that are 2 pixels too
+large (-2: too small) and `--untouched` gives it the real images, so that what it changes is error; both are
+scored on the true mask.
 
 `--model sd-inpainting` and `--model paint-by-example` are diffusers' own pipelines, with the weights of
 `--base`. They generate the foregrounds of square copies (`--size`, by default the size of their training)
@@ -91,6 +93,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--call", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the pipeline"
     )
+    parser.add_argument(
+        "--mask-offset", type=int, default=0, metavar="PIXELS", help="dilate or erode the given masks"
+    )
+    parser.add_argument("--untouched", action="store_true", help="give real images instead of composites")
     parser.add_argument("--raw", action="store_true", help="score the network's output as it is")
     parser.add_argument("--seed", type=int, default=0, help="of pipelines that draw noise")
     parser.add_argument("--limit", type=int, help="score only the first N of each subset")
@@ -102,6 +108,8 @@ def parse_args() -> argparse.Namespace:
     baseline = args.model in BASELINES
     if args.base and not baseline:
         parser.error("--base is for --model sd-inpainting and paint-by-example")
+    if args.predictions and (args.mask_offset or args.untouched):
+        parser.error("--mask-offset and --untouched change what a model is given: give --model")
     if args.raw and not args.size and not baseline:
         parser.error("--raw scores copies of one size: give --size, too")
     if args.call and (not args.model or baseline or args.size):
@@ -141,6 +149,15 @@ def decode(sample: HarmonySample, *, composite: bool) -> Case:
             sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (picture, real)]
             raise SizeMismatchError(sample.composite, f"is {sizes[0]}, its real is {sizes[1]}")
     return Case(sample, real, mask, picture)
+
+
+def offset_mask(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Dilate a mask by so many pixels, or erode it; one that would vanish stays as it is."""
+    if not pixels:
+        return mask
+    kernel = np.ones((2 * abs(pixels) + 1,) * 2, np.uint8)
+    moved = cv2.dilate(mask, kernel) if pixels > 0 else cv2.erode(mask, kernel)
+    return moved if moved.any() else mask
 
 
 def read_predictions(folder: Path) -> Predict:
@@ -302,11 +319,16 @@ def score_batch(
     *,
     needs_composite: bool,
     save_images: Path | None,
+    mask_offset: int = 0,
+    untouched: bool = False,
 ) -> list[list[str]]:
     """Return the rows of a batch."""
     cases = [decode(sample, composite=needs_composite) for sample in samples]
+    if untouched:
+        cases = [case._replace(composite=case.real) for case in cases]
+    given = [case._replace(mask=offset_mask(case.mask, mask_offset)) for case in cases]
     rows = []
-    for case, harmonized in zip(cases, predict(cases), strict=True):
+    for case, harmonized in zip(cases, predict(given), strict=True):
         sample = case.sample
         if save_images:
             save_image(harmonized, save_images / f"./{sample.subset}/{sample.name}.png")
@@ -353,7 +375,17 @@ def settings_of(
         "protocols": {name: asdict(protocol) for name, protocol in protocols.items()},
         **{
             key: getattr(args, key)
-            for key in ("base", "call", "metrics", "batch_size", "size", "raw", "seed")
+            for key in (
+                "base",
+                "call",
+                "metrics",
+                "batch_size",
+                "size",
+                "raw",
+                "seed",
+                "mask_offset",
+                "untouched",
+            )
         },
     }
 
@@ -418,6 +450,8 @@ def run(args: argparse.Namespace) -> None:
                 metrics,
                 needs_composite=args.predictions is None or pastes,
                 save_images=args.save_images,
+                mask_offset=args.mask_offset,
+                untouched=args.untouched,
             )
         rows.append(unit, found)
     state.wait_for_everyone()

@@ -1,19 +1,40 @@
 #!/usr/bin/env bash
-# The tables of the README: every method that works as installed, on composites and on untouched photographs.
+# The tables of the README and of the default model's card: every method that works as installed.
 #
-#   bash eval/readme_table.sh BENCHMARK PHOTOGRAPHS OUTPUT
+#   bash eval/readme_table.sh IN_PLACE RELOCATED OUTPUT [MODEL]
 #
-# BENCHMARK is a folder in iHarmony4's layout, PHOTOGRAPHS a folder with index.csv, whose split `test` is taken.
-# A run that was killed goes on where it stopped.
+# IN_PLACE and RELOCATED are benchmarks in iHarmony4's layout, made of the same photographs: objects recoloured where
+# they stand, and objects moved within their photograph. MODEL is a registry name or a saved folder (default:
+# color_grid). A run that was killed goes on where it stopped.
 set -e
-benchmark=$1 photographs=$2 output=$3
-methods="identity color_grid poisson reinhard mkl histogram_matching idt"
-for method in $methods; do
-  python eval/eval_dataset.py --data "$benchmark" --model "$method" --output "$output/$method"
+in_place=$1 relocated=$2 output=$3 model=${4:-color_grid}
+name=$(basename "$model")
+methods="identity poisson reinhard mkl histogram_matching idt"
+score() { # SET DATA METHOD [OPTIONS]
+  local set=$1 data=$2 method=$3
+  shift 3
+  python eval/eval_dataset.py --data "$data" --model "$method" --output "$output/$set/$(basename "$method")" "$@"
+}
+for method in $methods "$model"; do
+  score in_place "$in_place" "$method"
+  score relocated "$relocated" "$method"
 done
-python eval/eval_dataset.py --data "$photographs" --model color_grid --output "$output/untouched"
-python eval/make_tables.py $(for method in $methods; do echo "$output/$method/rows.csv"; done) \
-  --compare color_grid,identity --output "$output/tables"
-python eval/make_report.py "$output/color_grid/rows.csv" --composite "$output/identity/rows.csv" \
-  --data "$benchmark" --model color_grid --cases 4 --overwrite \
+score mask_large "$in_place" "$model" --mask-offset 2
+score mask_small "$in_place" "$model" --mask-offset -2
+score untouched_in_place "$in_place" "$model" --untouched
+score untouched_relocated "$relocated" "$model" --untouched
+for set in in_place relocated; do
+  python eval/make_tables.py $(for method in $methods $name; do echo "$output/$set/$method/rows.csv"; done) \
+    --compare "$name,identity" --output "$output/$set/tables"
+done
+python eval/make_gains.py \
+  --set "in place" "$output/in_place/$name/rows.csv" "$output/in_place/identity/rows.csv" \
+  --set relocated "$output/relocated/$name/rows.csv" "$output/relocated/identity/rows.csv" \
+  --set "mask 2 px too large" "$output/mask_large/$name/rows.csv" "$output/in_place/identity/rows.csv" \
+  --set "mask 2 px too small" "$output/mask_small/$name/rows.csv" "$output/in_place/identity/rows.csv" \
+  --untouched "in place" "$output/untouched_in_place/$name/rows.csv" \
+  --untouched relocated "$output/untouched_relocated/$name/rows.csv" \
+  --output "$output/gains.md"
+python eval/make_report.py "$output/in_place/$name/rows.csv" --composite "$output/in_place/identity/rows.csv" \
+  --data "$in_place" --model "$model" --cases 4 --overwrite \
   --output "$output/report.html" --picture "$output/best_and_worst.jpg"

@@ -6,7 +6,7 @@ Importing this package imports nothing heavy; each public name loads on first us
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "MODELS": "harmony_diffusion.models",

@@ -1,4 +1,4 @@
-"""The pipelines in `checkpoints`: they run from the clone, and the README says what was measured."""
+"""The pipelines in `checkpoints`: they run from the clone, and the documentation says what was measured."""
 
 import json
 from pathlib import Path
@@ -67,8 +67,8 @@ def test_noise_is_taken_away_better_with_colours(pipe):
     assert distances[1] < 0.75 * distances[0]
 
 
-def test_readme_says_what_the_files_say():
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_documentation_says_what_the_files_say():
+    readme = (ROOT / "docs" / "mini_method.md").read_text("utf-8")
     told = (FOLDER / "evaluation" / "tables" / "tables.md").read_text("utf-8")
     lines = [line for line in told.splitlines() if "pasted, " in line]
     assert len(lines) == 8 and all(line in readme for line in lines)
@@ -89,7 +89,7 @@ def test_readme_says_what_the_files_say():
 
 
 def against_identity(path, name, protocol):
-    """Return the difference of fMSE to that of the composites, with its interval, as the README writes it."""
+    """Return the difference of fMSE to that of the composites, with its interval, as it is written."""
     text = path.read_text("utf-8").partition(f"### {name} against identity, protocol `{protocol}`\n")[2]
     row = next(line for line in text.splitlines() if line.startswith("| fMSE |"))
     mean, interval = row.split(" | ")[2:4]

@@ -223,29 +223,41 @@ def warn_of_shared_files(trained: Data, held_out: Data) -> None:
         logger.warning("%d of the %d pictures to validate on are trained on, too", shared, len(second))
 
 
-def compose(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> Triple:
-    """Make float images on the device, and composites of what are photographs yet."""
+class Composed(NamedTuple):
+    """A training batch: composite, given mask, real, and the mask the foreground was pasted with."""
+
+    composite: Tensor
+    mask: Tensor
+    real: Tensor
+    opacity: Tensor
+
+
+def compose(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> Composed:
+    """Make float images on the device; make composites from photographs."""
     real, mask = (items[name].to(device, non_blocking=True) for name in ("real", "mask"))
     if data.composer is not None:
-        composite, mask, real, _ = data.composer(real, mask, items["key"])
+        composite, mask, real, opacity, _ = data.composer(real, mask, items["key"])
     else:
         composite = items["composite"].to(device, non_blocking=True).float() / 255
         real, mask = real.float() / 255, mask.float() / 255
+        opacity = mask
     if args.clean_background:
         composite = blend(composite, real, mask)
-    return Triple(composite, mask, real)
+    return Composed(composite, mask, real, opacity)
 
 
 def prepare_batch(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> tuple[Any, ...]:
     """Make the arguments of the objective from what the loader returned."""
     if args.loss != "harmonizer":
-        return compose(items, data, args, device)
+        composed = compose(items, data, args, device)
+        # The masks of composites with ground truth are right: the soft ones too are scored as they are.
+        return composed if data.composer is not None else composed[:3]
     fine, rest = ({name: values[part::2] for name, values in items.items()} for part in (0, 1))
     keys = fine["key"]
     real, mask = (fine[name].to(device, non_blocking=True).float() / 255 for name in ("real", "mask"))
     real = jitter(real, KeyedDraws(keys))
     composite, targets = reversed_filters(real, mask, keys)
-    coarse = compose(rest, data, args, device)
+    coarse = compose(rest, data, args, device)[:3]
     pairs = zip((composite, mask, real), coarse, strict=True)
     return *(torch.cat(pair) for pair in pairs), targets
 
@@ -256,7 +268,7 @@ def validation_batches(data: Data, args: argparse.Namespace, device: torch.devic
     count = min(args.num_validation_images, len(view))
     for begin in range(0, count, args.train_batch_size):
         items = [view[index] for index in range(begin, min(begin + args.train_batch_size, count))]
-        yield compose(torch.utils.data.default_collate(items), data, args, device)
+        yield Triple(*compose(torch.utils.data.default_collate(items), data, args, device)[:3])
 
 
 def start_from(args: argparse.Namespace) -> ModelMixin:

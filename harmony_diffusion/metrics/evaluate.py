@@ -60,7 +60,7 @@ class Evaluation:
 def evaluate(predict: Callable[[Tensor, Tensor], Tensor], samples: Iterable[Sample]) -> Evaluation:
     """Score a function that harmonizes, by the protocol `default` of this library.
 
-    The protocol compares 8-bit copies of 256x256 pixels; `eval/README.md` describes it. Use
+    The protocol compares 8-bit copies of 256x256 pixels; `docs/evaluation.md` describes it. Use
     `eval/eval_dataset.py` for the other protocols, and for large data sets.
 
     Args:

@@ -1,8 +1,7 @@
 """Every protocol by which results on iHarmony4 were published, as data; and the scoring of one image by them.
 
 The same result moves by more than half a dB between them, so a number means nothing without its protocol. A
-protocol is about scoring: what a network was given is the business of who harmonized. `eval/README.md` has
-the presets as a table.
+protocol describes the scoring, not the input of the network. `docs/evaluation.md` lists the presets.
 
 An image is scored by itself, and means are taken over images. Files are resized as 8-bit images, as all the
 official scripts do it. An epsilon of 1e-6 that some of them add to a squared error is left out, and PSNR

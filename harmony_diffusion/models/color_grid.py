@@ -22,7 +22,11 @@ from harmony_diffusion.models.origin import Origin
 STRIDE = 16
 FILTERS = 21  # 3 rows of a matrix on 7 functions of the colour
 _BINS = 9
+_LEVELS = 64  # of the histograms from which quantiles are read
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_RING = 4  # width, in every other pixel at 160, of the ring around the object
 _STATISTICS = 2 * (4 * 3 + 3 + 3 * _BINS) + 2
+_TONES = 3 * 4 * len(_QUANTILES)
 _BORDER_CHANNELS = 48
 _CELLS = 4  # border cells a token, in both directions, at the finer of the two scales
 _RIM_CELL, _MAX_RIM_CELLS = 2, 160  # of the rim: pixels a side, and cells a side at most
@@ -42,6 +46,8 @@ class ColorGrid(ModelMixin, ConfigMixin):
         heads: Its heads; must divide `channels`.
         average_mirrored: In evaluation, average the grid with that of the mirrored picture: twice the time,
             a little nearer to the truth.
+        border_dropout: Share of training samples whose border and rim features are replaced by zeros. A real
+            paste has no shared border: what is read there must not be needed.
 
     Raises:
         InputError: `encoder_size` is no multiple of 32, or `channels` none of `heads`.
@@ -68,6 +74,7 @@ class ColorGrid(ModelMixin, ConfigMixin):
         depth: int = 3,
         heads: int = 5,
         average_mirrored: bool = False,
+        border_dropout: float = 0.25,
     ) -> None:
         super().__init__()
         if encoder_size % 32:
@@ -75,6 +82,7 @@ class ColorGrid(ModelMixin, ConfigMixin):
         if channels % heads:
             raise InputError("channels", f"must be a multiple of heads, got {channels} and {heads}")
         self.encoder_size, self.average_mirrored = encoder_size, average_mirrored
+        self.border_dropout = border_dropout
         self.backbone = Lite0Pyramid()
         low, middle, high = self.backbone.out_channels
         self.borders = nn.ModuleList(BorderPairs() for _ in range(2))
@@ -82,7 +90,7 @@ class ColorGrid(ModelMixin, ConfigMixin):
         self.embed = nn.Linear(2 * low + middle + high + 13 + 3 * (_BORDER_CHANNELS + 1), channels)
         self.position = nn.Parameter(torch.randn((encoder_size // STRIDE) ** 2, channels) * 0.02)
         self.embed_statistics = nn.Sequential(
-            nn.Linear(_STATISTICS + 3 * (_BORDER_CHANNELS + 1), 2 * channels),
+            nn.Linear(_STATISTICS + 3 * (_BORDER_CHANNELS + 1) + _TONES, 2 * channels),
             nn.GELU(),
             nn.Linear(2 * channels, channels),
         )
@@ -144,9 +152,14 @@ class ColorGrid(ModelMixin, ConfigMixin):
         local, overall = self.rim(sums, side)
         pairs.append(local)
         pairs_of_all.append(overall)
+        if self.training and self.border_dropout:
+            kept = (torch.rand(len(composite), 1, device=composite.device) >= self.border_dropout).float()
+            pairs = [part * kept[..., None, None] for part in pairs]
+            pairs_of_all = [part * kept for part in pairs_of_all]
         cells = torch.cat((features, cell_colors(F.avg_pool2d(moments, _CELLS)), *pairs), 1)
         tokens = self.embed(cells.flatten(2).mT.to(dtype)) + self.position
-        statistics = torch.cat((region_statistics(small, small_mask), *pairs_of_all), 1)
+        tones = tone_quantiles(small, small_mask)
+        statistics = torch.cat((region_statistics(small, small_mask), *pairs_of_all, tones), 1)
         statistics = self.embed_statistics(statistics.to(dtype))[:, None]
         tokens = torch.cat((statistics, tokens + statistics), 1)  # (B, 1 + h w, channels)
         for layer in self.layers:
@@ -368,6 +381,39 @@ def region_statistics(composite: Tensor, mask: Tensor) -> Tensor:
         parts += [2 * mean - 1, 4 * deviation, log_mean + 1, 2 * log_deviation, 20 * cross, 3 * histogram]
     area = weight.mean(2)
     return torch.cat((*parts, area, area.sqrt()), 1)
+
+
+def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
+    """Read black point, white point and what lies between for the object, a ring around it, and the rest.
+
+    Args:
+        composite: `(B, 3, H, W)` in [0, 1].
+        mask: 1 on the foreground, `(B, 1, H, W)`.
+
+    Returns:
+        `(B, 84)`: of each region the quantiles 1, 5, 25, 50, 75, 95 and 99 % of red, green, blue and luma,
+        from -1 to 1; 0 for a region that is empty.
+    """
+    composite, mask = composite[..., ::2, ::2], mask[..., ::2, ::2]
+    side = 2 * _RING + 1
+    around = F.max_pool2d(F.max_pool2d(mask, (side, 1), 1, (_RING, 0)), (1, side), 1, (0, _RING))
+    image = composite.flatten(2)
+    weights = torch.cat((mask, around - mask, 1 - around), 1).flatten(2)
+    luma = (image * image.new_tensor((0.299, 0.587, 0.114))[:, None]).sum(1, keepdim=True)
+    level = (torch.cat((image, luma), 1).clamp(0, 1) * (_LEVELS - 1)).round().long()  # (B, 4, N)
+    share = weights / weights.sum(2, keepdim=True).clamp_min(1e-3)  # (B, 3, N)
+    histograms = image.new_zeros(len(image), 3, 4, _LEVELS).scatter_add(
+        3,
+        level[:, None].expand(-1, 3, -1, -1),
+        share[:, :, None].expand(-1, -1, 4, -1),
+    )
+    below = histograms.cumsum(3) - histograms
+    wanted = image.new_tensor(_QUANTILES)[:, None]  # (Q, 1)
+    # A quantile is the number of levels whose share lies below it, the last of them counted in part.
+    part = ((wanted - below[:, :, :, None]) / histograms[:, :, :, None].clamp_min(1e-6)).clamp(0, 1)
+    found = part.sum(4) * (2 / _LEVELS) - 1  # (B, 3, 4, Q)
+    present = (weights.sum(2) > 0.5).to(found.dtype)[:, :, None, None]
+    return (found * present).flatten(1)
 
 
 def _pool(features: Tensor, weight: Tensor, side: int) -> Tensor:

@@ -183,13 +183,25 @@ class Lite0Pyramid(nn.Module):
         Returns:
             Features at strides 8, 16 and 32, `(B, 40, H / 8, W / 8)` and so on.
         """
-        features = self.activation(self.stem((image * 255 - 127) / 128))
-        levels = []
-        for number, block in enumerate(self.blocks):
-            features = block(features)
-            if number in _LEVELS:
-                levels.append(features)
+        parts = [nn.Sequential(self.stem, self.activation), *self.blocks]
+        frozen = self._frozen_parts(parts) if self.training and not image.requires_grad else 0
+        features, levels = (image * 255 - 127) / 128, []
+        for number, part in enumerate(parts):
+            if number < frozen:
+                # Fixed functions, whose rounding the trained part learns to live with: half the time.
+                with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16):
+                    features = part(features)
+            else:
+                features = part(features.to(image.dtype))
+            if number - 1 in _LEVELS:
+                levels.append(features.to(image.dtype))
         return levels
+
+    @staticmethod
+    def _frozen_parts(parts: list[nn.Module]) -> int:
+        """Count the leading parts without trained parameters."""
+        trained = [any(value.requires_grad for value in part.parameters()) for part in parts]
+        return trained.index(True) if True in trained else len(parts)
 
 
 _LEVELS = (4, 10, 15)  # the last blocks of strides 8, 16 and 32

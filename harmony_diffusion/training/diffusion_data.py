@@ -19,6 +19,7 @@ from harmony_diffusion.data.layouts import list_dataset
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.data.synthesis.composites import SyntheticComposites, reference_colors
+from harmony_diffusion.data.synthesis.placement import IN_PLACE
 from harmony_diffusion.data.training_set import (
     Item,
     PairSet,
@@ -55,8 +56,8 @@ class DiffusionData:
         """Return float images of what the loader returned, and composites of photographs."""
         real, mask = (items[name].to(device, non_blocking=True) for name in ("real", "mask"))
         if self.composer is not None:
-            composite, mask, real, _ = self.composer(real, mask, items["key"])
-            return Triple(composite, mask, real)
+            made = self.composer(real, mask, items["key"])
+            return Triple(made.composite, made.mask, made.real)
         real, mask = real.float() / 255, mask.float() / 255
         composite = items["composite"].to(device).float() / 255 if "composite" in items else real
         return Triple(composite, mask, real)
@@ -125,7 +126,7 @@ def open_data(
     if perturb and composer is None:
         # The condition shall be wrong in colour and light and in nothing else.
         colors = reference_colors(photographs, REFERENCES, skip_bad)
-        composer = SyntheticComposites(colors, jittered=0.0, imperfect=False)
+        composer = SyntheticComposites(colors, jittered=0.0, imperfect=False, placements=IN_PLACE)
     samples_of_photographs = PhotographSet(photographs, resolution, None, skip_bad)
     return DiffusionData(samples_of_photographs, prompts, composer if perturb else None, facts)
 

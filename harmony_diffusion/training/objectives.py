@@ -7,6 +7,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.layers import blend, clamp_unit
 from harmony_diffusion.training.losses import (
     fn_mse,
     harmonizer_coarse_loss,
@@ -15,6 +16,7 @@ from harmony_diffusion.training.losses import (
 )
 
 Losses = dict[str, Tensor]
+_OPAQUE = 0.95  # pixels of less opacity mix two objects and have no one true colour
 _ROOT_EPS = 1.5e-5  # (1 / 255)^2: an error of one level is as good as none
 
 
@@ -51,21 +53,32 @@ class ForegroundObjective(nn.Module):
         self.model, self.min_area = model, min_area
         self.raw_output, self.smoothness, self.root, self.stride = raw_output, smoothness, root, stride
 
-    def forward(self, composite: Tensor, mask: Tensor, real: Tensor) -> Losses:
+    def forward(self, composite: Tensor, mask: Tensor, real: Tensor, opacity: Tensor | None = None) -> Losses:
         """Return the means over the batch: `loss`, and its parts.
 
         Args:
             composite: `(B, 3, H, W)` in [0, 1].
             mask: `(B, 1, H, W)`.
             real: `(B, 3, H, W)` in [0, 1].
+            opacity: The true mask where the given one may be wrong, `(B, 1, H, W)`: then the error counts on
+                its opaque pixels alone. None: the given mask is right.
         """
+        scored = mask
+        if opacity is not None and not self.raw_output:
+            scored = (opacity > _OPAQUE).to(mask.dtype)
+            real = blend(real, composite, scored)
         if self.by_filters:
             filters = self.model.predict_filters(composite, mask)
-            composite, mask, real = (x[..., :: self.stride, :: self.stride] for x in (composite, mask, real))
-            harmonized = self.model.apply_filters(composite, filters, mask)
+            step = slice(None, None, self.stride)
+            composite, real, scored = (x[..., step, step] for x in (composite, real, scored))
+            harmonized = self.model.apply_filters(composite, filters, scored)
+        elif self.raw_output:
+            harmonized = self.model.predict(composite, mask)
+        elif scored is mask:
+            harmonized = self.model(composite, mask)
         else:
-            harmonized = (self.model.predict if self.raw_output else self.model)(composite, mask)
-        errors = fn_mse(harmonized, real, mask, self.min_area / self.stride**2)
+            harmonized = blend(clamp_unit(self.model.predict(composite, mask)), composite, scored)
+        errors = fn_mse(harmonized, real, scored, self.min_area / self.stride**2)
         losses = {"fn_mse": errors.detach().mean()}
         loss = ((errors + _ROOT_EPS).sqrt() if self.root else errors).mean()
         if self.smoothness:

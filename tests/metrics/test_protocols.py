@@ -251,8 +251,8 @@ def test_a_protocol_of_ones_own_is_a_few_lines(tiny):
     assert score([mine], *tiny, metrics=["mse"])[0]["mse"] == 126
 
 
-def test_readme_shows_the_protocols_as_they_are():
-    readme = (Path(__file__).resolve().parents[2] / "eval" / "README.md").read_text()
+def test_documentation_shows_the_protocols_as_they_are():
+    readme = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text("utf-8")
     for name, protocol in PROTOCOLS.items():
         size = f"{protocol.size}x{protocol.size}" if protocol.size else "own"
         cells = [f"`{name}`", protocol.follows, size, protocol.resize if protocol.size else "", protocol.mask]

@@ -12,6 +12,7 @@ from harmony_diffusion.models.color_grid import (
     region_moments,
     region_statistics,
     region_sums,
+    tone_quantiles,
 )
 
 SMALL = {"encoder_size": 64, "channels": 32, "depth": 1, "heads": 2}
@@ -33,7 +34,7 @@ def trained(model):
 
 def test_parameters_and_size():
     model = create_model("color_grid")
-    assert model.num_parameters() == 4_133_994
+    assert model.num_parameters() == 4_160_874
     # Stored in half precision the weights stay below 12 MB.
     assert 2 * model.num_parameters() < 12e6
 
@@ -42,6 +43,51 @@ def test_fresh_model_changes_nothing(model, tiny_sample):
     composite, mask = tiny_sample
     assert torch.equal(model(composite, mask), composite)
     assert torch.count_nonzero(model.predict_filters(composite, mask)) == 0
+
+
+def test_border_dropout_hides_the_border_in_training_alone(trained, tiny_sample):
+    composite, mask = tiny_sample
+    trained.border_dropout = 1.0
+    seen = trained.predict_filters(composite, mask)
+    hidden = trained.train().predict_filters(composite, mask)
+    for part in (*trained.borders, trained.rim):
+        for parameter in part.parameters():
+            parameter.data.zero_()
+    assert not torch.allclose(seen, hidden)
+    torch.testing.assert_close(trained.predict_filters(composite, mask), hidden)
+
+
+def test_frozen_layers_run_in_half_precision_in_training_alone(model, tiny_sample):
+    composite, _ = tiny_sample
+    image = torch.nn.functional.interpolate(composite, (64, 64))
+    exact = model.backbone(image)
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(not name.startswith(("stem.", "blocks.0.", "blocks.1.")))
+    assert all(torch.equal(a, b) for a, b in zip(exact, model.backbone(image), strict=True))
+    rounded = model.backbone.train()(image)
+    assert rounded[-1].dtype == torch.float32 and rounded[-1].requires_grad
+    for level, wanted in zip(rounded, exact, strict=True):
+        assert not torch.equal(level, wanted)
+        assert (level - wanted).std() < 0.05 * wanted.std()
+
+
+def test_tone_quantiles_are_those_of_object_ring_and_rest():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 64, 64, generator=generator).square()
+    mask = torch.zeros(2, 1, 64, 64)
+    mask[:, :, 20:44, 16:40] = 1
+    found = tone_quantiles(image, mask).view(2, 3, 4, 7)
+    small, object_ = image[..., ::2, ::2], mask[:, 0, ::2, ::2] > 0
+    around = torch.zeros_like(object_)
+    around[:, 10 - 4 : 22 + 4, 8 - 4 : 20 + 4] = True
+    levels = torch.tensor((0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
+    luma = (small * torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(1, keepdim=True)
+    for region, inside in enumerate((object_, around & ~object_, ~around)):
+        for channel, values in enumerate(torch.cat((small, luma), 1).unbind(1)):
+            wanted = values[1][inside[1]].quantile(levels) * 2 - 1
+            torch.testing.assert_close(found[1, region, channel], wanted, rtol=0, atol=2 * 2 / 64)
+    empty = tone_quantiles(image, torch.zeros_like(mask)).view(2, 3, 28)
+    assert (empty[:, :2] == 0).all() and (empty[:, 2] != 0).any()
 
 
 def test_filters_are_a_matrix_on_seven_functions_of_the_color(model):

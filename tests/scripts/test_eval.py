@@ -219,6 +219,28 @@ def test_copies_of_one_size_and_the_raw_output(tiny_iharmony4):
     assert all(float(row["bmse"]) > 0 for row in rows["raw"])
 
 
+def test_given_masks_may_be_off_and_composites_untouched(noise_iharmony4, tmp_path):
+    data, rows = noise_iharmony4, {}
+    for name, options in (
+        ("as is", []),
+        ("large", ["--mask-offset", "2"]),
+        ("small", ["--mask-offset", "-2"]),
+        ("untouched", ["--untouched"]),
+        ("nothing", ["--untouched"]),
+    ):
+        method = "identity" if name == "nothing" else "reinhard"
+        run("--data", data, "--model", method, "--output", tmp_path / name, *options)
+        rows[name] = read(tmp_path / name / "rows.csv")
+    for name in ("large", "small"):
+        # The method sees another mask; the scores are those of the true one.
+        columns = ("foreground_ratio", "fmse")
+        ratios, errors = ([[row[c] for row in rows[n]] for n in ("as is", name)] for c in columns)
+        assert ratios[0] == ratios[1] and errors[0] != errors[1]
+    assert all(float(row["mse"]) == 0 for row in rows["nothing"])
+    assert any(float(row["mse"]) > 0 for row in rows["untouched"])
+    assert run("--data", data, "--predictions", data, "--output", tmp_path / "x", "--untouched", expect=2)
+
+
 def test_two_processes_score_each_image_once(noise_iharmony4, tmp_path):
     options = [
         "--data",

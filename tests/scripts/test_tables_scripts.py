@@ -91,6 +91,18 @@ def test_one_protocol_can_be_chosen_and_must_be_there(run, tmp_path):
     assert "no row of the protocol dht" in failed.stderr and not (tmp_path / "no").exists()
 
 
+def test_gains_of_several_sets_stand_in_one_table(run, tmp_path):
+    before = write_rows(tmp_path / "identity" / "rows.csv")
+    after = write_rows(tmp_path / "m" / "rows.csv", gain=2)
+    sets = ("--set", "in place", after, before, "--untouched", "in place", after)
+    shown = run("make_gains.py", *sets, "--output", tmp_path / "out" / "gains.md").stdout
+    assert "| in place | all | 6 | +2.00 |" in shown and "| photographs | images |" in shown
+    assert (tmp_path / "out" / "gains.md").read_text() == shown
+    other = write_rows(tmp_path / "other" / "rows.csv", protocols=("idih", "hdnet"))
+    failed = run("make_gains.py", "--set", "x", after, other, "--output", tmp_path / "no.md", check=False)
+    assert "not of the same images" in failed.stderr and not (tmp_path / "no.md").exists()
+
+
 def test_a_failure_is_one_line_and_torch_is_not_needed(tmp_path):
     rows = write_rows(tmp_path / "m" / "rows.csv")
     command = [

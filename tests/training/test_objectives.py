@@ -28,6 +28,22 @@ def test_foreground_objective_scores_the_result_or_the_whole_frame(tiny_sample, 
     assert raw["loss"] != losses["loss"]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_with_an_opacity_the_error_counts_on_opaque_pixels_alone(tiny_sample, pct_net, stride):
+    composite, mask = tiny_sample
+    real, opacity = composite.flip(-1), torch.zeros_like(mask)
+    opacity[..., 8:24, 8:24] = 1.0
+    opacity[..., 7, 8:24] = 0.5
+    objective = ForegroundObjective(pct_net, min_area=stride**2, stride=stride)
+    losses = objective(composite, mask, real, opacity)
+    filters = pct_net.predict_filters(composite, mask)
+    some = composite[..., ::stride, ::stride]
+    harmonized = pct_net.apply_filters(some, filters, torch.ones_like(some[:, :1]))
+    square = (..., slice(8 // stride, 24 // stride), slice(8 // stride, 24 // stride))
+    expected = (harmonized[square] - real[..., ::stride, ::stride][square]).square().mean()
+    torch.testing.assert_close(losses["loss"], expected)
+
+
 def test_smoothness_is_added_with_its_weight(tiny_sample, pct_net):
     composite, mask = tiny_sample
     plain = ForegroundObjective(pct_net)(composite, mask, composite)["loss"]

@@ -5,7 +5,7 @@
 #     --output outputs/sd2_dual_low
 #
 # Paper: Stable Diffusion 2 inpainting frozen, 512x512, AdamW 1e-6, weight decay 0.01, 10,000 warm-up steps,
-# 64 images a step, control scale 1, 12.5 % of Open Images (train/README.md prepares it), captions by BLIP.
+# 64 images a step, control scale 1, 12.5 % of Open Images (docs/training.md prepares it), captions by BLIP.
 # Hardware and hours: 8 RTX A6000, 96 h. The paper states no number of steps; 200,000 stand for it here.
 # Expected: with the ControlNet for edges FID 11.79, PSNR 31.26, MSE 53.08 on 2,000 images of Open Images.
 # Not run.

@@ -13,7 +13,7 @@ CANDIDATES = 4
 OWN_PIXELS = 256
 LATTICE = 17
 # Foreground MSE, in units of 1/255, of composites that differ visibly and are still plausible.
-MSE_RANGE = (60.0, 6500.0)
+MSE_RANGE = (60.0, 12000.0)
 # Accepted share of colours that leave the range of values.
 CLIPPED = 0.06
 # Accepted ratio of standard deviations: below it all is flat, above it there are bands.

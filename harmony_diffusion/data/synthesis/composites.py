@@ -4,7 +4,8 @@ All is batched, runs on any device, and is a function of the keys of the samples
 are mixed: the colours of another photograph's foreground (how HCOCO and HFlickr of iHarmony4 were made,
 Cong et al., CVPR 2020), a photographer's edit (HAdobe5k), and light that varies over the object; to which
 come Harmonizer's filters run backwards (Ke et al., ECCV 2022) and untouched pairs. Most recolourings are
-maps of colour: they are computed on a lattice of colours, and the image is looked up in it.
+maps of colour: they are computed on a lattice of colours, and the image is looked up in it. Two thirds of the
+objects stand before another part of their photograph, see `synthesis.placement`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +29,13 @@ from harmony_diffusion.data.synthesis.candidates import (
 )
 from harmony_diffusion.data.synthesis.degradations import degrade_, imperfect_masks
 from harmony_diffusion.data.synthesis.lighting import GRID, draw_light, light_gain
+from harmony_diffusion.data.synthesis.placement import DEFAULT_PLACEMENTS, place, placement_weights
 from harmony_diffusion.data.synthesis.retouching import draw_retouch, relight, retouch
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.images.quick_decoding import read_pair
 
 KINDS = ("transfer", "retouch", "light", "filters", "untouched")
-DEFAULT_SHARES = {"transfer": 0.3, "retouch": 0.25, "light": 0.31, "filters": 0.07, "untouched": 0.07}
+DEFAULT_SHARES = {"transfer": 0.32, "retouch": 0.31, "light": 0.2, "filters": 0.07, "untouched": 0.1}
 METHODS = ("reinhard", "monge_kantorovitch", "histograms", "distribution")
 REFERENCE_PIXELS = 512
 # Filters of Harmonizer in the order in which it applies them, with the ranges of its training.
@@ -54,12 +56,14 @@ class SyntheticBatch(NamedTuple):
         composite: `(B, 3, H, W)` in [0, 1].
         mask: The given mask, `(B, 1, H, W)` in [0, 1]; its edge may be soft or a little wrong.
         real: `(B, 3, H, W)` in [0, 1].
+        opacity: The mask the foreground was pasted with, `(B, 1, H, W)` in [0, 1].
         kind: Index into `KINDS`, `(B,)` int64 on the CPU.
     """
 
     composite: Tensor
     mask: Tensor
     real: Tensor
+    opacity: Tensor
     kind: Tensor
 
 
@@ -71,9 +75,10 @@ class SyntheticComposites:
         shares: Share of each of `KINDS`; of those that are not named, none.
         jittered: Share of photographs that are edited as a whole first, so that there are more of them.
         imperfect: Whether masks may be soft or wrong and foregrounds degraded.
+        placements: Share of each of `placement.PLACEMENTS`; of those that are not named, none.
 
     Raises:
-        InputError: An unknown kind, a share below 0, or transfer without references.
+        InputError: An unknown kind or placement, a share below 0, or transfer without references.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class SyntheticComposites:
         shares: Mapping[str, float] = DEFAULT_SHARES,
         jittered: float = 0.4,
         imperfect: bool = True,
+        placements: Mapping[str, float] = DEFAULT_PLACEMENTS,
     ) -> None:
         if unknown := set(shares) - set(KINDS):
             raise InputError(", ".join(sorted(unknown)), f"is no kind; there are {', '.join(KINDS)}")
@@ -91,6 +97,7 @@ class SyntheticComposites:
         if references is None and self.shares[0] > 0:
             raise InputError("references", "are needed for colour transfer")
         self.references, self.jittered, self.imperfect = references, jittered, imperfect
+        self.placements = placement_weights(placements)
 
     def to(self, device: torch.device | str) -> "SyntheticComposites":
         """Move the references to a device, and return self."""
@@ -115,21 +122,25 @@ class SyntheticComposites:
         if len(rows):
             where = rows.to(image.device)
             image[where] = round_to_8_bits_(jitter(image[where], draws[rows]))
-        opacity, given = imperfect_masks(true_mask, draws) if self.imperfect else (true_mask, true_mask)
+        foreground, background, true_mask, apart = place(image, true_mask, draws, self.placements)
+        opacity, given = true_mask, true_mask
+        if self.imperfect:
+            opacity, given = imperfect_masks(true_mask, draws, apart)
+        # Where both layers are the same image this leaves it as it is.
+        real = round_to_8_bits_(torch.lerp(background, foreground, opacity))
         kinds = draws.choice("kind", self.shares)
-        composite = image.clone()
+        composite = real.clone()
         for number, recolor in enumerate((self._transfer, _retouch, _light, _filters)):
             rows = (kinds == number).nonzero()[:, 0]
             if not len(rows):
                 continue
             where = rows.to(image.device)
-            own = image[where]
-            edited = recolor(own, true_mask[where], opacity[where], draws[rows]).clamp_(0, 1)
+            pasted = opacity[where]
+            edited = recolor(foreground[where], true_mask[where], pasted, draws[rows]).clamp_(0, 1)
             if self.imperfect:
                 degrade_(edited, draws[rows])
-            # Where the opacity is 0 this leaves the image as it is: its values survive the rounding.
-            composite[where] = round_to_8_bits_(torch.lerp(own, edited, opacity[where], out=edited))
-        return SyntheticBatch(composite, round_to_8_bits_(given), image, kinds)
+            composite[where] = round_to_8_bits_(torch.lerp(background[where], edited, pasted, out=edited))
+        return SyntheticBatch(composite, round_to_8_bits_(given), real, opacity, kinds)
 
     def _transfer(self, image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) -> Tensor:
         assert self.references is not None

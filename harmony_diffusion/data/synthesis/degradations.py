@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.data.keyed_random import KeyedDraws, pixel_noise
+from harmony_diffusion.data.synthesis.placement import dilate, erode, scaled_pixels
 
 # Quantization tables of ISO/IEC 10918-1, annex K, row by row.
 _LUMA_STEPS = (
@@ -29,8 +30,17 @@ _CHROMA_STEPS = (
 # Rows of luma, blue and red difference (ITU-T T.871), on values in [0, 255].
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
-# Shares of what happens at the edge of a mask.
-MASK_KINDS = {"exact": 0.5, "soft": 0.2, "hardened": 0.06, "eroded": 0.06, "dilated": 0.1, "shifted": 0.08}
+# Shares of what the given mask makes of the opacity of the paste; 40 % are off or blurred.
+MASK_KINDS = {
+    "exact": 0.55,
+    "hardened": 0.05,
+    "eroded": 0.11,
+    "dilated": 0.14,
+    "shifted": 0.08,
+    "blurred": 0.07,
+}
+_REACHES = (0.28, 0.26, 0.18, 0.12, 0.09, 0.07)  # of 1 to 6 pixels
+SOFT_IN_PLACE, SOFT_APART = 0.25, 0.6  # shares of pastes with a soft edge
 
 
 def degrade_(image: Tensor, draws: KeyedDraws, share: float = 0.1) -> Tensor:
@@ -84,39 +94,70 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     return rgb[:, :, :height, :width] / 255
 
 
-def imperfect_masks(mask: Tensor, draws: KeyedDraws) -> tuple[Tensor, Tensor]:
-    """Draw the mask a foreground is pasted with, and the one that is known of it.
+def imperfect_masks(mask: Tensor, draws: KeyedDraws, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Draw the mask a foreground is pasted with, and the one that is given for it.
 
     Args:
         mask: The true mask, `(B, 1, H, W)` in [0, 1].
         draws: Source of the draws, for B samples.
+        apart: Whether the object is pasted on another background than its own, `(B,)` bool; None for no one.
+            Such an object is cut out by up to 2 pixels too tightly, and mostly with a soft edge, so that no
+            pixel of its old background comes along.
 
     Returns:
-        Opacity of the paste and given mask, both `(B, 1, H, W)`. They are the true mask, or both have the
-        same soft edge, or the given one is a hard, eroded, dilated or shifted (by 1 or 2 pixels) version.
+        Opacity of the paste and given mask, both `(B, 1, H, W)`. They are the same, or the given one is a
+        hard, eroded, dilated, shifted or blurred version. Distances are drawn between 1 and 6 pixels at a
+        side of 224, and scale with the image.
     """
-    opacity, given = mask.clone(), mask.clone()
+    if apart is None:
+        apart = torch.zeros(len(mask), dtype=torch.bool)
+    opacity = _paste_edges(mask, draws, apart)
+    given = opacity.clone()
     kinds = draws.choice("mask/kind", tuple(MASK_KINDS.values()))
-    reach = draws.choice("mask/reach", (0.7, 0.3)) + 1
+    drawn = draws.choice("mask/reach", _REACHES) + 1
+    reach = [max(1, value) for value in scaled_pixels(drawn.double(), mask)]
     sides = draws.choice("mask/side", (1, 1, 1, 1))
     sigma = draws.uniform("mask/sigma", low=0.5, high=2.0)
     for row, kind in enumerate(tuple(MASK_KINDS)[number] for number in kinds.tolist()):
-        one, pixels = slice(row, row + 1), int(reach[row])
-        if kind in ("soft", "hardened"):
-            opacity[one] = _blur(mask[one], sigma[one])
-            given[one] = opacity[one] if kind == "soft" else (opacity[one] >= 0.5).to(mask)
+        one, pixels = slice(row, row + 1), reach[row]
+        edge = opacity[one] if apart[row] else mask[one]
+        if kind == "hardened":
+            given[one] = (opacity[one] >= 0.5).to(mask)
+        elif kind == "blurred":
+            given[one] = _blur(edge, sigma[one])
         elif kind == "dilated":
-            given[one] = F.max_pool2d(mask[one], 2 * pixels + 1, 1, pixels)
+            given[one] = dilate(edge, pixels)
         elif kind == "eroded":
-            given[one] = 1 - F.max_pool2d(1 - mask[one], 2 * pixels + 1, 1, pixels)
+            given[one] = erode(edge, pixels)
         elif kind == "shifted":
-            padded = F.pad(mask[one], (pixels,) * 4, mode="replicate")
+            padded = F.pad(edge, (pixels,) * 4, mode="replicate")
             x, y = ((0, 1), (2, 1), (1, 0), (1, 2))[int(sides[row])]
             window = padded[:, :, y * pixels :, x * pixels :]
             given[one] = window[:, :, : mask.shape[2], : mask.shape[3]]
     # A thin object must not be eroded away.
-    kept = (given.sum((1, 2, 3), keepdim=True) > 0.5 * mask.sum((1, 2, 3), keepdim=True)).to(mask)
-    return opacity, torch.lerp(mask, given, kept)
+    return opacity, torch.where(_holds_half_of(given, opacity), given, opacity)
+
+
+def _paste_edges(mask: Tensor, draws: KeyedDraws, apart: Tensor) -> Tensor:
+    """Erode the masks of objects that stand apart by 0 to 2 pixels, and soften some of all masks."""
+    opacity = mask.clone()
+    tight = scaled_pixels(draws.choice("paste/erosion", (1, 1, 1)).double(), mask)
+    shares = torch.where(apart, SOFT_APART, SOFT_IN_PLACE)
+    soft = draws.uniform("paste/soft") < shares
+    sigma = draws.uniform("paste/sigma", low=0.5, high=2.0)
+    for row in range(len(mask)):
+        one, pixels = slice(row, row + 1), tight[row]
+        if apart[row] and pixels:
+            eroded = erode(mask[one], pixels)
+            opacity[one] = torch.where(_holds_half_of(eroded, mask[one]), eroded, mask[one])
+        if soft[row]:
+            opacity[one] = _blur(opacity[one], sigma[one])
+    return opacity
+
+
+def _holds_half_of(part: Tensor, mask: Tensor) -> Tensor:
+    """Return `(B, 1, 1, 1)`: whether masks cover more than half of the area of others."""
+    return part.sum((1, 2, 3), keepdim=True) > 0.5 * mask.sum((1, 2, 3), keepdim=True)
 
 
 def _blur(image: Tensor, sigma: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ Parameters = dict[str, Tensor]
 CURVE_KNOTS = 7
 LUT_NODES = 5
 DISPLAY_GAMMA = 2.2
+# A tenth of the edits go as far as a wrong exposure or a creative look does.
+WIDE_SHARE, WIDE_EXPOSURE = 0.1, 1.5  # exposure in EV
 _LUMA = (0.299, 0.587, 0.114)
 # Linear Adobe RGB (1998) to linear sRGB, both D65 (from the primaries, IEC 61966-2-1 and Adobe's
 # specification): what a file loses whose profile is ignored, and its inverse what it wins when assigned.
@@ -42,6 +44,10 @@ def draw_retouch(draws: KeyedDraws, candidates: int, strength: float = 1.0) -> P
     scale = draws.uniform("retouch/strength", candidates, low=0.6, high=1.5) * strength
     temperature, tint = normal("temperature", 0.22), normal("tint", 0.08)
     exposure = normal("exposure", 0.6)
+    far = draws.uniform("retouch/exposure/far", candidates, low=-WIDE_EXPOSURE, high=WIDE_EXPOSURE) * strength
+    is_far = draws.chance("retouch/exposure/wide", WIDE_SHARE, candidates)
+    exposure = torch.where(is_far > 0, far, exposure.view_as(far)).flatten()
+    lut_scale = 1 + 1.5 * draws.chance("retouch/lut/wide", WIDE_SHARE, candidates).flatten()
     log_gain = torch.stack((temperature + tint, -tint, tint - temperature), 1) + exposure[:, None] * 0.693
     steps = F.softmax(normal("curve", 0.30, 1, CURVE_KNOTS - 1), 2)
     # Channels bend apart a little, as in film and in cross-processing.
@@ -56,7 +62,9 @@ def draw_retouch(draws: KeyedDraws, candidates: int, strength: float = 1.0) -> P
         "pivot": draws.uniform("retouch/pivot", candidates, 1, 1, low=0.3, high=0.6).flatten(0, 1).float(),
         "saturation": normal("saturation", 0.35, 1, 1).exp().clamp(0, 2.5).float(),
         "mixture": (_draw_luma_error(draws, candidates) @ hue_matrix(normal("hue", 0.10, used=0.3))).float(),
-        "lut": normal("lut", 0.05, 3, LUT_NODES, LUT_NODES, LUT_NODES, used=0.4).float(),
+        "lut": (
+            normal("lut", 0.05, 3, LUT_NODES, LUT_NODES, LUT_NODES, used=0.4) * lut_scale.view(-1, 1, 1, 1, 1)
+        ).float(),
         "profile": _draw_profile(draws, candidates).float(),
     }
 

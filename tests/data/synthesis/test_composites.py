@@ -18,6 +18,7 @@ from harmony_diffusion.data.synthesis.composites import (
 )
 from harmony_diffusion.data.synthesis.degradations import imperfect_masks, jpeg
 from harmony_diffusion.data.synthesis.lighting import GRID, draw_light, light_gain
+from harmony_diffusion.data.synthesis.placement import IN_PLACE
 from harmony_diffusion.data.synthesis.retouching import hue_matrix, relight
 from harmony_diffusion.errors import InputError
 
@@ -51,7 +52,9 @@ def test_a_sample_is_the_same_in_any_batch(photographs, references, kind):
 
 def test_other_keys_give_other_composites(photographs, references):
     real, mask, keys = photographs
-    synthesize = SyntheticComposites(references, {"transfer": 1.0, "light": 1.0}, jittered=0.0)
+    synthesize = SyntheticComposites(
+        references, {"transfer": 1.0, "light": 1.0}, jittered=0.0, placements=IN_PLACE
+    )
     first, second = synthesize(real, mask, keys), synthesize(real, mask, keys + 1)
     assert torch.equal(first.real, second.real)
     different = (first.composite != second.composite).flatten(1).any(1)
@@ -68,7 +71,9 @@ def test_values_are_8_bit_colors(photographs, references):
 @pytest.mark.parametrize("kind", KINDS)
 def test_background_is_untouched(photographs, references, kind):
     real, mask, keys = photographs
-    batch = SyntheticComposites(references, {kind: 1.0}, jittered=0.0, imperfect=False)(real, mask, keys)
+    batch = SyntheticComposites(references, {kind: 1.0}, jittered=0.0, imperfect=False, placements=IN_PLACE)(
+        real, mask, keys
+    )
     assert torch.equal(batch.real, real / 255)
     outside = (mask == 0).expand(-1, 3, -1, -1)
     assert torch.equal(batch.composite[outside], batch.real[outside])
@@ -78,7 +83,7 @@ def test_background_is_untouched(photographs, references, kind):
 
 def test_only_soft_edges_reach_into_the_background(photographs, references):
     real, mask, keys = photographs
-    batch = SyntheticComposites(references, jittered=0.0)(real, mask, keys)
+    batch = SyntheticComposites(references, jittered=0.0, placements=IN_PLACE)(real, mask, keys)
     near = torch.nn.functional.max_pool2d((mask > 0).float(), 7, 1, 3)
     far = (near == 0).expand(-1, 3, -1, -1)
     assert torch.equal(batch.composite[far], batch.real[far])
@@ -91,7 +96,9 @@ def test_composites_differ_visibly_and_plausibly(references, kind):
     real = torch.stack([torch.from_numpy(picture(n, 32, 32)).permute(2, 0, 1) for n in range(count)])
     mask = torch.from_numpy(disc(32, 32, (15, 16), 9)).expand(count, 1, 32, 32)
     keys = torch.tensor([sample_key(3, 0, index) for index in range(count)])
-    batch = SyntheticComposites(references, {kind: 1.0}, jittered=0.0, imperfect=False)(real, mask, keys)
+    batch = SyntheticComposites(references, {kind: 1.0}, jittered=0.0, imperfect=False, placements=IN_PLACE)(
+        real, mask, keys
+    )
     weight = mask / 255.0
     fmse = (((batch.composite - batch.real) * 255) ** 2 * weight).sum((1, 2, 3)) / (3 * weight.sum((1, 2, 3)))
     assert ((fmse > 40) & (fmse < 7500)).float().mean() > 0.9

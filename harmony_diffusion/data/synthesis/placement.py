@@ -1,0 +1,191 @@
+"""Placement of the object: where it stands, before its own background, or moved within its photograph.
+
+An object that is recoloured where it stands shares its border with its surroundings: mixed pixels, its own
+rim outside a tight mask, ground that continues. A network learns to read there what was done, and finds
+nothing to read in a real paste. Objects before a mirrored or shifted background, and objects moved within
+their photograph, share the light with their surroundings: their true colours are known, and no pair of pixels
+across the border belongs together.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harmony_diffusion.data.keyed_random import KeyedDraws
+from harmony_diffusion.errors import InputError
+
+PLACEMENTS = ("in_place", "own_background", "moved")
+DEFAULT_PLACEMENTS = {"in_place": 0.35, "own_background": 0.3, "moved": 0.35}
+IN_PLACE = {"in_place": 1.0}
+_FILL_MARGIN = (2, 6)  # pixels around the object, at 224, that the filled background replaces
+_VERTICAL_REACH = 0.25  # of the height: farther up or down the light and the scale would differ
+_LEAST_MOVE = 0.04  # of the side: an object with less room is put before its own background instead
+REFERENCE_SIZE = 224  # side, in pixels, at which distances are drawn; they scale with the image
+
+
+class Layers(NamedTuple):
+    """An object and what stands behind it.
+
+    Attributes:
+        foreground: `(B, 3, H, W)`; only what `mask` covers has a meaning.
+        background: `(B, 3, H, W)`.
+        mask: The object in its new place, `(B, 1, H, W)` in [0, 1].
+        apart: Whether foreground and background are different images, `(B,)` bool on the CPU.
+    """
+
+    foreground: Tensor
+    background: Tensor
+    mask: Tensor
+    apart: Tensor
+
+
+def placement_weights(shares: Mapping[str, float]) -> tuple[float, ...]:
+    """Return the shares in the order of `PLACEMENTS`.
+
+    Raises:
+        InputError: An unknown placement, a share below 0, or no share above 0.
+    """
+    if unknown := set(shares) - set(PLACEMENTS):
+        raise InputError(", ".join(sorted(unknown)), f"is no placement; choose of {', '.join(PLACEMENTS)}")
+    weights = tuple(float(shares.get(name, 0.0)) for name in PLACEMENTS)
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise InputError("placements", "must be at least 0, and one of them above 0")
+    return weights
+
+
+def place(image: Tensor, mask: Tensor, draws: KeyedDraws, weights: tuple[float, ...]) -> Layers:
+    """Choose a placement for each sample and lay out its object and its background.
+
+    Args:
+        image: Photographs, `(B, 3, H, W)` in [0, 1].
+        mask: Their objects, `(B, 1, H, W)` in [0, 1].
+        draws: Source of the draws, for B samples.
+        weights: Shares of `PLACEMENTS`, as `placement_weights` returns them.
+    """
+    kinds = draws.choice("placement/kind", weights)
+    apart = kinds > 0
+    foreground, background, new_mask = image.clone(), image.clone(), mask.clone()
+    rows = apart.nonzero()[:, 0]
+    if not len(rows):
+        return Layers(foreground, background, new_mask, apart)
+    where, drawn = rows.to(image.device), draws[rows]
+    own, own_mask = image[where], mask[where]
+    margins = drawn.uniform("placement/margin", low=_FILL_MARGIN[0], high=_FILL_MARGIN[1] + 1)
+    filled = fill_background(own, _dilate_each(own_mask, scaled_pixels(margins, own)))
+    moved, flips, shifts = _draw_moves(own_mask, drawn, kinds[rows] == 2)
+    height, width = image.shape[-2:]
+    columns, lines = torch.arange(width), torch.arange(height)
+    back_columns = columns.expand(len(rows), -1)
+    # Before its own background: mirrored (two thirds) or shifted. Moved: the background stays or is mirrored.
+    chance = drawn.uniform("placement/background")
+    mirrored = torch.where(moved, chance < 0.5, chance < 2 / 3)
+    reach = drawn.uniform("placement/shift", low=0.2, high=0.8) * width
+    shifted = ~moved & ~mirrored
+    back_columns = back_columns + (reach.long() * shifted)[:, None]
+    back_columns = _reflect(back_columns, width)
+    back_columns = torch.where(mirrored[:, None], width - 1 - back_columns, back_columns)
+    background[where] = _take(filled, lines.expand(len(rows), -1), back_columns)
+    object_columns = columns - shifts[:, 1:]
+    object_columns = torch.where(flips[:, None], width - 1 - object_columns, object_columns) % width
+    object_lines = (lines - shifts[:, :1]) % height
+    foreground[where] = _take(own, object_lines, object_columns)
+    new_mask[where] = _take(own_mask, object_lines, object_columns)
+    return Layers(foreground, background, new_mask, apart)
+
+
+def fill_background(image: Tensor, mask: Tensor) -> Tensor:
+    """Replace what a mask covers by means of what is around it, the farther from the border the wider.
+
+    Args:
+        image: `(B, 3, H, W)`.
+        mask: 1 where the image is to be replaced, `(B, 1, H, W)`.
+
+    Returns:
+        `(B, 3, H, W)`, equal to `image` where the mask is 0.
+    """
+    known = 1 - mask
+    sums = torch.cat((image * known, known), 1)
+    levels = [sums]
+    while min(levels[-1].shape[-2:]) > 1:
+        levels.append(F.avg_pool2d(levels[-1], 2, ceil_mode=True, count_include_pad=False))
+    result = levels[-1][:, :3] / levels[-1][:, 3:].clamp_min(1e-6)
+    for level in levels[-2::-1]:
+        coarse = F.interpolate(result, level.shape[-2:], mode="bilinear", align_corners=False)
+        share = level[:, 3:]
+        # Where a cell is known in part, the rest of it comes from the coarser level.
+        result = level[:, :3] + (1 - share) * coarse
+    return torch.where(mask > 0, result, image)
+
+
+def scaled_pixels(pixels: Tensor, image: Tensor) -> list[int]:
+    """Turn distances `(B,)` at `REFERENCE_SIZE` into whole pixels of an image, rounding to the nearest."""
+    scale = min(image.shape[-2:]) / REFERENCE_SIZE
+    return [int(value + 0.5) for value in (pixels.floor() * scale).tolist()]
+
+
+def _draw_moves(mask: Tensor, draws: KeyedDraws, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw for each sample whether it moves `(B,)`, whether it is flipped `(B,)` and where to `(B, 2)`.
+
+    An object that touches an edge of the frame stays at this edge, or its cut would show.
+    """
+    height, width = mask.shape[-2:]
+    covered = (mask[:, 0] > 0.5).cpu()
+    rows_any, columns_any = covered.any(2), covered.any(1)
+    flips = (draws.chance("placement/flip", 0.5) > 0) & wanted
+    columns_any = torch.where(flips[:, None], columns_any.flip(1), columns_any)
+    top, bottom = _first_and_last(rows_any)
+    left, right = _first_and_last(columns_any)
+    limit = int(_VERTICAL_REACH * height)
+    low_y, high_y = (-top).clamp_min(-limit), (height - 1 - bottom).clamp_max(limit)
+    low_x, high_x = -left, width - 1 - right
+    fixed_y, fixed_x = (top == 0) | (bottom == height - 1), (left == 0) | (right == width - 1)
+    position = draws.uniform("placement/position", 2)
+    shift_y = (low_y + position[:, 0] * (high_y - low_y + 1)).floor().long() * ~fixed_y
+    shift_x = (low_x + position[:, 1] * (high_x - low_x + 1)).floor().long() * ~fixed_x
+    far = shift_y.abs() + shift_x.abs() >= _LEAST_MOVE * width
+    moved = wanted & covered.flatten(1).any(1) & (far | flips)
+    stay = ~moved
+    shifts = torch.stack((shift_y, shift_x), 1).masked_fill(stay[:, None], 0)
+    return moved, flips & moved, shifts
+
+
+def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices of the first and the last true flag of each row of `(B, N)`; 0 and N - 1 of none."""
+    count = flags.shape[1]
+    first = flags.long().argmax(1)
+    return first, count - 1 - flags.flip(1).long().argmax(1)
+
+
+def _reflect(index: Tensor, length: int) -> Tensor:
+    """Fold indices beyond the end back into `[0, length)`."""
+    index = index % (2 * length)
+    return torch.where(index < length, index, 2 * length - 1 - index)
+
+
+def _take(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Take pixels: `result[b, c, y, x] = image[b, c, rows[b, y], columns[b, x]]`."""
+    rows, columns = rows.to(image.device), columns.to(image.device)
+    parts = [
+        one.index_select(1, row).index_select(2, column)
+        for one, row, column in zip(image, rows, columns, strict=True)
+    ]
+    return torch.stack(parts)
+
+
+def dilate(mask: Tensor, pixels: int) -> Tensor:
+    """Dilate masks `(B, 1, H, W)` by a square of `2 * pixels + 1` pixels a side, rows and columns apart."""
+    side = 2 * pixels + 1
+    return F.max_pool2d(F.max_pool2d(mask, (side, 1), 1, (pixels, 0)), (1, side), 1, (0, pixels))
+
+
+def erode(mask: Tensor, pixels: int) -> Tensor:
+    """Erode masks `(B, 1, H, W)` by a square of `2 * pixels + 1` pixels a side."""
+    return 1 - dilate(1 - mask, pixels)
+
+
+def _dilate_each(mask: Tensor, pixels: list[int]) -> Tensor:
+    """Dilate each mask of `(B, 1, H, W)` by its own number of pixels, and make it hard."""
+    return torch.cat([dilate(one[None], reach) for one, reach in zip(mask, pixels, strict=True)]).ceil()

@@ -1,0 +1,121 @@
+"""Gain of a method over its composites: by kind of mismatch, with intervals and the share made worse."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harmony_diffusion.errors import InputError
+from harmony_diffusion.metrics.bootstrap import Interval, bootstrap_intervals
+from harmony_diffusion.metrics.score_rows import Row
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Scores of a method beside those of the untouched composites.
+
+    Attributes:
+        subset: Kind of mismatch, or `"all"`.
+        images: Number of composites.
+        psnr: Mean difference of PSNR, in dB.
+        interval: Bootstrap interval of `psnr`; photographs are drawn.
+        fmse_ratio: Mean fMSE of the results over mean fMSE of the composites.
+        worse: Share of the composites whose MSE rose.
+    """
+
+    subset: str
+    images: int
+    psnr: float
+    interval: Interval
+    fmse_ratio: float
+    worse: float
+
+
+def gains(
+    rows: Sequence[Row], composites: Sequence[Row], *, resamples: int = 2000, seed: int = 0
+) -> list[Gain]:
+    """Compare the rows of a method with those of the method `identity`, over all images and by subset.
+
+    Args:
+        rows: Scores of the method, of one protocol.
+        composites: Scores of the composites themselves, of the same images.
+        resamples: Bootstrap draws.
+        seed: Of the draws.
+
+    Raises:
+        InputError: No rows, or rows of other images.
+    """
+    before = {row.image: row for row in composites}
+    same = {row.image for row in rows} == before.keys() and len(rows) == len(before) == len(composites)
+    if not rows or not same:
+        raise InputError(
+            "rows",
+            "of the method and of the composites are not of the same images, one row each",
+            "Score both on one set, by one protocol.",
+        )
+    subsets = sorted({row.subset for row in rows})
+    groups = [(ALL, list(rows))]
+    if len(subsets) > 1:
+        groups += [(subset, [row for row in rows if row.subset == subset]) for subset in subsets]
+    return [_gain(name, members, before, resamples, seed) for name, members in groups]
+
+
+def mean_psnr(rows: Sequence[Row], *, resamples: int = 2000, seed: int = 0) -> tuple[float, Interval]:
+    """Return the mean PSNR of rows and its bootstrap interval, for images that needed no change.
+
+    Raises:
+        InputError: No rows.
+    """
+    if not rows:
+        raise InputError("rows", "are none")
+    values = np.array([[row.scores["psnr"]] for row in rows])
+    photographs = [row.photograph for row in rows]
+    return float(values.mean()), bootstrap_intervals(values, photographs, resamples=resamples, seed=seed)[0]
+
+
+def gains_markdown(sets: Mapping[str, Sequence[Gain]]) -> str:
+    """Return one table of several sets of composites, a row for each set and kind of mismatch."""
+    lines = [
+        "| composites | kind | images | PSNR gain (dB) | 95 % interval | fMSE left | made worse |",
+        "|---|---|" + "---:|" * 5,
+    ]
+    for name, found in sets.items():
+        for gain in found:
+            cells = (
+                name,
+                gain.subset,
+                f"{gain.images:,}",
+                f"{gain.psnr:+.2f}",
+                f"{gain.interval.low:+.2f} to {gain.interval.high:+.2f}",
+                f"{100 * gain.fmse_ratio:.0f} %",
+                f"{100 * gain.worse:.0f} %",
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def untouched_markdown(sets: Mapping[str, Sequence[Row]]) -> str:
+    """Return a table of sets of photographs that needed no change: how near the results stay to them."""
+    lines = ["| photographs | images | PSNR (dB) | 95 % interval |", "|---|---:|---:|---:|"]
+    for name, rows in sets.items():
+        mean, interval = mean_psnr(rows)
+        bounds = f"{interval.low:.1f} to {interval.high:.1f}"
+        lines.append(f"| {name} | {len(rows):,} | {mean:.1f} | {bounds} |")
+    return "\n".join(lines) + "\n"
+
+
+def _gain(
+    name: str, rows: Sequence[Row], before: Mapping[tuple[str, str], Row], resamples: int, seed: int
+) -> Gain:
+    pairs = [(row.scores, before[row.image].scores) for row in rows]
+    differences = np.array([[after["psnr"] - first["psnr"]] for after, first in pairs])
+    photographs = [row.photograph for row in rows]
+    interval = bootstrap_intervals(differences, photographs, resamples=resamples, seed=seed)[0]
+    # fMSE is not defined for an empty foreground: such an image counts in neither sum.
+    errors = [(a["fmse"], b["fmse"]) for a, b in pairs if "fmse" in a and "fmse" in b]
+    left, whole = (sum(column) for column in zip(*errors, strict=True)) if errors else (0.0, 0.0)
+    worse = float(np.mean([after["mse"] > first["mse"] for after, first in pairs]))
+    ratio = left / whole if whole else float("nan")
+    return Gain(name, len(rows), float(differences.mean()), interval, ratio, worse)
