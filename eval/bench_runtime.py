@@ -2,9 +2,9 @@
 
     taskset -c 0 python eval/bench_runtime.py -o runtime.json
 
-Every round times all contestants once, in turn, so that other load on the machine meets all of them; the ratios are
-medians over the rounds of PyTorch's time by theirs (above 1: faster than PyTorch). The whole command
-`harmony image --runtime onnx` is given as processor time.
+Every round times all contestants once, in turn, so that other load on the machine meets all of them; the
+ratios are medians over the rounds of PyTorch's processor time by theirs (above 1: faster than PyTorch). The whole
+command `harmony image --runtime onnx` is given as processor time.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from it, and filters applied to the full-size pixels in bands. One thing differs
 thumbnails of one size, so a window that is no square is squashed to one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -219,12 +219,12 @@ def _render(
     picture: Picture,
     mask: np.ndarray,
     filters: np.ndarray,
-    windows: "list[Box] | object",
+    windows: Iterable[Box],
     strength: float,
 ) -> Picture:
     """Apply filters window by window."""
     upsampling, result = model.description.upsampling, picture.pixels.copy()
-    for window in windows:  # type: ignore[attr-defined]
+    for window in windows:
         share = mask[window]
         image = picture.read_srgb(*window)
         there = filters

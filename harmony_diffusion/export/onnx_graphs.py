@@ -29,9 +29,9 @@ _LEAST_HALF = 64
 class Network(nn.Module):
     """The part of a model that sees the thumbnail: returns filters, or the picture where there are none."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Map `(1, 3, h, w)` and `(1, 1, h, w)` to filters, or to the harmonized `(1, 3, h, w)`."""
@@ -43,9 +43,9 @@ class Network(nn.Module):
 class Application(nn.Module):
     """The part of a model that changes the picture: filters in, harmonized picture out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
         """Map `(1, 3, H, W)`, the filters and `(1, 1, H, W)` to `(1, 3, H, W)`."""

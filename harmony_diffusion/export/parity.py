@@ -132,8 +132,8 @@ def _judged(found: dict[str, float], filters: float | None, limit: float) -> Par
     if not found[worst] <= limit:
         raise ExportError(
             f"The exported model differs by {found[worst]:.2g} for the check {worst!r}, at most {limit:.0e} "
-            "is accepted. Not exported: store float32 with `half_storage=False` (`--fp32-storage`) if float16 "
-            "was stored, else use the model with PyTorch."
+            "is accepted. Not exported: store float32 with `half_storage=False` (`--fp32-storage`) where "
+            "float16 was stored, else use the model with PyTorch."
         )
     return Parity(found[worst], filters, worst)
 

@@ -136,6 +136,7 @@ def array_of(source: "np.ndarray | torch.Tensor", name: str) -> np.ndarray:
                 raise InputError(name, f"a tensor of shape {tuple(source.shape)} is not `(C, H, W)`", hint)
             array = np.moveaxis(array, 0, 2)
         return array
+    assert isinstance(source, np.ndarray)
     array = source[0] if source.ndim == 4 and len(source) == 1 else source
     _check_axes(array, name, "`(H, W)` or `(H, W, C)`")
     return array

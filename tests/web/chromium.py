@@ -11,7 +11,8 @@ from typing import Any
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking "
-    "--disable-component-update --disable-sync --disable-default-apps --disable-extensions --disable-breakpad "
+    "--disable-component-update --disable-sync --disable-default-apps --disable-extensions "
+    "--disable-breakpad "
     "--no-default-browser-check --disable-client-side-phishing-detection --no-pings --mute-audio "
     "--disable-features=OptimizationHints,MediaRouter,Translate --remote-debugging-pipe"
 ).split()
