@@ -67,7 +67,7 @@ ROOMS = (
     ("highres",),
     ("models",),
     ("images",),
-    ("color", "boxes", "resampling", "compositing", "errors"),
+    ("color", "boxes", "resampling", "compositing", "numbers", "errors"),
 )
 HEIGHT = {name: len(ROOMS) - number for number, room in enumerate(ROOMS) for name in room}
 
