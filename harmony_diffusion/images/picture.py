@@ -1,7 +1,7 @@
 """The image contract: pictures and masks in, the same kind of picture out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Union
 
@@ -212,14 +212,23 @@ class Picture:
             OutputError: The file exists and `overwrite` is false, it cannot be written there, or the format
                 cannot hold the picture.
         """
+        write_atomically(path, self.encoder(path, quality=quality), overwrite=overwrite, inputs=(self.name,))
+
+    def encoder(self, path: str | os.PathLike[str], *, quality: int = 95) -> Callable[[BinaryIO], None]:
+        """Return the function that writes the picture into an open file, in the format of a path's suffix.
+
+        Args:
+            path: See `save`; nothing is written there.
+            quality: See `save`.
+
+        Raises:
+            OutputError: The format cannot hold the picture.
+        """
         quality = check_integer("quality", quality, 1, 100)
         kind = format_of(path, alpha=self.alpha is not None, profile=self.profile is not None)
         raster = Raster(self.pixels, self.alpha, self.profile, self.exif)
-
-        def write(file: BinaryIO) -> None:
-            write_picture(file, kind, raster, name=os.fsdecode(path), quality=quality)
-
-        write_atomically(path, write, overwrite=overwrite, inputs=(self.name,))
+        name = os.fsdecode(path)
+        return lambda file: write_picture(file, kind, raster, name=name, quality=quality)
 
 
 def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
