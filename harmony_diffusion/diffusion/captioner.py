@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from harmony_diffusion.data.captions import generate_captions, prepare_picture
-from harmony_diffusion.diffusion.controlnets import load_offloaded
+from harmony_diffusion.highres.offload import load_offloaded
 
 
 def caption_images(captioner: Any, processor: Any, images: list[Tensor]) -> list[str]:

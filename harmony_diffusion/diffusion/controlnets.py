@@ -5,19 +5,17 @@ latents alone (`control_input="noisy_latents"`, 4 channels); the original Contro
 encoder sees (`"unet_input"`, 9 channels). With an autoencoder of C latent channels these are C and 2 C + 1.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import CheckpointError, InputError
+from harmony_diffusion.highres.offload import load_offloaded
 
 ControlInput = Literal["noisy_latents", "unet_input"]
-Residuals = tuple[list[Tensor], Tensor]
 
 # What a ControlNet reads in each mode: Z_t, or [Z_t, M', Z_ms].
 # 1 over the root mean square of SiLU under a normal distribution.
@@ -175,13 +173,6 @@ def embed_control_image(controlnet: Any, image: Tensor) -> Tensor:
     return (embedding.flip(1) if reverse else embedding).to(device)
 
 
-def load_offloaded(module: Any) -> None:
-    """Move a model that is offloaded to its device, where a part of it is called and not the whole."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None and hasattr(hook, "pre_forward"):
-        hook.pre_forward(module)
-
-
 @dataclass
 class Control:
     """One ControlNet with its control image and when it counts.
@@ -189,60 +180,16 @@ class Control:
     Attributes:
         controlnet: The network.
         embedding: Its embedded control images, `(B, C, h, w)`.
-        scale: Strength, lambda of equation 7.
+        scale: Strength, lambda of equation 7; in training a number for each sample, `(B, 1, 1, 1)`.
         window: Start and end of the steps in which it counts, as shares of all steps.
     """
 
     controlnet: Any
     embedding: Tensor
-    scale: float
+    scale: float | Tensor
     window: tuple[float, float]
 
     def is_active(self, step: int, steps: int) -> bool:
-        """Tell whether it counts in a step; where it does not, it need not run."""
+        """Return True if the ControlNet runs in a step."""
         start, end = self.window
-        return self.scale != 0 and step / steps >= start and (step + 1) / steps <= end
-
-
-def control_residuals(
-    controls: Sequence[Control], sample: Tensor, timestep: Tensor, prompt_embeds: Tensor
-) -> Residuals | None:
-    """Run ControlNets and add up what they give: lambda_h F_h + lambda_l F_l of equation 7.
-
-    Args:
-        controls: Those that count in this step.
-        sample: What they see, Z_t or all that the U-Net sees, `(N, C, h, w)`; N is a multiple of the control
-            images' batch size.
-        timestep: Of this step.
-        prompt_embeds: `(N, L, D)`.
-
-    Returns:
-        The summands of the skip connections and of the middle block, or None without controls.
-    """
-    total: Residuals | None = None
-    for control in controls:
-        repeats = len(sample) // len(control.embedding)
-        embedding = torch.cat([control.embedding] * repeats) if repeats > 1 else control.embedding
-        down, middle = control.controlnet(
-            sample,
-            timestep,
-            encoder_hidden_states=prompt_embeds,
-            controlnet_cond=embedding,
-            conditioning_scale=control.scale,
-            return_dict=False,
-        )
-        if total is not None:
-            down = [ours + theirs for ours, theirs in zip(total[0], down, strict=True)]
-            middle = total[1] + middle
-        total = down, middle
-    return total
-
-
-def for_conditional_half(residuals: Residuals) -> Residuals:
-    """Put zeros before residuals `(B, …)`, so that they count for the conditional half of `(2B, …)` only."""
-    down, middle = residuals
-    return [_after_zeros(tensor) for tensor in down], _after_zeros(middle)
-
-
-def _after_zeros(tensor: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(tensor), tensor])
+        return bool(self.scale != 0) and step / steps >= start and (step + 1) / steps <= end

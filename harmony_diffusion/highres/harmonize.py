@@ -8,6 +8,7 @@ computed, in bands, so memory beyond the picture itself stays small.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from harmony_diffusion.boxes import Box, bounding_box, box_around
 from harmony_diffusion.errors import InputError, SizeMismatchError
 from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
+from harmony_diffusion.highres.offload import run_with_hooks
 from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail, row_bands
 from harmony_diffusion.images.picture import Picture
 
@@ -137,7 +139,7 @@ def _weights(picture: Picture, weights: np.ndarray, name: str) -> np.ndarray:
 @torch.no_grad()
 def predict_filters(model: ModelMixin, thumbnail: Thumbnail) -> Tensor:
     """Return the filters of a picture in float32, `(1, F)` or `(1, F, h, w)`."""
-    return model.predict_filters(*thumbnail.arguments(model)).float()
+    return run_with_hooks(model, model.predict_filters, *thumbnail.arguments(model)).float()
 
 
 @torch.no_grad()
@@ -166,15 +168,16 @@ def render_filters(
         frame: What models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = all of `picture`.
         strength: As in `harmonize_picture`.
     """
+    apply = partial(run_with_hooks, model, model.apply_filters)
     if filters.ndim == 4:
-        return _render_maps(picture, mask, filters, model.filter_upsampling, model.apply_filters, strength)
+        return render_maps(picture, mask, filters, model.filter_upsampling, apply, strength)
     settings: tuple[Tensor, ...] = ()
     if hasattr(model, "frame_statistics"):
         if frame is None:
-            frame = picture.to_tensor()[None].to(filters.device)
-        settings = (model.frame_statistics(frame, filters),)
+            frame = picture.to_tensor()[None]
+        settings = (run_with_hooks(model, model.frame_statistics, frame.to(filters.device), filters),)
         del frame
-    return _render_pixels(picture, mask, filters, model.apply_filters, settings, strength)
+    return _render_pixels(picture, mask, filters, apply, settings, strength)
 
 
 @torch.no_grad()
@@ -197,12 +200,12 @@ def render_thumbnail(
         harmonized: What it made of it, `(1, 3, h, w)`.
         strength: As in `harmonize_picture`.
     """
-    seen = thumbnail.composite.float()
+    seen = thumbnail.composite.float().to(harmonized.device)
     if seen.shape[-2:] == picture.size:
         change = harmonized - seen
-        return _render_maps(picture, mask, change, "bilinear", lambda image, by, _: image + by, strength)
-    color_map = fit_color_map(seen, harmonized, thumbnail.mask.float())
-    return _render_maps(picture, mask, color_map, "bilinear", apply_color_map, strength)
+        return render_maps(picture, mask, change, "bilinear", lambda image, by, _: image + by, strength)
+    color_map = fit_color_map(seen, harmonized, thumbnail.mask.float().to(harmonized.device))
+    return render_maps(picture, mask, color_map, "bilinear", apply_color_map, strength)
 
 
 def upsample_window(maps: Tensor, size: tuple[int, int], window: Box, mode: str) -> Tensor:
@@ -252,22 +255,48 @@ def _taps(small: int, large: int, wanted: slice, mode: str, device: torch.device
     return index.to(device), weights.to(device)
 
 
-def _render_maps(
+def render_maps(
     picture: Picture,
     mask: np.ndarray,
     maps: Tensor,
     upsampling: str,
     change: Callable[[Tensor, Tensor, Tensor], Tensor],
-    strength: float,
+    strength: float = 1.0,
 ) -> Picture:
-    """Change the foreground window by window: `change(image, maps, mask)`, all of the window's size."""
+    """Change the foreground of a picture by maps that are enlarged to its size, see `render_windows`."""
+
+    def enlarge(window: Box) -> Tensor:
+        return upsample_window(maps, picture.size, window, upsampling)
+
+    return render_windows(picture, mask, enlarge, change, strength)
+
+
+def render_windows(
+    picture: Picture,
+    mask: np.ndarray,
+    maps_in: Callable[[Box], Tensor],
+    change: Callable[[Tensor, Tensor, Tensor], Tensor],
+    strength: float = 1.0,
+) -> Picture:
+    """Change the foreground of a picture window by window, in memory that does not grow with it.
+
+    Args:
+        picture: `(H, W)`.
+        mask: `(H, W)` float32; pixels of value 0 stay as they are, to the bit.
+        maps_in: Returns the part of maps of the picture's size that lies in a window, `(1, F, h, w)`.
+        change: `change(image, maps, mask)`, all three of the window's size, returns `(1, 3, h, w)` in [0, 1].
+        strength: As in `harmonize_picture`.
+
+    Returns:
+        The changed picture.
+    """
     result = picture.pixels.copy()
     for window in _windows(mask):
         share = mask[window]
+        maps = maps_in(window)
         image = torch.from_numpy(picture.read_srgb(*window)).permute(2, 0, 1)[None]
         image = image.to(maps.device).contiguous()
-        window_maps = upsample_window(maps, picture.size, window, upsampling)
-        changed = change(image, window_maps, torch.from_numpy(share).to(maps.device)[None, None])
+        changed = change(image, maps, torch.from_numpy(share).to(maps.device)[None, None])
         values = torch.lerp(image, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
         np.copyto(result[window], picture.write_srgb(values, *window), where=(share > 0)[..., None])
     return picture.with_pixels(result)

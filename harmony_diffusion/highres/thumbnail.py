@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from harmony_diffusion.errors import MaskError
+from harmony_diffusion.highres.offload import execution_device
 from harmony_diffusion.images.picture import Picture
 
 # Statistics of a classical method are no better on more pixels than this.
@@ -72,8 +73,10 @@ def make_thumbnail(
         else:
             composite = torch.from_numpy(picture.thumbnail_srgb(height, width)).permute(2, 0, 1)[None]
 
+    device = execution_device(model)
+
     def ready(image: Tensor) -> Tensor:
-        return image.clamp(0, 1).contiguous().to(model.device, model.dtype)
+        return image.clamp(0, 1).contiguous().to(device, model.dtype)
 
     return Thumbnail(ready(composite), ready(small_mask), None if reference is None else ready(reference))
 

@@ -1,7 +1,6 @@
 """Harmonize pictures with any model of the registry, at the resolution they come in."""
 
 import logging
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,15 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from harmony_diffusion.errors import InputError, InputTypeError
+from harmony_diffusion.errors import InputTypeError
 from harmony_diffusion.highres.harmonize import harmonize_picture
 from harmony_diffusion.images.masks import check_background, load_mask
 from harmony_diffusion.images.picture import Picture, load_pairs
 from harmony_diffusion.models import MODELS, load_model
-from harmony_diffusion.pipelines.output import HarmonizationOutput
+from harmony_diffusion.pipelines.call_checks import check_number, check_output_type
+from harmony_diffusion.pipelines.output import HarmonizationOutput, export_pictures
 
 logger = logging.getLogger(__name__)
-
-OUTPUT_TYPES = ("pil", "np", "pt", "picture")
 
 
 class HarmonizationPipeline(DiffusionPipeline):
@@ -35,7 +33,7 @@ class HarmonizationPipeline(DiffusionPipeline):
         >>> composite = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         >>> mask = np.zeros((64, 64), np.uint8)
         >>> mask[20:40, 20:40] = 255
-        >>> pipe(composite, mask, output_type="np").images[0].shape
+        >>> pipe(composite, mask, output_type="array").images[0].shape
         (64, 64, 3)
     """
 
@@ -128,10 +126,8 @@ class HarmonizationPipeline(DiffusionPipeline):
         Raises:
             InputError: A value out of its range.
         """
-        if not isinstance(strength, int | float) or not math.isfinite(strength) or not 0 <= strength <= 1:
-            raise InputError("strength", f"must be a number from 0 to 1, got {strength!r}")
-        if output_type not in OUTPUT_TYPES:
-            raise InputError("output_type", f"must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+        check_number("strength", strength, 0, 1)
+        check_output_type(output_type)
         if prompt is not None and not self._warned_of_prompt:
             logger.warning("`prompt` is ignored: %s reads no text.", type(self.model).__name__)
             self._warned_of_prompt = True
@@ -152,18 +148,6 @@ class HarmonizationPipeline(DiffusionPipeline):
             load_mask(mask, size=picture.size, name="reference_mask")
             for mask, picture in zip(masks, pictures, strict=True)
         ]
-
-
-def export_pictures(pictures: list[Picture], output_type: str) -> Any:
-    """Turn pictures into what the caller asked for; see `HarmonizationPipeline.__call__`."""
-    if output_type == "picture":
-        return pictures
-    if output_type == "pil":
-        return [picture.to_pil() for picture in pictures]
-    if output_type == "np":
-        return [picture.to_numpy() for picture in pictures]
-    tensors = [picture.to_tensor() for picture in pictures]
-    return torch.stack(tensors) if len({t.shape for t in tensors}) == 1 else tensors
 
 
 def stack_filters(filters: list[torch.Tensor | None]) -> torch.Tensor | None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from harmony_diffusion.diffusion.working_region import WorkingRegion, choose_region, shadow_mask, split_layers
+from harmony_diffusion.diffusion.shadows import shadow_mask, split_layers
+from harmony_diffusion.diffusion.working_region import WorkingRegion, choose_region
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
 from harmony_diffusion.models.layers import blend
 
