@@ -65,12 +65,13 @@ from harmony_diffusion.pipelines.call_checks import (
 from harmony_diffusion.pipelines.dual_control import DualControlDenoiser, Noise
 from harmony_diffusion.pipelines.inputs import load_call_pairs
 from harmony_diffusion.pipelines.output import DiffusionHarmonizationOutput, export_pictures, stack_equal
+from harmony_diffusion.pipelines.saving_and_loading import SavedPipeline
 from harmony_diffusion.pipelines.separate_calls import ENCODING_TEXT, separate_call
 
 Window = tuple[float, float]
 
 
-class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
+class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
     """Generate the foreground anew, so that it keeps its shape and colours and fits its background.
 
     Args:
