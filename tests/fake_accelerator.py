@@ -1,7 +1,7 @@
-"""An accelerator for tests: tensors that say they are elsewhere, and refuse to meet those of the processor.
+"""An accelerator for tests: its tensors lie on another device, and cannot be mixed with the processor's.
 
-Within `fake_accelerator()` the device "meta" holds data: `tensor.to("meta")` wraps the tensor, `.cpu()` takes it
-out again, and an operation on tensors of both devices raises an error, as on a real accelerator.
+Within `fake_accelerator()` the device "meta" holds data: `tensor.to("meta")` wraps the tensor, `.cpu()` takes
+it out again, and an operation on tensors of both devices raises an error, as on a real accelerator.
 """
 
 from contextlib import contextmanager
@@ -32,7 +32,11 @@ def run(function, args, kwargs):
     tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, torch.Tensor)]
     away = [tensor for tensor in tensors if isinstance(tensor, OnAccelerator)]
     target = torch.device(kwargs.get("device") or (DEVICE if away else "cpu"))
-    if away and function is not torch.ops.aten._to_copy.default and function is not torch.ops.aten.copy_.default:
+    if (
+        away
+        and function is not torch.ops.aten._to_copy.default
+        and function is not torch.ops.aten.copy_.default
+    ):
         # As on a real accelerator, single numbers and indices may lie on the processor.
         stray = [
             tensor

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from harmony_diffusion.errors import CheckpointError, InputError, InputTypeError
 from harmony_diffusion.highres.harmonize import harmonize_picture
@@ -28,6 +27,7 @@ from harmony_diffusion.pipelines.saved_folders import (
     LOADING_OPTIONS,
     check_component_folder,
     check_option_names,
+    convert,
     looks_like_repository,
     read_device,
     refuse_missing,
@@ -135,34 +135,9 @@ class HarmonizationPipeline(SavedPipeline):
             model = load_model(name)
         except (KeyError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{name}: cannot be loaded: {error}") from error
-        if isinstance(dtype, torch.dtype) and dtype != model.dtype:
-            # Not `ModelMixin.to`, which warns of layers to be kept in float32 even where there are none.
-            torch.nn.Module.to(model, dtype)
+        if isinstance(dtype, torch.dtype):
+            convert(model, dtype)
         return cls(model if device is None else model.to(device))  # type: ignore[arg-type]
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Self:
-        """Make a pipeline that shares the model of another one.
-
-        Args:
-            pipeline: Pipeline with a component `model`.
-            options: `model`, to be used in its place, and `dtype` (or `torch_dtype`), to convert the model.
-
-        Raises:
-            InputTypeError: The other pipeline has no model, or an unknown keyword.
-        """
-        check_option_names(options, ["dtype", "torch_dtype", "model"])
-        dtype = take_dtype(options)
-        model = options.get("model", getattr(pipeline, "components", {}).get("model"))
-        if model is None:
-            raise InputTypeError(
-                "pipeline",
-                f"is a {type(pipeline).__name__}, which has no model",
-                f"Give a {cls.__name__}, or load the other pipeline with its own class.",
-            )
-        if isinstance(dtype, torch.dtype) and dtype != model.dtype:
-            torch.nn.Module.to(model, dtype)
-        return cls(model)
 
     @torch.no_grad()
     def __call__(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models import load_model
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+from harmony_diffusion.pipelines.saved_folders import INDEX, class_name_of, read_json
 
 if TYPE_CHECKING:
     # Importing it takes seconds, which the other models need not wait for.
@@ -34,7 +35,10 @@ def load_pipeline(
         'HarmonizationPipeline'
     """
     source = os.fspath(name_or_path)
-    saved = (Path(source) / "model_index.json").is_file()
+    index = Path(source) / INDEX
+    saved = index.is_file()
+    if saved and class_name_of(read_json(index)) == HarmonizationPipeline.__name__:
+        return HarmonizationPipeline.from_pretrained(source)
     if source != DUAL and not saved:
         return HarmonizationPipeline(load_model(source))
     from harmony_diffusion.diffusion.base_models import load_base_components
@@ -46,7 +50,7 @@ def load_pipeline(
     if named:
         try:
             return StableDiffusionHarmonizationPipeline.from_pretrained(named)
-        except OSError as error:
+        except CheckpointError as error:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
                 f"{ENVIRONMENT_VARIABLE}={named} is neither the folder of a saved pipeline nor reachable on "

@@ -50,7 +50,12 @@ _SHORT_DTYPES = {
     "fp64": torch.float64,
     "double": torch.float64,
 }
-_SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -65,8 +70,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {plain[close[0]]!r}?" if close else ""
 
 
-def check_option_names(options: Iterable[str], known: Sequence[str]) -> None:
-    """Check that keywords of `from_pretrained` exist.
+def check_option_names(
+    options: Iterable[str], known: Sequence[str], function: str = "from_pretrained"
+) -> None:
+    """Check that keywords of a function exist.
 
     Raises:
         InputTypeError: One does not.
@@ -74,7 +81,7 @@ def check_option_names(options: Iterable[str], known: Sequence[str]) -> None:
     for name in options:
         if name not in known:
             hint = did_you_mean(name, known) or f"It takes {', '.join(sorted(known))}."
-            raise InputTypeError(name, "is no keyword of from_pretrained", hint)
+            raise InputTypeError(name, f"is no keyword of {function}", hint)
 
 
 def take_dtype(options: dict[str, Any]) -> Any:
@@ -89,7 +96,9 @@ def take_dtype(options: dict[str, Any]) -> Any:
     given = {name: options.pop(name) for name in ("dtype", "torch_dtype") if name in options}
     read = {name: _read_dtype(name, value) for name, value in given.items() if value is not None}
     if len(read) == 2 and read["dtype"] != read["torch_dtype"]:
-        raise InputError("dtype", f"is {given['dtype']}, and torch_dtype is {given['torch_dtype']}", "Give one.")
+        raise InputError(
+            "dtype", f"is {given['dtype']}, and torch_dtype is {given['torch_dtype']}", "Give one."
+        )
     return next(iter(read.values()), None)
 
 
@@ -106,6 +115,15 @@ def _read_dtype(name: str, value: Any) -> Any:
         f"must be a floating-point type, got {value!r}",
         "Give torch.float32, torch.float16 or torch.bfloat16, their names, or 'auto' for the type as saved.",
     )
+
+
+def convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of a model in place.
+
+    Not by `ModelMixin.to`, which warns of layers that must stay in float32 even where there are none.
+    """
+    if getattr(model, "dtype", None) != dtype:
+        torch.nn.Module.to(model, dtype)
 
 
 def read_device(value: Any) -> torch.device:
@@ -139,7 +157,9 @@ def refuse_missing(name: str, known: Sequence[str]) -> None:
     path = Path(name)
     if path.is_file():
         hint = " `harmony convert` reads weights of other projects." if path.suffix in _WEIGHTS else ""
-        raise CheckpointError(f"{name}: is a {_kind_of_file(path) or 'file'}; give the folder of a pipeline.{hint}")
+        raise CheckpointError(
+            f"{name}: is a {_kind_of_file(path) or 'file'}; give the folder of a pipeline.{hint}"
+        )
     parent = path.parent
     folders = [str(entry) for entry in sorted(parent.iterdir()) if entry.is_dir()] if parent.is_dir() else []
     hint = did_you_mean(name, [*known, *folders])
@@ -204,9 +224,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: is no safetensors file. Download it again.") from error
     if size < expected:
-        raise CheckpointError(
-            f"{path}: ends after {size:,} of {expected:,} bytes. Download it again."
-        )
+        raise CheckpointError(f"{path}: ends after {size:,} of {expected:,} bytes. Download it again.")
     return tensors
 
 
@@ -237,7 +255,10 @@ def check_pipeline_folder(
     components = {
         name: entry
         for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and entry[0] and not name.startswith("_")
+        if isinstance(entry, list)
+        and len(entry) == 2
+        and entry[0]
+        and not name.startswith("_")
         and isinstance(entry[1], str)
     }
     held = class_name_of(index) or "pipeline of no class"
@@ -246,7 +267,11 @@ def check_pipeline_folder(
     if missing or extra:
         why = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(extra)}"
         own = {"HarmonizationPipeline", "StableDiffusionHarmonizationPipeline"} - {wanted}
-        fix = f"Load it with `{held}.from_pretrained`." if held in own else f"Give a folder that a {wanted} saved."
+        fix = (
+            f"Load it with `{held}.from_pretrained`."
+            if held in own
+            else f"Give a folder that a {wanted} saved."
+        )
         raise CheckpointError(f"{folder}: holds a {held}, which {why}, and not a {wanted}. {fix}")
     for name in components:
         if name not in passed and name in taken:
@@ -261,7 +286,9 @@ def check_component_folder(folder: Path) -> None:
     """
     files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
     if not files:
-        raise CheckpointError(f"{folder}: is {'empty' if folder.is_dir() else 'absent'}. Copy the whole folder.")
+        raise CheckpointError(
+            f"{folder}: is {'empty' if folder.is_dir() else 'absent'}. Copy the whole folder."
+        )
     for path in files:
         if path.suffix == ".json":
             read_json(path)

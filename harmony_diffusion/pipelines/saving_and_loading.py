@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError
 
@@ -15,6 +16,7 @@ from harmony_diffusion.pipelines.saved_folders import (
     check_option_names,
     check_pipeline_folder,
     class_name_of,
+    convert,
     first_line,
     looks_like_repository,
     refuse_missing,
@@ -27,9 +29,10 @@ ENTRY = "pipeline"
 
 
 class SavedPipeline(DiffusionPipeline):
-    """A pipeline whose saved folder opens with `DiffusionPipeline.from_pretrained(…, trust_remote_code=True)`.
+    """A pipeline whose saved folder opens with `DiffusionPipeline.from_pretrained`.
 
-    The folder carries an entry file of one import, and names it in `model_index.json`.
+    The folder carries an entry file of one import, and names it in `model_index.json`; diffusers requires
+    `trust_remote_code=True` to run it.
     """
 
     @classmethod
@@ -59,14 +62,18 @@ class SavedPipeline(DiffusionPipeline):
         dtype = take_dtype(options)
         if dtype == "auto":
             if not folder.is_dir():
-                raise InputError("dtype", "is 'auto', and the pipeline is not in a folder", "Give a torch.dtype.")
+                raise InputError(
+                    "dtype", "is 'auto', and the pipeline is not in a folder", "Give a torch.dtype."
+                )
             dtype = saved_dtypes(folder)
         try:
             return super().from_pretrained(source, dtype=dtype, **options)  # type: ignore[return-value]
         except HarmonyError:
             raise
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-            where = "cannot be loaded" if folder.is_dir() else "is neither a folder here nor reachable on the Hub"
+            where = (
+                "cannot be loaded" if folder.is_dir() else "is neither a folder here nor reachable on the Hub"
+            )
             raise CheckpointError(f"{source}: {where}: {first_line(error)}") from error
 
     @classmethod
@@ -82,21 +89,33 @@ class SavedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Self:
-        """Make this pipeline from the components and the configuration of another one.
+        """Make this pipeline from the components and the configuration of another one, which it shares.
+
+        Args:
+            pipeline: Pipeline with all components that this class needs.
+            options: Components and configuration values to use in place of its own, and `dtype` (or
+                `torch_dtype`), to convert all components; by default they keep their types.
 
         Raises:
-            InputTypeError: The other pipeline lacks components.
+            InputTypeError: The other pipeline lacks components, or an unknown keyword.
         """
-        components, _ = cls._get_signature_keys(cls)
+        components, settings = cls._get_signature_keys(cls)
+        check_option_names(options, ["dtype", "torch_dtype", *components, *settings], "from_pipe")
+        dtype, held = take_dtype(options), getattr(pipeline, "components", {})
+        parts = {name: held[name] for name in components if name in held}
+        config = {name: pipeline.config[name] for name in settings if name in getattr(pipeline, "config", {})}
+        parts |= config | options
         required = [name for name in components if name not in cls._optional_components]
-        held = {*getattr(pipeline, "components", {}), *options}
-        if missing := [name for name in required if name not in held]:
+        if missing := sorted(name for name in required if parts.get(name) is None):
             raise InputTypeError(
                 "pipeline",
                 f"is a {type(pipeline).__name__}, which has no {', '.join(missing)}",
                 f"Give a pipeline with the components of {cls.__name__}, or the missing ones as keywords.",
             )
-        return super().from_pipe(pipeline, **options)  # type: ignore[return-value]
+        for part in parts.values() if isinstance(dtype, torch.dtype) else ():
+            if isinstance(part, torch.nn.Module):
+                convert(part, dtype)
+        return cls(**parts)
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write `model_index.json`, and the entry file beside it."""

@@ -9,7 +9,9 @@ Canny thresholds, width of the blur, pasting) the value is an argument or in the
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -69,6 +71,8 @@ from harmony_diffusion.pipelines.saving_and_loading import SavedPipeline
 from harmony_diffusion.pipelines.separate_calls import ENCODING_TEXT, separate_call
 
 Window = tuple[float, float]
+# Settings of the last pipeline with each U-Net: `Pipeline(**pipe.components)` would lose them in silence.
+_SETTINGS_OF_UNET: WeakKeyDictionary[torch.nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
 class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
@@ -184,6 +188,24 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         self._guidance_scale, self._interrupt, self._num_timesteps = 1.0, False, 0
         self._clip_skip, self._cross_attention_kwargs = None, None  # type: ignore[assignment]
         self._running_calls = 0
+        if unet is not None:
+            self._note_lost_settings(unet)
+
+    def _note_lost_settings(self, unet: Any) -> None:
+        """Warn if the U-Net comes from a pipeline whose settings this one does not have."""
+        _, settings = self._get_signature_keys(type(self))
+        own = {name: self.config[name] for name in settings}
+        defaults = {name: signature(type(self)).parameters[name].default for name in settings}
+        before = _SETTINGS_OF_UNET.get(unet, own)
+        lost = [f"{name}={before[name]}" for name in settings if own[name] == defaults[name] != before[name]]
+        if lost:
+            warnings.warn(
+                f"unet: its last pipeline had {', '.join(sorted(lost))}; this one has the defaults. "
+                f"Give these values, or call `{type(self).__name__}.from_pipe(pipe)`, which keeps them",
+                InputNote,
+                3,
+            )
+        _SETTINGS_OF_UNET[unet] = own
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
