@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,6 +13,12 @@ from torch import Tensor
 
 from harmony_diffusion.diffusion.working_picture import Batch, WorkingPicture
 from harmony_diffusion.errors import InputError, InputTypeError
+from harmony_diffusion.pipelines.argument_checks import (
+    check_count,
+    check_number,
+    check_output_type,
+    is_integer,
+)
 from harmony_diffusion.pipelines.output import OUTPUT_TYPES
 
 # Scale, and start and end of the steps in which a control is active.
@@ -246,16 +252,6 @@ def check_result(
     return Result(output_type, return_layers, pasting)
 
 
-def check_output_type(output_type: Any, known: Sequence[str] = OUTPUT_TYPES) -> None:
-    """Check that an output type is known.
-
-    Raises:
-        InputError: It is not.
-    """
-    if output_type not in known:
-        raise InputError("output_type", f"must be one of {', '.join(known)}, got {output_type!r}")
-
-
 class StepCallback:
     """The caller's function that runs after each step.
 
@@ -295,21 +291,6 @@ class StepCallback:
             positive = batch.prompt_embeds[len(batch.latents) :]
             batch = replace(batch, prompt_embeds=torch.cat([negative, positive]))
         return batch
-
-
-def check_generators(generator: Any, count: int) -> list[torch.Generator] | torch.Generator | None:
-    """Check that there is one generator for all images or one for each.
-
-    Raises:
-        InputError: There is not.
-    """
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if not isinstance(generator, list | tuple) or not all(isinstance(g, torch.Generator) for g in generator):
-        raise InputTypeError("generator", f"must be a torch.Generator or a list of them, got {generator!r}")
-    if len(generator) != count:
-        raise InputError("generator", f"has {len(generator)} generators for {count} images")
-    return list(generator)
 
 
 def check_latents(
@@ -360,33 +341,3 @@ def one_for_each(text: str | list[str] | None, count: int, name: str) -> list[st
             name, f"has {len(text)} texts for {count} composite(s)", "Give one for each, or one."
         )
     return text
-
-
-def is_integer(value: Any) -> bool:
-    """Return True for integers of Python and NumPy, and False for truth values."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def check_count(name: str, value: Any) -> int:
-    """Return a count of 1 or more as a Python integer.
-
-    Raises:
-        InputError: It is something else.
-    """
-    if not is_integer(value) or value < 1:
-        raise InputError(name, f"must be an integer of 1 or more, got {value!r}")
-    return int(value)
-
-
-def check_number(name: str, value: Any, low: float, high: float) -> float:
-    """Return a number of Python or NumPy, from `low` to `high`, as a Python number.
-
-    Raises:
-        InputError: It is something else.
-    """
-    if not isinstance(value, Real) or not math.isfinite(value) or not low <= float(value) <= high:
-        bounds = (
-            "" if low == -math.inf else f" of {low} or more" if high == math.inf else f" from {low} to {high}"
-        )
-        raise InputError(name, f"must be a number{bounds}, got {value!r}")
-    return value if isinstance(value, int | float) else float(value)

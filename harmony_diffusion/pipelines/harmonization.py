@@ -14,7 +14,7 @@ from harmony_diffusion.highres.harmonize import harmonize_picture
 from harmony_diffusion.images.masks import MaskSource, check_background
 from harmony_diffusion.images.picture import PictureSource
 from harmony_diffusion.models import MODELS, load_model
-from harmony_diffusion.pipelines.call_checks import (
+from harmony_diffusion.pipelines.argument_checks import (
     check_count,
     check_generators,
     check_number,

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from harmony_diffusion.errors import CheckpointError, HarmonyError, InputError, InputTypeError
 from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.models import MODELS
 from harmony_diffusion.pipelines.saved_folders import (
     LOADING_OPTIONS,
     check_option_names,
@@ -58,6 +59,9 @@ class SavedPipeline(DiffusionPipeline):
             required = [name for name in components if name not in cls._optional_components]
             check_pipeline_folder(folder, cls.__name__, required, taken, passed)
         elif not looks_like_repository(source):
+            if source == "default" or source in MODELS:
+                fix = f"Call `HarmonizationPipeline.from_pretrained({source!r})`."
+                raise CheckpointError(f"{source}: is a model, not a saved pipeline. {fix}")
             refuse_missing(source, [])
         dtype = take_dtype(options)
         if dtype == "auto":

@@ -45,6 +45,7 @@ from harmony_diffusion.errors import InputError, InputNote, InputTypeError
 from harmony_diffusion.images.masks import MaskSource
 from harmony_diffusion.images.picture import PictureSource
 from harmony_diffusion.models.tiny_autoencoder import TinyAutoencoder
+from harmony_diffusion.pipelines.argument_checks import check_count, check_generators, check_number
 from harmony_diffusion.pipelines.call_checks import (
     CALLBACK_TENSORS,
     Controls,
@@ -53,11 +54,8 @@ from harmony_diffusion.pipelines.call_checks import (
     StepCallback,
     Texts,
     check_controls,
-    check_count,
     check_equal_embeds,
-    check_generators,
     check_latents,
-    check_number,
     check_result,
     check_sampling,
     check_text,

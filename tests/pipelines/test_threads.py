@@ -19,7 +19,7 @@ def in_threads(functions):
         start.wait()
         try:
             results[index] = functions[index]()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             results[index] = error
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(functions))]
