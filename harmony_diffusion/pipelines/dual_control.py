@@ -77,7 +77,7 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
         custom = {name: getattr(sampling, name) for name in ("timesteps", "sigmas")}
         given = [name for name, values in custom.items() if values]
         try:
-            retrieve_timesteps(
+            _, count = retrieve_timesteps(
                 self.scheduler, None if given else sampling.num_inference_steps, device, **custom
             )
         except (ValueError, AssertionError) as error:
@@ -85,7 +85,7 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
                 raise
             reason = f"cannot be used with {type(self.scheduler).__name__}: {error}"
             raise InputError(given[0], reason, "Give `num_inference_steps` instead.") from error
-        timesteps, _ = self.get_timesteps(sampling.num_inference_steps, sampling.strength, device)
+        timesteps, _ = self.get_timesteps(count, sampling.strength, device)
         self._num_timesteps = len(timesteps)
         return timesteps
 

@@ -403,24 +403,43 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             if embeds is not None and len(embeds) != count:
                 raise InputError(name, f"has shape {tuple(embeds.shape)}, expected ({count}, L, D)")
         negative_prompts = one_for_each(texts.negative_prompt, count, "negative_prompt")
+        adapted = getattr(self.text_encoder, "peft_config", None) is not None
         with ENCODING_TEXT:
             prompts = self.prepare_prompts(texts, works)
+            skipping = prompts is not None and texts.clip_skip is not None
+            own = self._embed_early(prompts, texts.clip_skip) if skipping else given[0]  # type: ignore[arg-type]
             positive, negative = self.encode_prompt(
-                prompts,
+                None if skipping else prompts,
                 self._execution_device,
                 images_each,
                 self.do_classifier_free_guidance,
                 negative_prompts,
-                prompt_embeds=given[0],
+                prompt_embeds=own,
                 negative_prompt_embeds=given[1],
-                lora_scale=(self.cross_attention_kwargs or {}).get("scale"),
-                clip_skip=self.clip_skip,
+                lora_scale=(self.cross_attention_kwargs or {}).get("scale") if adapted else None,
             )
         dtype = self.unet.dtype
         if not self.do_classifier_free_guidance:
             return prompts, (positive.to(dtype), None)
         check_equal_embeds(positive, negative)
         return prompts, (positive.to(dtype), negative.to(dtype))
+
+    def _embed_early(self, prompts: list[str], clip_skip: int) -> Tensor:
+        """Embed prompts by an early layer of the text encoder, `(B, L, D)`.
+
+        Not by diffusers, which looks for the last norm where transformers 5 no longer has it.
+        """
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        ids = tokens.input_ids.to(self._execution_device)
+        states = self.text_encoder(ids, output_hidden_states=True).hidden_states
+        encoder = getattr(self.text_encoder, "text_model", self.text_encoder)
+        return encoder.final_layer_norm(states[-(clip_skip + 1)])
 
     def generate(
         self,

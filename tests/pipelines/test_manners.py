@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
-from peft import LoraConfig
 from tiny_diffusion import call, count_calls, latents_of, make_pipe, object_mask, picture, seeded
 
 from harmony_diffusion import (
@@ -124,7 +123,7 @@ def test_own_timesteps_and_sigmas_replace_the_schedule(pipe):
     call(pipe, timesteps=[900, 500, 100], **watch)
     assert seen == [900, 500, 100] and pipe.num_timesteps == 3
     call(pipe, timesteps=np.array([900, 100]))
-    call(pipe, sigmas=[10.0, 3.0, 1.0, 0.5])
+    call(pipe, sigmas=[10.0, 3.0, 1.0, 0.5, 0.0])
     assert pipe.num_timesteps == 4
     for wrong, words in (
         ({"timesteps": [900], "sigmas": [1.0]}, "together"),
@@ -160,12 +159,13 @@ def test_clip_skip_leaves_out_layers(pipe):
     for wrong in (-1, 99, 1.5, True):
         with pytest.raises(InputError, match="clip_skip: must be an integer from 0 to"):
             call(pipe, clip_skip=wrong)
-    assert torch.equal(latents_of(pipe), latents_of(pipe, clip_skip=None))
+    assert torch.equal(latents_of(pipe), latents_of(pipe, clip_skip=0))
 
 
 def test_cross_attention_kwargs_weigh_lora_layers(pipe):
 
-    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
     expected = latents_of(pipe)
     torch.manual_seed(0)
     pipe.unet.add_adapter(config, "tiny")
@@ -246,7 +246,6 @@ def test_latents_keep_their_positions(pipe):
             {"prompt_embeds": torch.zeros(1, 77, 32), "negative_prompt_embeds": torch.zeros(1, 60, 32)},
             "expected equal ones",
         ),
-        ({"prompt_embeds": torch.zeros(1, 60, 32), "guidance_scale": 2.0}, "expected equal ones"),
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused(options, words, pipe):
@@ -268,7 +267,7 @@ def test_a_captioner_needs_its_processor(tiny_sd2_components, tmp_path):
 
     from harmony_diffusion.data.captions import load_captioner
 
-    processor, captioner = load_captioner(save_tiny_blip(tmp_path))
+    processor, captioner = load_captioner(save_tiny_blip(tmp_path / "blip"))
     with pytest.raises(InputError, match="captioner_processor: is None"):
         make_pipe({**tiny_sd2_components, "captioner": captioner})
     pipe = make_pipe(tiny_sd2_components)
