@@ -51,7 +51,7 @@ def harmonize_frames(
     pixels = np.array([float(mask.sum()) for mask in masks])
     enough = pixels >= LEAST_PIXELS
     numbers = np.zeros((len(frames), filters.count), np.float32)
-    for i in np.flatnonzero(enough):
+    for i in map(int, np.flatnonzero(enough)):
         numbers[i] = filters.predict([filters.view(frames[i], masks[i])])[0]
     ends = {i for shot in shots for i in (shot.start, shot.stop - 1)}
     rendered: dict[str, list[AnyFrame]] = {}
@@ -61,8 +61,8 @@ def harmonize_frames(
         interpolate_gaps(values, times, known, shots)
         smoother = Smoother(values, times, enough.astype(float), shots, method, constant or TIME_CONSTANT)
         rendered[name] = []
-        for i, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
-            own = smoother.at(i)
+        for number, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
+            own = smoother.at(number)
             changed = frame if own is None else frame.changed(filters.changes(frame, mask, own))
             rendered[name].append(changed)
     return rendered
