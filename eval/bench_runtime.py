@@ -3,8 +3,8 @@
     taskset -c 0 python eval/bench_runtime.py -o runtime.json
 
 Every round times all contestants once, in turn, so that other load on the machine meets all of them; the
-ratios are medians over the rounds of PyTorch's processor time by theirs (above 1: faster than PyTorch). The whole
-command `harmony image --runtime onnx` is given as processor time.
+ratios are medians over the rounds of PyTorch's processor time by theirs (above 1: faster than PyTorch). The
+whole command `harmony image --runtime onnx` is given as processor time.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def ratios(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
                 times[name].append(time.process_time() - start)
     first, *_ = times.values()
     found = {
-        name: statistics.median(np.array(first) / np.array(own))
+        name: float(statistics.median(np.array(first) / np.array(own)))
         for name, own in times.items()
         if own is not first
     }

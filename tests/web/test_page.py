@@ -1,8 +1,10 @@
 """The page in headless Chromium, with the network watched: what it computes, and that nothing leaves it."""
 
 import gzip
+import re
 import shutil
 import threading
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +34,19 @@ class Recorder(SimpleHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def serve(folder):
+    """Serve a folder on a free port of this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Recorder, directory=str(folder)))
+    server.requests = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture(scope="module")
 def site(web, tmp_path_factory):
     """The page on a port of this machine, as any static host would serve it."""
@@ -39,12 +54,8 @@ def site(web, tmp_path_factory):
     for name in SERVED:
         copy = shutil.copytree if (web / name).is_dir() else shutil.copy
         copy(web / name, folder / name)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Recorder, directory=str(folder)))
-    server.requests = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serve(folder) as server:
+        yield server
 
 
 def harmonize_in_page(browser, composite, mask, name="harmonized.png", timeout=300):
@@ -97,6 +108,43 @@ def visit(site, chromium, tmp_path_factory):
         browser.close()
     found["urls"] = requested_urls(browser.net_log)
     return found
+
+
+def peak_of_renderers(profile):
+    """Return the peak resident memory in bytes of the largest renderer of the browser with this profile."""
+    peaks = [0]
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text()
+            if "--type=renderer" in command and f"--user-data-dir={profile}" in command:
+                status = (folder / "status").read_text()
+                peaks.append(1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1]))
+        except OSError:  # it has ended
+            continue
+    return max(peaks)
+
+
+@pytest.mark.slow
+def test_12_megapixels_leave_the_page_responsive_and_stay_below_1500_mb(web, chromium, tmp_path):
+    small = Image.open(EXAMPLES / "composite.jpg").resize((4000, 3000)), Image.open(EXAMPLES / "mask.png")
+    small[0].save(tmp_path / "composite.png")
+    small[1].resize((4000, 3000)).save(tmp_path / "mask.png")
+    with serve(web) as server:
+        browser = Chromium(chromium, tmp_path)
+        try:
+            browser.page("Page.navigate", url=f"http://127.0.0.1:{server.server_address[1]}/index.html")
+            browser.wait("document.documentElement?.dataset.ready === 'true'")
+            # Counts ticks of the page's thread while the worker is busy.
+            browser.run(
+                "window.ticks = 0; setInterval(() => { if (document.querySelector('#status').textContent"
+                ".startsWith('Harm')) ticks++; }, 20); 0"
+            )
+            harmonize_in_page(browser, tmp_path / "composite.png", tmp_path / "mask.png")
+            assert browser.run("ticks") >= 5
+            peak = peak_of_renderers(tmp_path / "profile")
+        finally:
+            browser.close()
+    assert 1e8 < peak < 1.5e9
 
 
 def levels(one, other):
