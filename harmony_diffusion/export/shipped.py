@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import harmony_diffusion
+from harmony_diffusion import __version__
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.export.folder import is_exported
 
 # As `harmony_diffusion.models` names them, which imports PyTorch; a test compares.
 DEFAULT_MODEL = "color_grid"
-WEIGHTS = Path(harmony_diffusion.__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 CACHE_VARIABLE = "HARMONY_CACHE"
 
 
@@ -50,7 +50,7 @@ def exported_folder(
             f"{name}: no network with weights that can run without PyTorch. Give `default`, a folder written "
             "by `harmony export` or `save_pretrained`, or leave out `--runtime`."
         )
-    sums = hashlib.sha256(f"{harmony_diffusion.__version__}\n".encode())
+    sums = hashlib.sha256(f"{__version__}\n".encode())
     for file in (config, weights):
         sums.update(file.read_bytes())
     folder = cache_folder() / "onnx" / f"{source.name}-{sums.hexdigest()[:16]}"
