@@ -6,11 +6,11 @@
 
 DATA is HYouTube, or a folder whose subfolders hold the frames of a real clip and their masks; the object is
 then recoloured by two fixed transforms, and the clip itself is the ground truth (see
-`harmony_diffusion.data.clips`). Clips are resized to `--size` squared, as papers do; 0 keeps their own size. A
-clip with cuts is scored as one: those of these sets have none.
+`harmony_diffusion.data.clips`). Clips are resized to `--size` squared, as papers do; 0 keeps their own size.
+A clip with cuts is scored as one: those of these sets have none.
 
 Ways: `two-pass`, `causal`, `shot` and `none` smooth over time; `every4` predicts every 4th frame and smooths
-in two passes. "composite" and "real" are the clips themselves. OUTPUT gets `rows.csv`, one row a clip and way.
+in two passes. "composite" and "real" are the clips themselves. OUTPUT gets `rows.csv`, a row a clip and way.
 The same command goes on where it was stopped.
 """
 
