@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 
 SIZE = (48, 64)
+BT709 = {"color_primaries": 1, "color_trc": 1, "colorspace": 1, "color_range": 1}
 
 
 def moving_disc(count, size=SIZE, shift=0.0, tint=(0.9, 0.55, 0.25)):
@@ -30,7 +31,7 @@ def moving_disc(count, size=SIZE, shift=0.0, tint=(0.9, 0.55, 0.25)):
 
 
 def write_clip(path, frames, *, codec="libx264", pixel_format="yuv420p", rate=25, times=None, options=None,
-               tags=None, audio=False, rotation=0, chapters=None, metadata=None, aspect=None,
+               tags=BT709, audio=False, rotation=0, chapters=None, metadata=None, aspect=None,
                alpha=None):  # fmt: skip
     """Write RGB frames (n, H, W, 3) of uint8 as a video, FFmpeg's own conversion of colours included."""
     import av
@@ -42,7 +43,7 @@ def write_clip(path, frames, *, codec="libx264", pixel_format="yuv420p", rate=25
         stream.codec_context.thread_count = 1
         if times is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for name, value in (tags or {}).items():
+        for name, value in tags.items():
             setattr(stream.codec_context, name, value)
         if aspect:
             stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
@@ -63,7 +64,7 @@ def write_clip(path, frames, *, codec="libx264", pixel_format="yuv420p", rate=25
             else:
                 frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pixel_format)
             frame.pts, frame.time_base = (i if times is None else times[i]), base
-            for name, value in (tags or {}).items():
+            for name, value in tags.items():
                 setattr(frame, name, value)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

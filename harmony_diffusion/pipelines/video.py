@@ -79,8 +79,8 @@ class VideoHarmonizationPipeline(DiffusionPipeline):
         >>> frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
         >>> mask = np.zeros((64, 64), np.uint8)
         >>> mask[20:40, 20:40] = 255
-        >>> [frame.shape for frame in pipe(frames, mask)]
-        [(64, 64, 3), (64, 64, 3), (64, 64, 3)]
+        >>> np.stack(list(pipe(frames, mask))).shape
+        (3, 64, 64, 3)
     """
 
     model_cpu_offload_seq = "model"  # type: ignore[assignment]

@@ -259,6 +259,8 @@ def copied_streams(info: VideoInfo, container: str) -> list[int]:
     """
     kept = []
     with open_input(info.path) as source, _scratch(container) as probe:
+        # MP4 and MOV hold the names of chapters in a data stream of their own; they are copied as chapters.
+        chapter_tracks = 1 if source.chapters() and "mp4" in source.format.name else 0
         for stream in source.streams:
             if stream.type in ("audio", "subtitle"):
                 name = stream.codec_context.codec.canonical_name if stream.codec_context else None
@@ -269,6 +271,8 @@ def copied_streams(info: VideoInfo, container: str) -> list[int]:
                         "Write a .mkv file.",
                     )
                 kept.append(stream.index)
+            elif stream.type == "data" and chapter_tracks:
+                chapter_tracks -= 1
             elif stream.type != "video":
                 note(info.path, f"its {stream.type} stream is left out")
     return kept
