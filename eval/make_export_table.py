@@ -1,6 +1,6 @@
 """Export every model of the registry and write a table of how closely each export agrees with PyTorch.
 
-    python eval/make_export_table.py -o docs/export_parity.md
+    python eval/make_export_table.py -o docs/export_parity.md --json docs/export_parity.json
 
 Shipped weights where there are any, random ones (seed 0) otherwise: parity depends on the operators. Models
 that cannot be exported are listed with the reason. About a minute a model. `--json` keeps the figures; a run
@@ -25,8 +25,8 @@ from harmony_diffusion.models import MODELS, create_model, has_weights, load_mod
 
 HEAD = """# Exported models
 
-Made by `python eval/make_export_table.py -o docs/export_parity.md`; do not edit. Each network of the registry
-is exported (`harmony export`), run by onnxruntime on eight inputs (random, a scene, empty, full and soft
+Made by `python eval/make_export_table.py -o docs/export_parity.md --json docs/export_parity.json`;
+do not edit. Each network of the registry is exported (`harmony export`), run by onnxruntime on eight inputs (random, a scene, empty, full and soft
 masks, one pixel, constant colour, extreme values) and compared with PyTorch in float32. An export is kept if
 the harmonized picture differs by at most 1e-4 (values in [0, 1]) and the background not at all. Weights are
 stored as float16; where that differs by more, as float32 (`--fp32-storage`). The last columns are OpenVINO on
