@@ -25,12 +25,12 @@ from harmony_diffusion.models import MODELS, create_model, has_weights, load_mod
 
 HEAD = """# Exported models
 
-Made by `python eval/make_export_table.py -o docs/export_parity.md --json docs/export_parity.json`;
-do not edit. Each network of the registry is exported (`harmony export`), run by onnxruntime on eight inputs (random, a scene, empty, full and soft
-masks, one pixel, constant colour, extreme values) and compared with PyTorch in float32. An export is kept if
-the harmonized picture differs by at most 1e-4 (values in [0, 1]) and the background not at all. Weights are
-stored as float16; where that differs by more, as float32 (`--fp32-storage`). The last columns are OpenVINO on
-the same file, where it is installed, and the size of the files.
+Made by `python eval/make_export_table.py -o docs/export_parity.md --json docs/export_parity.json`; do not edit.
+Each network of the registry is exported (`harmony export`), run by onnxruntime on eight inputs (random, a scene,
+empty, full and soft masks, one pixel, constant colour, extreme values) and compared with PyTorch in float32. An
+export is kept if the harmonized picture differs by at most 1e-4 (values in [0, 1]) and the background not at
+all. Weights are stored as float16; where that differs by more, as float32 (`--fp32-storage`). The last columns
+are OpenVINO on the same file, where it is installed, and the size of the files.
 
 | model | weights | stored as | largest difference | of the filters | OpenVINO | MB |
 |---|---|---|---:|---:|---:|---:|
