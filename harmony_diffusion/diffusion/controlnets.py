@@ -1,8 +1,8 @@
-"""ControlNets for an inpainting U-Net: made from it, fed by the pipeline, run only when they count.
+"""ControlNets for an inpainting U-Net: made from it, checked against it, and embedded once.
 
 `ControlNetModel` is diffusers' own. Equation 6 of the paper gives the trainable copy of the encoder the noisy
-latents alone (`control_input="noisy_latents"`, 4 channels); the original ControlNet gives it what the frozen
-encoder sees (`"unet_input"`, 9 channels). With an autoencoder of C latent channels these are C and 2 C + 1.
+latents alone (`control_input="noisy_latents"`, 4 channels); the original ControlNet gives it the input of the
+frozen encoder (`"unet_input"`, 9 channels). With an autoencoder of C latent channels these are C and 2 C + 1.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def control_channels(unet: Any) -> dict[str, int]:
 
 
 def is_inpainting_unet(unet: Any) -> bool:
-    """Tell whether a U-Net reads noisy latents, mask and latents of the background (4 + 1 + 4 channels)."""
+    """Return True if a U-Net reads noisy latents, mask and latents of the background (4 + 1 + 4 channels)."""
     return bool(unet.config["in_channels"] == 2 * unet.config["out_channels"] + 1)
 
 
@@ -47,20 +47,20 @@ def make_controlnet(
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256),
     unit_embedding: bool = False,
 ) -> ControlNetModel:
-    """Make a ControlNet that adds nothing yet, from any inpainting U-Net.
+    """Make an untrained ControlNet, which adds zeros, from any inpainting U-Net.
 
-    It holds the encoder's weights; for `"noisy_latents"` the first convolution keeps the weights of the
-    channels of the noisy latents. The convolutions that lead out of it are zero.
+    It copies the encoder's weights; for `"noisy_latents"` the first convolution keeps the weights of the
+    channels of the noisy latents. Its output convolutions are zero.
 
     Args:
         unet: Inpainting U-Net, its input channels in the order [Z_t, M', Z_ms].
-        control_input: What the ControlNet sees beside its control image.
+        control_input: Latent input of the ControlNet, see `CONTROL_INPUTS`.
         conditioning_channels: Channels of the control image.
-        conditioning_embedding_out_channels: Widths of the network that embeds the control image; each after
-            the first halves the resolution, and together they must do as much as the autoencoder.
-        unit_embedding: Start that network with weights that keep the scale of what passes through it. With
-            diffusers' own a control image arrives a hundred times weaker, and thousands of steps go by before
-            it counts; the paper's settings have them.
+        conditioning_embedding_out_channels: Widths of the network that embeds the control image. Each after
+            the first halves the resolution; together they must shrink it as much as the autoencoder does.
+        unit_embedding: Initialise that network so that it keeps the scale of its input. With diffusers' own
+            initialisation, as in the paper, a control image arrives a hundred times weaker, and has no
+            effect for thousands of steps.
 
     Returns:
         The ControlNet, in the dtype and on the device of the U-Net.
@@ -92,7 +92,7 @@ def make_controlnet(
         controlnet.conv_in = nn.Conv2d(channels, wide.out_channels, kernel_size=3, padding=1)
         controlnet.conv_in.load_state_dict({"weight": wide.weight[:, :channels], "bias": wide.bias})
         controlnet.register_to_config(in_channels=channels)
-    # ModelMixin.to advises against a change of type, which is none here: nothing was loaded.
+    # ModelMixin.to would warn of a change of type, but no weights were loaded.
     return nn.Module.to(controlnet, unet.device, unet.dtype)
 
 
@@ -104,7 +104,7 @@ def _keep_scale(embedding: nn.Module) -> None:
 
 
 def check_controlnet(controlnet: Any, unet: Any, control_input: str, name: str) -> None:
-    """Check that a ControlNet fits the U-Net and what the pipeline will feed it.
+    """Check that a ControlNet fits the U-Net and its own input.
 
     Raises:
         CheckpointError: It does not.
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 class ReusableEmbedding(ControlNetConditioningEmbedding):
     """Embed a control image, and pass on an embedding that was computed before.
 
-    The control image does not change between steps, so its embedding needs computing once, not at each step.
+    The control image does not change between steps, so one embedding serves all of them.
     """
 
     def forward(self, conditioning: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class ReusableEmbedding(ControlNetConditioningEmbedding):
 
 
 def make_embedding_reusable(controlnet: Any) -> None:
-    """Let a ControlNet accept embedded control images; for images it computes what it did before."""
+    """Let a ControlNet accept embedded control images; its results for images do not change."""
     embedding = controlnet.controlnet_cond_embedding
     if type(embedding) is ControlNetConditioningEmbedding:
         # Same weights and names, so that it saves, loads, moves and compiles as before.
@@ -152,14 +152,14 @@ def make_embedding_reusable(controlnet: Any) -> None:
 
 
 def embed_control_image(controlnet: Any, image: Tensor) -> Tensor:
-    """Compute the part of a ControlNet that is the same at every step.
+    """Embed a control image, the part of a ControlNet that is equal at every step.
 
     Args:
         controlnet: A ControlNet after `make_embedding_reusable`.
         image: Control image in [0, 1], `(B, 3, H, W)`.
 
     Returns:
-        `(B, C, h, w)`, to be given to the ControlNet in place of the image.
+        `(B, C, h, w)`, an input of the ControlNet in place of the image.
     """
     load_offloaded(controlnet)
     device, dtype = image.device, controlnet.dtype
@@ -169,19 +169,19 @@ def embed_control_image(controlnet: Any, image: Tensor) -> Tensor:
     reverse = controlnet.config.controlnet_conditioning_channel_order == "bgr"
     image = image.flip(1) if reverse else image
     embedding = controlnet.controlnet_cond_embedding(image.to(dtype))
-    # The network will turn round the channels of what it is given.
+    # The network reverses the channels of its input.
     return (embedding.flip(1) if reverse else embedding).to(device)
 
 
 @dataclass
 class Control:
-    """One ControlNet with its control image and when it counts.
+    """One ControlNet with its control image, scale and step range.
 
     Attributes:
         controlnet: The network.
         embedding: Its embedded control images, `(B, C, h, w)`.
         scale: Strength, lambda of equation 7; in training a number for each sample, `(B, 1, 1, 1)`.
-        window: Start and end of the steps in which it counts, as shares of all steps.
+        window: Start and end of its steps, as shares of all steps.
     """
 
     controlnet: Any

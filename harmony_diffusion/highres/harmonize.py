@@ -1,8 +1,8 @@
-"""Harmonize a picture at its own resolution: look at a small copy, change the full-size pixels.
+"""Harmonize a picture at its own resolution: run the model on a small copy, change the full-size pixels.
 
 Models that predict filters render them on the full-size pixels. Dense networks harmonize the small copy, and
 the change is carried over as a colour map (`harmony_diffusion.highres.color_map`). Only foreground pixels are
-computed, in bands, so memory beyond the picture itself stays small.
+computed, in bands, so that little memory beyond the picture itself is needed.
 """
 
 import math
@@ -22,7 +22,7 @@ from harmony_diffusion.highres.offload import run_with_hooks
 from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail, row_bands
 from harmony_diffusion.images.picture import Picture
 
-# Side of the part of a frame that is looked at, as a share of the frame's: no object is enlarged beyond it.
+# Least side of the part that a model sees, as a share of the picture's: limits the enlargement of objects.
 _LEAST_SEEN = 0.2
 
 
@@ -41,18 +41,18 @@ def harmonize_picture(
         picture: Composite, `(H, W)`.
         mask: 1 on the foreground, soft values allowed, `(H, W)` float32 in [0, 1].
         reference: Which part of the background to harmonize to, `(H, W)` float32 in [0, 1]; None = all of it.
-            Hidden pixels (alpha 0) are never looked at, whatever it says.
-        strength: 0 leaves the picture as it is, 1 is what the model says, linear between.
+            Hidden pixels (alpha 0) are never used.
+        strength: 0 leaves the picture as it is, 1 gives the model's result, linear between.
 
     Returns:
         The harmonized picture, equal to `picture` to the bit where the mask or alpha is 0, and the filters
-        `(1, F)` or `(1, F, h, w)`, None for models that predict none. Models with a `context` look at the
-        `window_around` the foreground only, and their maps lie over this window, unless `reference` or alpha
-        says where to look.
+        `(1, F)` or `(1, F, h, w)`, None for models that predict none. Models with a `context` see only the
+        `window_around` the foreground, and their maps cover this window, unless `reference` or alpha
+        restricts what they see.
 
     Raises:
         SizeMismatchError: `mask` or `reference` has another size than the picture.
-        MaskError: No visible background is left to harmonize to.
+        MaskError: No visible background is left.
         InputError: `strength` lies outside [0, 1].
     """
     if not 0 <= strength <= 1:
@@ -63,7 +63,7 @@ def harmonize_picture(
     context = getattr(model, "context", None)
     if context is None or allowed is not None:
         return _harmonize(model, picture, mask, allowed, strength)
-    # A part of the frame, in which the object is seen in more detail.
+    # A part of the picture, in which the model sees the object in more detail.
     window = window_around(mask, context)
     part, filters = _harmonize(model, picture.cut(window), mask[window], None, strength)
     result = picture.pixels.copy()
@@ -79,16 +79,16 @@ def _harmonize(
         harmonized = harmonize_thumbnail(model, thumbnail)
         return render_thumbnail(picture, mask, thumbnail, harmonized, strength=strength), None
     filters = predict_filters(model, thumbnail)
-    # Where a part of the frame must not be looked at, the frame is what the model saw in its place.
+    # With hidden parts, statistics of the whole picture come from the model's own input.
     frame = None if allowed is None else thumbnail.composite.float()
     return render_filters(model, picture, mask, filters, frame=frame, strength=strength), filters
 
 
 def window_around(mask: np.ndarray, context: float) -> Box:
-    """Find a square around the foreground, cut where it is larger than the frame, moved where it leaves it.
+    """Find a square around the foreground, moved and cut to fit into the picture.
 
     Args:
-        mask: `(H, W)`; all that is not 0 lies inside.
+        mask: `(H, W)`; the window holds all values above 0.
         context: Background on each side of the foreground, as a share of its longer side.
 
     Returns:
@@ -114,7 +114,7 @@ def shown_mask(picture: Picture, mask: np.ndarray) -> np.ndarray:
 
 
 def allowed_background(picture: Picture, reference: np.ndarray | None) -> np.ndarray | None:
-    """Return how much each background pixel may be looked at, float32 `(H, W)`; None = all of them fully.
+    """Return the weight of each background pixel, float32 `(H, W)`; None = all have full weight.
 
     Raises:
         SizeMismatchError: `reference` has another size than the picture.
@@ -165,7 +165,7 @@ def render_filters(
         picture: Composite, `(H, W)`.
         mask: As `shown_mask` returns it.
         filters: `(1, F)` or `(1, F, h, w)`.
-        frame: What models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = all of `picture`.
+        frame: Image that models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = `picture`.
         strength: As in `harmonize_picture`.
     """
     apply = partial(run_with_hooks, model, model.apply_filters)
@@ -189,15 +189,15 @@ def render_thumbnail(
     *,
     strength: float = 1.0,
 ) -> Picture:
-    """Carry what a dense model did to the thumbnail over to the picture.
+    """Carry a dense model's change of the thumbnail over to the picture.
 
-    A picture that the model saw at its own size gets the model's pixels, a larger one a colour map.
+    A picture of the thumbnail's size takes the model's pixels, a larger one a colour map.
 
     Args:
         picture: Composite, `(H, W)`.
         mask: As `shown_mask` returns it.
-        thumbnail: What the model saw.
-        harmonized: What it made of it, `(1, 3, h, w)`.
+        thumbnail: Input of the model.
+        harmonized: Its output, `(1, 3, h, w)`.
         strength: As in `harmonize_picture`.
     """
     seen = thumbnail.composite.float().to(harmonized.device)

@@ -1,4 +1,4 @@
-"""From a name or folder to the pipeline behind it."""
+"""Load a pipeline by name or folder."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 from harmony_diffusion.pipelines.saved_folders import INDEX, class_name_of, read_json
 
 if TYPE_CHECKING:
-    # Importing it takes seconds, which the other models need not wait for.
+    # This import takes seconds, and only the diffusion pipeline needs it.
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
 DUAL = "sd2-dual"
@@ -23,12 +23,12 @@ def load_pipeline(
     """Load a pipeline that is ready to harmonize.
 
     Args:
-        name_or_path: What `load_model` takes; "sd2-dual"; or the folder of a saved diffusion pipeline.
-        controls: Whether ControlNets are wanted. Without them "sd2-dual" is Stable Diffusion 2 inpainting
-            alone, see `load_base_components`.
+        name_or_path: What `load_model` takes; "sd2-dual"; or the folder of a saved pipeline.
+        controls: Load ControlNets. False makes "sd2-dual" plain Stable Diffusion 2 inpainting, see
+            `load_base_components`.
 
     Raises:
-        CheckpointError: Unknown name, or weights that are neither local nor reachable.
+        CheckpointError: Unknown name, or weights that cannot be found.
 
     Example:
         >>> type(load_pipeline("reinhard")).__name__
