@@ -7,11 +7,13 @@ SplitMix64 (Steele et al., OOPSLA 2014) as its mixing function.
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from harmony_diffusion.errors import InputError
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -77,6 +79,25 @@ class KeyedDraws:
         """Draw indices into `weights` in proportion to them, `(B, *shape)` int64."""
         edges = torch.tensor(weights, dtype=torch.float64).cumsum(0)
         return torch.searchsorted(edges[:-1] / edges[-1], self.uniform(name, *shape), right=True)
+
+
+def weights_of(shares: Mapping[str, float], names: Sequence[str], argument: str) -> tuple[float, ...]:
+    """Turn shares by name into weights for `KeyedDraws.choice`; names without a share get 0.
+
+    Args:
+        shares: Share of some of `names`.
+        names: All names, in the order of the weights.
+        argument: Name of the argument that holds the shares, for errors.
+
+    Raises:
+        InputError: An unknown name, a share below 0, or no share above 0.
+    """
+    if unknown := set(shares) - set(names):
+        raise InputError(argument, f"names {', '.join(sorted(unknown))}", f"Choose of {', '.join(names)}.")
+    weights = tuple(float(shares.get(name, 0.0)) for name in names)
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise InputError(argument, "must be at least 0, and one of them above 0")
+    return weights
 
 
 def pixel_noise(keys: Tensor, name: str, shape: Sequence[int], device: torch.device) -> Tensor:

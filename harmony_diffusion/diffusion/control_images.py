@@ -11,11 +11,11 @@ import math
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.errors import InputError, SizeMismatchError
 from harmony_diffusion.highres.thumbnail import fill_smoothly
+from harmony_diffusion.morphology import erode
 
 SIGMA = 8.0
 # Beyond this many standard deviations a Gaussian is cut off; less than 1e-4 of it lies there.
@@ -74,8 +74,7 @@ def canny_image(
     edges = np.stack([cv2.Canny(np.ascontiguousarray(one), low_threshold, high_threshold) for one in pixels])
     drawn = torch.from_numpy(edges)[:, None].to(foreground.device) > 0
     if not silhouette:
-        # The largest of the negative is minus the smallest: an erosion that spares the frame's border.
-        drawn &= -F.max_pool2d(-share, 2 * _RIM + 1, 1, _RIM) >= 0.5
+        drawn &= erode(share, _RIM) >= 0.5
     return drawn.to(foreground.dtype).expand(-1, 3, -1, -1).contiguous()
 
 

@@ -21,6 +21,7 @@ from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.highres.harmonize import upsample_window
 from harmony_diffusion.highres.thumbnail import fill_smoothly, row_bands
 from harmony_diffusion.models.layers import blend
+from harmony_diffusion.morphology import erode
 
 # A part of a picture is enlarged at most this often, unless the picture itself is smaller.
 _MOST_ENLARGED = 4
@@ -422,8 +423,7 @@ def _recolor(part: Tensor, color_map: Tensor, mask: Tensor) -> Tensor:
 
 def _without_rim(mask: Tensor) -> Tensor:
     """Lower the mask near its outline, but not so far that thin parts vanish."""
-    inner = -F.max_pool2d(-mask, 2 * _RIM + 1, 1, _RIM)
-    return mask * (_RIM_WEIGHT + (1 - _RIM_WEIGHT) * inner)
+    return mask * (_RIM_WEIGHT + (1 - _RIM_WEIGHT) * erode(mask, _RIM))
 
 
 def _feathered(mask: Tensor, width: float) -> Tensor:

@@ -18,6 +18,7 @@ from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.efficientnet import Lite0Pyramid
 from harmony_diffusion.models.layers import blend, clamp_unit
 from harmony_diffusion.models.origin import Origin
+from harmony_diffusion.morphology import dilate
 
 STRIDE = 16
 FILTERS = 21  # 3 rows of a matrix on 7 functions of the colour
@@ -395,8 +396,7 @@ def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
         from -1 to 1; 0 for a region that is empty.
     """
     composite, mask = composite[..., ::2, ::2], mask[..., ::2, ::2]
-    side = 2 * _RING + 1
-    around = F.max_pool2d(F.max_pool2d(mask, (side, 1), 1, (_RING, 0)), (1, side), 1, (0, _RING))
+    around = dilate(mask, _RING)
     image = composite.flatten(2)
     weights = torch.cat((mask, around - mask, 1 - around), 1).flatten(2)
     luma = (image * image.new_tensor((0.299, 0.587, 0.114))[:, None]).sum(1, keepdim=True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion import color
-from harmony_diffusion.data.keyed_random import KeyedDraws, generator_of, sample_key
+from harmony_diffusion.data.keyed_random import KeyedDraws, generator_of, sample_key, weights_of
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.synthesis import color_transfer as transfer
 from harmony_diffusion.data.synthesis.candidates import (
@@ -89,11 +89,7 @@ class SyntheticComposites:
         imperfect: bool = True,
         placements: Mapping[str, float] = DEFAULT_PLACEMENTS,
     ) -> None:
-        if unknown := set(shares) - set(KINDS):
-            raise InputError(", ".join(sorted(unknown)), f"is no kind; there are {', '.join(KINDS)}")
-        self.shares = [float(shares.get(kind, 0.0)) for kind in KINDS]
-        if min(self.shares) < 0 or sum(self.shares) <= 0:
-            raise InputError("shares", "must be at least 0, and one of them above 0")
+        self.shares = weights_of(shares, KINDS, "shares")
         if references is None and self.shares[0] > 0:
             raise InputError("references", "are needed for colour transfer")
         self.references, self.jittered, self.imperfect = references, jittered, imperfect

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.data.keyed_random import KeyedDraws, pixel_noise
-from harmony_diffusion.data.synthesis.placement import dilate, erode, scaled_pixels
+from harmony_diffusion.data.synthesis.placement import scaled_pixels
+from harmony_diffusion.morphology import dilate, erode
 
 # Quantization tables of ISO/IEC 10918-1, annex K, row by row.
 _LUMA_STEPS = (

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harmony_diffusion.data.keyed_random import KeyedDraws
-from harmony_diffusion.errors import InputError
+from harmony_diffusion.data.keyed_random import KeyedDraws, weights_of
+from harmony_diffusion.morphology import dilate
 
 PLACEMENTS = ("in_place", "own_background", "moved")
 DEFAULT_PLACEMENTS = {"in_place": 0.35, "own_background": 0.3, "moved": 0.35}
@@ -48,12 +48,7 @@ def placement_weights(shares: Mapping[str, float]) -> tuple[float, ...]:
     Raises:
         InputError: An unknown placement, a share below 0, or no share above 0.
     """
-    if unknown := set(shares) - set(PLACEMENTS):
-        raise InputError(", ".join(sorted(unknown)), f"is no placement; choose of {', '.join(PLACEMENTS)}")
-    weights = tuple(float(shares.get(name, 0.0)) for name in PLACEMENTS)
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise InputError("placements", "must be at least 0, and one of them above 0")
-    return weights
+    return weights_of(shares, PLACEMENTS, "placements")
 
 
 def place(image: Tensor, mask: Tensor, draws: KeyedDraws, weights: tuple[float, ...]) -> Layers:
@@ -67,10 +62,10 @@ def place(image: Tensor, mask: Tensor, draws: KeyedDraws, weights: tuple[float, 
     """
     kinds = draws.choice("placement/kind", weights)
     apart = kinds > 0
-    foreground, background, new_mask = image.clone(), image.clone(), mask.clone()
     rows = apart.nonzero()[:, 0]
     if not len(rows):
-        return Layers(foreground, background, new_mask, apart)
+        return Layers(image, image, mask, apart)
+    foreground, background, new_mask = image.clone(), image.clone(), mask.clone()
     where, drawn = rows.to(image.device), draws[rows]
     own, own_mask = image[where], mask[where]
     margins = drawn.uniform("placement/margin", low=_FILL_MARGIN[0], high=_FILL_MARGIN[1] + 1)
@@ -127,7 +122,7 @@ def scaled_pixels(pixels: Tensor, image: Tensor) -> list[int]:
 
 
 def _draw_moves(mask: Tensor, draws: KeyedDraws, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw for each sample whether it moves `(B,)`, whether it is flipped `(B,)` and where to `(B, 2)`.
+    """Draw moves: flags of samples that move `(B,)` and are flipped `(B,)`, and shifts in pixels `(B, 2)`.
 
     An object that touches an edge of the frame stays at this edge, or its cut would show.
     """
@@ -147,8 +142,7 @@ def _draw_moves(mask: Tensor, draws: KeyedDraws, wanted: Tensor) -> tuple[Tensor
     shift_x = (low_x + position[:, 1] * (high_x - low_x + 1)).floor().long() * ~fixed_x
     far = shift_y.abs() + shift_x.abs() >= _LEAST_MOVE * width
     moved = wanted & covered.flatten(1).any(1) & (far | flips)
-    stay = ~moved
-    shifts = torch.stack((shift_y, shift_x), 1).masked_fill(stay[:, None], 0)
+    shifts = torch.stack((shift_y, shift_x), 1).masked_fill(~moved[:, None], 0)
     return moved, flips & moved, shifts
 
 
@@ -173,17 +167,6 @@ def _take(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         for one, row, column in zip(image, rows, columns, strict=True)
     ]
     return torch.stack(parts)
-
-
-def dilate(mask: Tensor, pixels: int) -> Tensor:
-    """Dilate masks `(B, 1, H, W)` by a square of `2 * pixels + 1` pixels a side, rows and columns apart."""
-    side = 2 * pixels + 1
-    return F.max_pool2d(F.max_pool2d(mask, (side, 1), 1, (pixels, 0)), (1, side), 1, (0, pixels))
-
-
-def erode(mask: Tensor, pixels: int) -> Tensor:
-    """Erode masks `(B, 1, H, W)` by a square of `2 * pixels + 1` pixels a side."""
-    return 1 - dilate(1 - mask, pixels)
 
 
 def _dilate_each(mask: Tensor, pixels: list[int]) -> Tensor:
