@@ -183,12 +183,12 @@ class Lite0Pyramid(nn.Module):
         Returns:
             Features at strides 8, 16 and 32, `(B, 40, H / 8, W / 8)` and so on.
         """
-        parts = [nn.Sequential(self.stem, self.activation), *self.blocks]
-        frozen = self._frozen_parts(parts) if self.training and not image.requires_grad else 0
+        parts = [self._stem, *self.blocks]
+        frozen = self._frozen_parts() if self.training and not image.requires_grad else 0
         features, levels = (image * 255 - 127) / 128, []
         for number, part in enumerate(parts):
             if number < frozen:
-                # Fixed functions, whose rounding the trained part learns to live with: half the time.
+                # Half the time. The layers do not change, so the trained ones adapt to the rounding.
                 with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16):
                     features = part(features)
             else:
@@ -197,11 +197,13 @@ class Lite0Pyramid(nn.Module):
                 levels.append(features.to(image.dtype))
         return levels
 
-    @staticmethod
-    def _frozen_parts(parts: list[nn.Module]) -> int:
-        """Count the leading parts without trained parameters."""
-        trained = [any(value.requires_grad for value in part.parameters()) for part in parts]
-        return trained.index(True) if True in trained else len(parts)
+    def _stem(self, image: Tensor) -> Tensor:
+        return self.activation(self.stem(image))
+
+    def _frozen_parts(self) -> int:
+        """Count the leading parts, of stem and blocks, without trained parameters."""
+        trained = [any(p.requires_grad for p in part.parameters()) for part in (self.stem, *self.blocks)]
+        return trained.index(True) if True in trained else len(trained)
 
 
 _LEVELS = (4, 10, 15)  # the last blocks of strides 8, 16 and 32
