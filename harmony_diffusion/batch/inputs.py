@@ -73,7 +73,7 @@ def find_inputs(
     suffix: str | None = None,
     out: Path | None = None,
 ) -> Inputs:
-    """Tell what kind of input `source` is.
+    """Find the kind of `source` and the folders that its names are relative to.
 
     Args:
         source: A folder of pictures or tar shards; a .csv, .jsonl or .tar file.

@@ -356,7 +356,7 @@ class _Run:
             return
 
     def _is_work_left(self) -> bool:
-        """Tell whether entries are pending, perhaps in the hands of others; look at their journals."""
+        """Return True while entries are pending here or with other owners; read their journals first."""
         now = time.monotonic()
         if now - self._looked > _LOOK_SECONDS:
             self._looked = now

@@ -48,7 +48,7 @@ class Owner(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether the process is known to be gone; False on another machine, where nobody can know."""
+        """Return True if the process has certainly ended; False on another machine, where this is unknown."""
         if self.host != _host():
             return False
         try:
