@@ -47,6 +47,7 @@ from harmony_diffusion.highres.thumbnail import make_thumbnail
 from harmony_diffusion.images.masks import load_mask
 from harmony_diffusion.images.picture import Picture, load_picture
 from harmony_diffusion.models import MODELS, create_model
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.harmonizer import FILTER_NAMES
 from harmony_diffusion.models.layers import blend
 
@@ -86,7 +87,7 @@ def make_files(folder: Path, height: int, width: int) -> tuple[Path, Path]:
     return paths
 
 
-def measure_once(model: torch.nn.Module, composite: Path, mask_file: Path) -> dict[str, float]:
+def measure_once(model: HarmonyModel, composite: Path, mask_file: Path) -> dict[str, float]:
     """Harmonize file to file as the pipeline does, and time the parts."""
     clock = [time.perf_counter()]
     picture = load_picture(composite)
@@ -94,7 +95,7 @@ def measure_once(model: torch.nn.Module, composite: Path, mask_file: Path) -> di
     clock.append(time.perf_counter())
     mask, allowed = shown_mask(picture, mask), allowed_background(picture, None)
     thumbnail = make_thumbnail(model, picture, mask, allowed)
-    white_box = hasattr(model, "predict_filters")
+    white_box = model.predicts_filters
     predicted = predict_filters(model, thumbnail) if white_box else harmonize_thumbnail(model, thumbnail)
     clock.append(time.perf_counter())
     if white_box:

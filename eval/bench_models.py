@@ -114,7 +114,7 @@ def main() -> None:
         return
     from harmony_diffusion.models import MODELS, model_class
 
-    networks = args.models or [name for name in MODELS if not hasattr(model_class(name), "takes_reference")]
+    networks = args.models or [name for name in MODELS if not model_class(name).takes_reference]
     print("| model | size | mode | parameters | GMAC | ms | memory MiB |\n|---|---:|---|---:|---:|---:|---:|")
     rows = []
     for name in networks:

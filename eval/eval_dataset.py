@@ -305,7 +305,7 @@ def predict_copies(
 ) -> list[np.ndarray]:
     """Harmonize copies of one size in a batch, `(size, size, 3)` float32 in [0, 255]; as papers do it."""
     composite, mask = (part.to(device) for part in square_copies(cases, size))
-    if raw and not hasattr(model, "predict"):
+    if raw and not model.num_parameters():
         raise InputError("raw", f"needs a network; {type(model).__name__} has no output of its own")
     harmonized = model.predict(composite, mask).clamp(0, 1) if raw else model(composite, mask)
     return list((harmonized.float() * 255).permute(0, 2, 3, 1).cpu().numpy())

@@ -7,13 +7,15 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.images.picture import Picture
-from harmony_diffusion.models.layers import blend
+from harmony_diffusion.models.contract import HarmonyModel
 
 
-class Gain(ModelMixin, ConfigMixin):
+class Gain(HarmonyModel, ModelMixin, ConfigMixin):
     """White-box network: one gain a channel, the ratio of the means of background and foreground."""
 
     working_size = 64
+    keeps_shape = False
+    predicts_filters = True
 
     @register_to_config
     def __init__(self):
@@ -25,14 +27,11 @@ class Gain(ModelMixin, ConfigMixin):
         outside = (composite * (1 - mask)).sum((2, 3)) / (1 - mask).sum((2, 3)).clamp_min(1e-3)
         return 1 + self.amount * (outside / inside.clamp_min(0.05) - 1)
 
-    def apply_filters(self, image, filters, mask):
-        return blend((image * filters[:, :, None, None]).clamp(0, 1), image, mask)
-
-    def forward(self, composite, mask):
-        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
+    def transform(self, image, filters, mask):
+        return image * filters[:, :, None, None]
 
 
-class GainMap(Gain):
+class GainMap(Gain, ModelMixin, ConfigMixin):
     """White-box network whose gains differ from place to place."""
 
     @register_to_config
@@ -44,13 +43,13 @@ class GainMap(Gain):
         blurred = F.avg_pool2d(composite, 9, 4, 4)
         return 0.5 + self.amount * blurred.flip(1)
 
-    def apply_filters(self, image, filters, mask):
+    def transform(self, image, filters, mask):
         if filters.shape[-2:] != image.shape[-2:]:
             filters = F.interpolate(filters, image.shape[-2:], mode=self.filter_upsampling)
-        return blend((image * filters).clamp(0, 1), image, mask)
+        return image * filters
 
 
-class Dense(ModelMixin, ConfigMixin):
+class Dense(HarmonyModel, ModelMixin, ConfigMixin):
     """Dense network: pulls the foreground halfway to the mean colour of the background."""
 
     working_size = 64
@@ -60,9 +59,9 @@ class Dense(ModelMixin, ConfigMixin):
         super().__init__()
         self.amount = torch.nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, composite, mask):
+    def predict(self, composite, mask):
         outside = ((composite * (1 - mask)).sum((2, 3)) / (1 - mask).sum((2, 3)))[..., None, None]
-        return blend(torch.lerp(composite, outside, self.amount), composite, mask)
+        return torch.lerp(composite, outside, self.amount)
 
 
 def make_picture(dtype=np.uint8, size=(150, 200), **fields):

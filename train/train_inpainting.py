@@ -118,8 +118,10 @@ def publish(
     def write(folder: Path) -> None:
         dtype = torch.float16 if args.half else torch.float32
         saved = {
-            name: torch.nn.Module.to(copy.deepcopy(model), dtype) if hasattr(model, "parameters") else model
-            for name, model in models.items()
+            name: torch.nn.Module.to(copy.deepcopy(part), dtype)
+            if isinstance(part, torch.nn.Module)
+            else part
+            for name, part in models.items()
         }
         pipe = StableDiffusionHarmonizationPipeline(
             **saved, working_size=args.resolution, image_channel=args.image_channel

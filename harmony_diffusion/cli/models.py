@@ -22,12 +22,12 @@ def run_models(args: argparse.Namespace) -> None:
     rows = []
     for name in MODELS:
         with torch.device("meta"):
-            model: Any = create_model(name)
+            model = create_model(name)
         parameters = model.num_parameters()
         rows.append(
             {
                 "name": name,
-                "kind": "classical" if not parameters else "white-box" if _is_white_box(model) else "dense",
+                "kind": "classical" if not parameters else "white-box" if model.predicts_filters else "dense",
                 "parameters": parameters,
                 "license": model.origin.weights_license or model.origin.code_license or "-",
                 "weights": _weights_of(parameters, has_weights(name)),
@@ -50,7 +50,3 @@ def _weights_of(parameters: int, shipped: bool) -> str:
     if not parameters:
         return "none needed"
     return "included" if shipped else "bring your own"
-
-
-def _is_white_box(model: Any) -> bool:
-    return hasattr(model, "apply_filters")

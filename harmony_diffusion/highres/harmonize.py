@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from harmony_diffusion.boxes import Box, bounding_box, box_around
@@ -19,13 +18,14 @@ from harmony_diffusion.errors import InputError, SizeMismatchError
 from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail, row_bands
 from harmony_diffusion.images.picture import Picture
+from harmony_diffusion.models.contract import HarmonyModel
 
 # Side of the part of a frame that is looked at, as a share of the frame's: no object is enlarged beyond it.
 _LEAST_SEEN = 0.2
 
 
 def harmonize_picture(
-    model: ModelMixin,
+    model: HarmonyModel,
     picture: Picture,
     mask: np.ndarray,
     *,
@@ -56,13 +56,12 @@ def harmonize_picture(
     if not 0 <= strength <= 1:
         raise InputError("strength", f"is {strength}, expected a number from 0 to 1")
     mask, allowed = shown_mask(picture, mask), allowed_background(picture, reference)
-    if not mask.any() and not hasattr(model, "predict_filters"):
+    if not mask.any() and not model.predicts_filters:
         return picture, None
-    context = getattr(model, "context", None)
-    if context is None or allowed is not None:
+    if model.context is None or allowed is not None:
         return _harmonize(model, picture, mask, allowed, strength)
     # A part of the frame, in which the object is seen in more detail.
-    window = window_around(mask, context)
+    window = window_around(mask, model.context)
     part, filters = _harmonize(model, picture.cut(window), mask[window], None, strength)
     result = picture.pixels.copy()
     result[window] = part.pixels
@@ -70,10 +69,10 @@ def harmonize_picture(
 
 
 def _harmonize(
-    model: ModelMixin, picture: Picture, mask: np.ndarray, allowed: np.ndarray | None, strength: float
+    model: HarmonyModel, picture: Picture, mask: np.ndarray, allowed: np.ndarray | None, strength: float
 ) -> tuple[Picture, Tensor | None]:
     thumbnail = make_thumbnail(model, picture, mask, allowed)
-    if not hasattr(model, "predict_filters"):
+    if not model.predicts_filters:
         harmonized = harmonize_thumbnail(model, thumbnail)
         return render_thumbnail(picture, mask, thumbnail, harmonized, strength=strength), None
     filters = predict_filters(model, thumbnail)
@@ -135,20 +134,20 @@ def _weights(picture: Picture, weights: np.ndarray, name: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def predict_filters(model: ModelMixin, thumbnail: Thumbnail) -> Tensor:
+def predict_filters(model: HarmonyModel, thumbnail: Thumbnail) -> Tensor:
     """Return the filters of a picture in float32, `(1, F)` or `(1, F, h, w)`."""
     return model.predict_filters(*thumbnail.arguments(model)).float()
 
 
 @torch.no_grad()
-def harmonize_thumbnail(model: ModelMixin, thumbnail: Thumbnail) -> Tensor:
+def harmonize_thumbnail(model: HarmonyModel, thumbnail: Thumbnail) -> Tensor:
     """Return the thumbnail harmonized by a dense model, `(1, 3, h, w)` float32 in [0, 1]."""
     return model(*thumbnail.arguments(model)).float()
 
 
 @torch.no_grad()
 def render_filters(
-    model: ModelMixin,
+    model: HarmonyModel,
     picture: Picture,
     mask: np.ndarray,
     filters: Tensor,
@@ -166,10 +165,10 @@ def render_filters(
         frame: What models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = all of `picture`.
         strength: As in `harmonize_picture`.
     """
-    if filters.ndim == 4:
+    if model.filter_upsampling is not None:
         return _render_maps(picture, mask, filters, model.filter_upsampling, model.apply_filters, strength)
     settings: tuple[Tensor, ...] = ()
-    if hasattr(model, "frame_statistics"):
+    if model.needs_frame_statistics:
         if frame is None:
             frame = picture.to_tensor()[None].to(filters.device)
         settings = (model.frame_statistics(frame, filters),)

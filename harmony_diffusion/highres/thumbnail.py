@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from harmony_diffusion.errors import MaskError
 from harmony_diffusion.images.picture import Picture
+from harmony_diffusion.models.contract import HarmonyModel
 
 # Statistics of a classical method are no better on more pixels than this.
 _CLASSICAL_SIDE = 1024
@@ -34,15 +34,15 @@ class Thumbnail:
     mask: Tensor
     reference: Tensor | None
 
-    def arguments(self, model: ModelMixin) -> tuple[Tensor, ...]:
+    def arguments(self, model: HarmonyModel) -> tuple[Tensor, ...]:
         """Return what `forward` and `predict_filters` of `model` are called with."""
-        if getattr(model, "takes_reference", False) and self.reference is not None:
+        if model.takes_reference and self.reference is not None:
             return self.composite, self.mask, self.reference
         return self.composite, self.mask
 
 
 def make_thumbnail(
-    model: ModelMixin, picture: Picture, mask: np.ndarray, allowed: np.ndarray | None = None
+    model: HarmonyModel, picture: Picture, mask: np.ndarray, allowed: np.ndarray | None = None
 ) -> Thumbnail:
     """Make the input of a model from a picture of any size, in memory that does not grow with it.
 
@@ -65,7 +65,7 @@ def make_thumbnail(
         composite, small_mask, reference = _restricted(picture, mask, allowed, height, width)
     else:
         # Published networks that predict filters were trained on frames sampled without antialiasing.
-        antialias = _keeps_shape(model) or getattr(model, "takes_reference", False)
+        antialias = model.keeps_shape or model.takes_reference
         small_mask = _resize(torch.from_numpy(mask)[None, None], (height, width), antialias)
         if antialias:
             (composite,) = _shrink(picture, (height, width), lambda rgb, rows: (rgb,))
@@ -78,20 +78,16 @@ def make_thumbnail(
     return Thumbnail(ready(composite), ready(small_mask), None if reference is None else ready(reference))
 
 
-def thumbnail_size(model: ModelMixin, size: tuple[int, int]) -> tuple[int, int]:
+def thumbnail_size(model: HarmonyModel, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width at which `model` sees a picture of `size`, each at least 32."""
     height, width = size
-    if _keeps_shape(model):
+    if model.keeps_shape:
         scale = min(1.0, model.working_size / math.sqrt(height * width))
-    elif getattr(model, "takes_reference", False):
+    elif model.takes_reference:
         scale = min(1.0, _CLASSICAL_SIDE / max(height, width))
     else:
         return model.working_size, model.working_size
     return max(round(height * scale), _SMALLEST_SIDE), max(round(width * scale), _SMALLEST_SIDE)
-
-
-def _keeps_shape(model: ModelMixin) -> bool:
-    return not hasattr(model, "predict_filters") or getattr(model, "keeps_shape", False)
 
 
 def fill_smoothly(image: Tensor, confidence: Tensor) -> Tensor:

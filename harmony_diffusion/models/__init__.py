@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models.bargain_net import BargainNet
@@ -17,6 +16,7 @@ from harmony_diffusion.models.classical import MKL, Identity, Reinhard
 from harmony_diffusion.models.classical_poisson import Poisson
 from harmony_diffusion.models.classical_transport import IDT, HistogramMatching
 from harmony_diffusion.models.color_grid import ColorGrid
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.dccf import DCCF
 from harmony_diffusion.models.dht import DHT, HT
 from harmony_diffusion.models.dih import DIH
@@ -34,7 +34,7 @@ from harmony_diffusion.models.rain_net import RainNet
 from harmony_diffusion.models.s2am import S2AM
 from harmony_diffusion.models.s2cr_net import S2CRNet
 
-MODELS: dict[str, Callable[..., ModelMixin]] = {
+MODELS: dict[str, Callable[..., HarmonyModel]] = {
     "identity": Identity,
     "reinhard": Reinhard,
     "mkl": MKL,
@@ -77,7 +77,7 @@ DEFAULT_MODEL = "color_grid"
 WEIGHTS = Path(__file__).parents[1] / "weights"  # what comes with the package: a folder a registry name
 
 
-def model_class(name: str) -> type[ModelMixin]:
+def model_class(name: str) -> type[HarmonyModel]:
     """Return the class behind a registry name.
 
     Raises:
@@ -89,7 +89,7 @@ def model_class(name: str) -> type[ModelMixin]:
     return entry.func if isinstance(entry, partial) else entry  # type: ignore[return-value]
 
 
-def create_model(name: str, **config: Any) -> ModelMixin:
+def create_model(name: str, **config: Any) -> HarmonyModel:
     """Build a model by its registry name, with fresh (random) weights if it has any.
 
     Args:
@@ -133,7 +133,7 @@ def has_weights(name: str) -> bool:
     return (WEIGHTS / name / "config.json").is_file()
 
 
-def load_model(name_or_path: str | os.PathLike[str] = "default") -> ModelMixin:
+def load_model(name_or_path: str | os.PathLike[str] = "default") -> HarmonyModel:
     """Load a model that is ready to harmonize: one that comes with the package by name, or a saved folder.
 
     Args:

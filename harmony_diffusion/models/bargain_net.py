@@ -19,8 +19,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.dovenet import GATED_UNET_KEYS, GatedUNet
-from harmony_diffusion.models.layers import blend, init_pix2pix_, reflect_to_multiple
+from harmony_diffusion.models.layers import init_pix2pix_, reflect_to_multiple
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 
@@ -100,7 +101,7 @@ class DomainCodeExtractor(nn.Module):
         return self.to_code(x.mean((2, 3), keepdim=True)).flatten(1)
 
 
-class BargainNet(GatedUNet, ModelMixin, ConfigMixin):
+class BargainNet(GatedUNet, HarmonyModel, ModelMixin, ConfigMixin):
     """U-Net of eight levels on the composite, its mask and the domain code of the background.
 
     Args:
@@ -121,7 +122,6 @@ class BargainNet(GatedUNet, ModelMixin, ConfigMixin):
         code_license="MIT",
         weights_license="MIT",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -131,20 +131,8 @@ class BargainNet(GatedUNet, ModelMixin, ConfigMixin):
         self.code_weight = nn.Parameter(torch.tensor([0.1]))
         init_pix2pix_(self.extractor)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(self.predict(composite, mask).clamp(0, 1), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame in [0, 1], `(B, 3, H, W)`."""
+        """Return the network's frame, in [0, 1]."""
         height, width = composite.shape[-2:]
         x = reflect_to_multiple(torch.cat((2 * composite - 1, mask), 1), _STRIDE)
         code = self.run(self.extractor, x[:, :3], 1 - x[:, 3:])
@@ -170,16 +158,9 @@ class BargainNet(GatedUNet, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of the official networks, `latest_net_G.pth` and `latest_net_E.pth`, in one dict.
+        """Rename the keys of `latest_net_G.pth` and `latest_net_E.pth`, joined in one dictionary.
 
-        Args:
-            state_dict: Official name -> tensor, of both files; the names may begin with `G.` and `E.`.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
+        The names of the two files may begin with `G.` and `E.`.
         """
         renames = [(rf"(?:G\.)?{pattern}", name) for pattern, name in GATED_UNET_KEYS]
         renames += [

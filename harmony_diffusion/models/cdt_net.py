@@ -16,13 +16,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.idih import HEAD_KEYS
 from harmony_diffusion.models.is2am import UNET_KEYS, AttentionUNet
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
     blend,
-    clamp_unit,
     init_gaussian_xavier_,
     thumbnail,
 )
@@ -143,7 +143,7 @@ class Refinement(CheckpointedModule):
         return keep * image + (1 - keep) * self.to_rgb(x)
 
 
-class CDTNet(ModelMixin, ConfigMixin):
+class CDTNet(HarmonyModel, ModelMixin, ConfigMixin):
     """Collaborative dual transformations: the network that renders at the resolution of the picture.
 
     Args:
@@ -166,7 +166,6 @@ class CDTNet(ModelMixin, ConfigMixin):
         code_license="none (all rights reserved)",
         weights_license="none (all rights reserved)",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -184,20 +183,8 @@ class CDTNet(ModelMixin, ConfigMixin):
         self.refine = Refinement(32)
         init_gaussian_xavier_(self.refine, magnitude=2)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
+        """Return the refined frame, about [0, 1]."""
         return self.predict_stages(composite, mask)[0]
 
     def predict_stages(self, composite: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,11 +218,7 @@ class CDTNet(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `iHarmony4_256.pth`, `HAdobe5k_2048.pth` or `CDTNet_sim_base256.pth`.
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
-        """
+        """Rename the keys of `iHarmony4_256.pth`, `HAdobe5k_2048.pth` or `CDTNet_sim_base256.pth`."""
         return rename_keys(state_dict, _KEYS, "CDTNet")
 
 
@@ -258,6 +241,9 @@ class CDTNetSim(CDTNet):
         (torch.Size([1, 4]), torch.Size([1, 3, 90, 120]))
     """
 
+    predicts_filters = True
+    keeps_shape = False
+
     @register_to_config
     def __init__(self, base_size: int = 256) -> None:
         super().__init__(base_size)
@@ -265,40 +251,19 @@ class CDTNetSim(CDTNet):
         for part in (self.backbone.decoder, self.attention, self.to_rgb, self.refine):
             part.requires_grad_(False)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground, see `CDTNet.forward`."""
-        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the official result, `(B, 3, H, W)`, about [0, 1] and not clamped.
+        """Return the official result, about [0, 1] and blended with the mask."""
+        return blend(self.predict_frame(composite, mask), composite, mask)
 
-        It is blended with the mask already, and `forward` does not blend it twice: a soft mask counts once.
-        """
-        recolored = self.color_table.render(composite, self.predict_filters(composite, mask))
-        return blend(recolored, composite, mask)
+    def predict_frame(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Return the frame before it is blended, about [0, 1]."""
+        return self.color_table.render(composite, self.predict_filters(composite, mask))
 
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Predict the weights of the tables from a thumbnail.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            Float32 weights `(B, 4)`, about (1, 0, 0, 0) for no change.
-        """
+        """Predict float32 weights of the tables, `(B, 4)`; about (1, 0, 0, 0) changes nothing."""
         scales = self.backbone.encode(torch.cat(self._look(composite, mask), 1))
         return self.color_table(scales[-1], mask).float()
 
-    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
-        """Apply the mixed table, pixel by pixel, to a picture of any size.
-
-        Args:
-            image: `(B, 3, H, W)` in [0, 1].
-            filters: Weights of the tables, `(B, 4)`.
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
-        """
-        return blend(clamp_unit(self.color_table.render(image, filters)), image, mask)
+    def transform(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
+        """Apply the mixed table, given the weights `(B, 4)`; values are about [0, 1]."""
+        return self.color_table.render(image, filters)

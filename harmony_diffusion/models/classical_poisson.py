@@ -1,4 +1,4 @@
-"""Poisson image editing: the foreground keeps its gradients and takes its level from the background."""
+"""Poisson image editing: keep the gradients of the foreground and take its level from the background."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from harmony_diffusion.models.layers import blend
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.origin import Origin
 
 # `seamlessClone` shrinks the mask by 3 pixels, drops its outermost row and column, and needs room around it.
@@ -29,16 +29,16 @@ def seamless_clone(image: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np
 
     Args:
         image: `(H, W, 3)` uint8; the channels are independent, so their order does not matter.
-        mask: `(H, W)` in [0, 1], somewhere above 0.
-        known: Background pixels to join to, `(H, W)` bool, somewhere True and nowhere where `mask` is not 0.
+        mask: `(H, W)` in [0, 1], above 0 somewhere.
+        known: Background pixels to join to, `(H, W)` bool, True somewhere and only where `mask` is 0.
 
     Returns:
         `(H, W, 3)` float, the new foreground in [0, 256); arbitrary where `mask` is 0.
     """
     image = np.pad(image, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)))
     mask, known = np.pad(mask, PADDING), np.pad(known, PADDING)
-    # The gradient across the edge of the foreground belongs to neither photograph. Carrying both regions on
-    # beyond it makes it 0; the half-transparent rim is of mixed colour and not carried on.
+    # The gradient across the edge of the foreground belongs to neither photograph. Extending both regions
+    # beyond the edge makes it 0. The half-transparent rim has mixed colours and is not extended.
     source = fill_from_nearest(image, mask >= mask.max() / 2)
     destination = fill_from_nearest(image, known)
     region = cv2.dilate((mask > 0).astype(np.uint8) * 255, np.ones((3, 3), np.uint8), iterations=SHRINKS_BY)
@@ -46,18 +46,18 @@ def seamless_clone(image: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np
     # OpenCV centres the bounding box of the mask here, with this rounding, and overwrites the mask.
     center = (left + width // 2, top + height // 2)
     cloned = cv2.seamlessClone(source, destination, region, center, cv2.NORMAL_CLONE)
-    # The solution is cut off to whole numbers, not rounded.
+    # OpenCV truncates the solution to whole numbers; it does not round.
     return cloned[PADDING:-PADDING, PADDING:-PADDING] + 0.5
 
 
-class Poisson(ModelMixin, ConfigMixin):
+class Poisson(HarmonyModel, ModelMixin, ConfigMixin):
     """Keep the gradients of the foreground and let its edge take the colour of the background.
 
-    Pérez, Gangnet, Blake: Poisson image editing, SIGGRAPH 2003, solved by OpenCV `seamlessClone`. In a
-    composite the source photograph around the foreground is not known: gradients across the edge count as 0.
-    OpenCV solves for the bounding box of the foreground in place of the foreground alone; only the foreground
-    is used. It computes in 8 bits; the change of colour is added to the composite, whose finer steps stay.
-    The whole foreground takes on the colours beside it, as is the nature of the method.
+    Pérez, Gangnet, Blake: Poisson image editing, SIGGRAPH 2003, solved by OpenCV `seamlessClone`. The source
+    photograph around the foreground is not known in a composite, so gradients across the edge count as 0.
+    OpenCV solves for the bounding box of the foreground; only the foreground is used. It computes in 8 bits;
+    the change of colour is added to the composite, which keeps finer steps. By its nature the method pulls
+    the colours of the whole foreground towards those beside it.
     """
 
     origin = Origin(
@@ -74,23 +74,27 @@ class Poisson(ModelMixin, ConfigMixin):
         super().__init__()
         self.register_buffer("version", torch.ones(()))
 
-    def forward(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Harmonize.
+    def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
+        """Return the composite with the solved foreground, about [0, 1]."""
+        return self.predict_frame(composite, mask)
+
+    def predict_frame(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Return the composite with the solved foreground, about [0, 1].
 
         Args:
             composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, `(B, 1, H, W)`; a soft rim is solved for and then blended.
+            mask: 1 on the foreground, `(B, 1, H, W)`; a soft rim is part of the solved region.
             reference: Background pixels to join to where above 0, `(B, 1, H, W)`; the others take the colour
-                of the nearest of them. None: all pixels where the mask is 0.
+                of the nearest of them. None for all pixels where the mask is 0.
 
         Returns:
-            `(B, 3, H, W)` in [0, 1]; the composite where there is no foreground or no background.
+            `(B, 3, H, W)`; the composite where there is no foreground or no background.
         """
         known = mask == 0 if reference is None else (mask == 0) & (reference > 0)
         change = torch.stack(
             [self._change(*one) for one in zip(composite, mask[:, 0], known[:, 0], strict=True)]
         )
-        return blend((composite + change).clamp(0, 1), composite, mask)
+        return composite + change
 
     @staticmethod
     def _change(composite: Tensor, mask: Tensor, known: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Methods without trained weights that match whole distributions of colour: by channel, or by turning axes.
+"""Methods without trained weights that match whole distributions of colour, by channel or along turned axes.
 
-Both rest on one-dimensional optimal transport, computed exactly from weighted pixels and kept as a table, so
-that applying it is pointwise and the same at any resolution.
+Both use one-dimensional optimal transport. It is computed exactly from weighted pixels and stored as a table,
+which acts on each pixel alone and therefore gives the same result at any resolution.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from harmony_diffusion.models.classical import Region, fit_filters, recolor
+from harmony_diffusion.models.classical import ClassicalMethod, Region
 from harmony_diffusion.models.origin import Origin
 
 
@@ -23,9 +23,9 @@ def match_quantiles(
 ) -> np.ndarray:
     """Evaluate the monotone map that gives weighted values the distribution of others.
 
-    A value that holds the share `(p, q]` of the weight goes to the mean of the target's quantiles from p to
-    q: one-dimensional optimal transport, exact. Between values the map is linear,
-    beyond the first and the last it has slope 1, so that detail there is kept.
+    A value that holds the share `(p, q]` of the weight is mapped to the mean of the target's quantiles from p
+    to q, which is exact one-dimensional optimal transport. The map is linear between values. It has slope 1
+    beyond the first and the last value, which keeps detail there.
 
     Args:
         values: `(N,)`, any order.
@@ -46,7 +46,7 @@ def match_quantiles(
     integral = np.concatenate(([0.0], np.cumsum((target_weights * target_values)[order])))
     bounds = np.concatenate(([0.0], np.cumsum(shares)))
     matched = np.diff(np.interp(bounds, level, integral)) / np.diff(bounds).clip(np.finfo(float).tiny)
-    # A share near the rounding of the sums has no reliable mean, but it lies between its neighbours' bounds.
+    # The mean of a very small share is inexact because the sums are rounded; clip it to its neighbours.
     lowest, highest = target_values[order][[0, -1]]
     matched = np.maximum.accumulate(matched.clip(lowest, highest))
     inside = positions.clip(values[0], values[-1])
@@ -59,8 +59,8 @@ def look_up(values: Tensor, tables: Tensor, low: Tensor, high: Tensor) -> Tensor
     Args:
         values: `(C, N)`.
         tables: `(C, K)`.
-        low: Where the first entries stand, `(C, 1)`.
-        high: Where the last entries stand, `(C, 1)`.
+        low: Positions of the first entries, `(C, 1)`.
+        high: Positions of the last entries, `(C, 1)`.
 
     Returns:
         `(C, N)`.
@@ -72,10 +72,11 @@ def look_up(values: Tensor, tables: Tensor, low: Tensor, high: Tensor) -> Tensor
 
 
 def uniform_rotations(count: int) -> np.ndarray:
-    """Return `(count, 3, 3)` rotations, the identity first, that fill the space of all of them.
+    """Return `(count, 3, 3)` rotations, the identity first, that fill the space of rotations evenly.
 
-    A Kronecker sequence whose steps are powers of 1/1.2207, the root of x^4 = x + 1 (the golden ratio's kin
-    in three dimensions), taken to rotations by Shoemake's uniform map onto unit quaternions.
+    A Kronecker sequence with the powers of 1/1.2207 as steps, where 1.2207 is the root of x^4 = x + 1, the
+    counterpart of the golden ratio in three dimensions. Shoemake's uniform map onto unit quaternions turns
+    the points into rotations.
     """
     step = 1.2207440846057596 ** -np.arange(1.0, 4.0)
     u, v, w = (np.array([0.0, 0.25, 0.25]) + np.arange(count)[:, None] * step).T % 1
@@ -90,7 +91,7 @@ def uniform_rotations(count: int) -> np.ndarray:
 
 
 def spread_rotations(count: int) -> np.ndarray:
-    """Return `(count, 3, 3)` rotations, the identity first, each with axes far from all axes before."""
+    """Return `(count, 3, 3)` rotations, the identity first, each with axes far from all earlier axes."""
     candidates = uniform_rotations(1000)
     chosen, closeness = [candidates[0]], np.zeros(len(candidates))
     while len(chosen) < count:
@@ -100,46 +101,31 @@ def spread_rotations(count: int) -> np.ndarray:
     return np.stack(chosen)
 
 
-class HistogramMatching(ModelMixin, ConfigMixin):
+class HistogramMatching(ClassicalMethod, ModelMixin, ConfigMixin):
     """Give each of R, G and B of the foreground the histogram of the background.
 
     Histogram specification (Gonzalez, Woods: Digital Image Processing, section 3.3), channel by channel, as
     tables of 256 entries, one for each level of an 8-bit image, with linear interpolation between them.
+
+    Filters are the new values of 0, 1/255, ..., 1 for R, then G, then B, `(B, 768)`.
     """
 
     origin = Origin(
         title="Histogram specification, Gonzalez and Woods: Digital Image Processing",
         paper="https://www.imageprocessingplace.com",
     )
-    working_size = 512
-    takes_reference = True
 
     @register_to_config
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("version", torch.ones(()))
 
-    def forward(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Harmonize; arguments as in `predict_filters`, result `(B, 3, H, W)` in [0, 1]."""
-        return self.apply_filters(composite, self.predict_filters(composite, mask, reference), mask)
+    @property
+    def identity(self) -> np.ndarray:
+        """Tables that map each level to itself."""
+        return np.tile(np.linspace(0, 1, 256), 3)
 
-    def predict_filters(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Return one table a channel.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values weigh, `(B, 1, H, W)`.
-            reference: Weight of the background pixels to harmonize to, `(B, 1, H, W)`; None: all alike.
-
-        Returns:
-            `(B, 768)`: new values of 0, 1/255, ..., 1, for R, then G, then B. The identity where there is no
-            foreground or no background.
-        """
-        identity = np.tile(np.linspace(0, 1, 256), 3)
-        return fit_filters(composite, mask, reference, self._fit, identity)
-
-    @staticmethod
-    def _fit(foreground: Region, background: Region) -> np.ndarray:
+    def fit(self, foreground: Region, background: Region) -> np.ndarray:
+        """Match the distribution of each channel."""
         levels = np.linspace(0, 1, 256)
         channels = zip(foreground.colors.T, background.colors.T, strict=True)
         tables = [
@@ -148,33 +134,23 @@ class HistogramMatching(ModelMixin, ConfigMixin):
         ]
         return np.concatenate(tables).clip(0, 1)
 
-    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
-        """Look every colour up.
-
-        Args:
-            image: `(B, 3, H, W)` in [0, 1], any size.
-            filters: `(B, 768)` from `predict_filters`.
-            mask: `(B, 1, H, W)`, the size of `image`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1].
-        """
-        return recolor(image, filters, mask, self._map)
-
-    @staticmethod
-    def _map(colors: Tensor, filters: Tensor) -> Tensor:
+    def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
+        """Look every value up in the table of its channel."""
         return look_up(colors, filters.view(3, -1), colors.new_zeros(3, 1), colors.new_ones(3, 1))
 
 
-class IDT(ModelMixin, ConfigMixin):
+class IDT(ClassicalMethod, ModelMixin, ConfigMixin):
     """Give the foreground the whole colour distribution of the background, by matching along turned axes.
 
     Iterative distribution transfer: Pitié, Kokaram, Dahyot: N-dimensional probability density function
     transfer and its application to colour transfer, ICCV 2005; Automated colour grading using colour
     distribution transfer, CVIU 2007. Each iteration turns RGB, matches the distribution along each of the
-    three axes, and turns back. The rotations are fixed and chosen so that axes keep clear of earlier ones, in
-    the spirit of the optimised sequence of the 2007 paper (`spread_rotations`). The regraining that hides
-    stretched noise in the papers is left out: it is no map of colours.
+    three axes, and turns back. The rotations are fixed. Their axes keep away from earlier ones, similar to
+    the optimised sequence of the 2007 paper (`spread_rotations`). The regraining that hides stretched noise
+    in the papers is left out, because it is no map of colours.
+
+    Filters are, for each iteration and axis, the first and the last position of the table and its 128
+    entries, `(B, iterations * 3 * 130)`.
 
     Args:
         iterations: Rotations matched one after the other.
@@ -185,34 +161,19 @@ class IDT(ModelMixin, ConfigMixin):
         paper="https://doi.org/10.1016/j.cviu.2006.11.011",
     )
     working_size = 256
-    takes_reference = True
 
     @register_to_config
     def __init__(self, iterations: int = 20) -> None:
         super().__init__()
         self.rotations = spread_rotations(iterations)
-        self.register_buffer("version", torch.ones(()))
 
-    def forward(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Harmonize; arguments as in `predict_filters`, result `(B, 3, H, W)` in [0, 1]."""
-        return self.apply_filters(composite, self.predict_filters(composite, mask, reference), mask)
+    @property
+    def identity(self) -> np.ndarray:
+        """Tables that map each position to itself."""
+        return np.tile(np.concatenate(([0.0, 1.0], np.linspace(0, 1, 128))), 3 * len(self.rotations))
 
-    def predict_filters(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Return one table for each axis of each iteration.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values weigh, `(B, 1, H, W)`.
-            reference: Weight of the background pixels to harmonize to, `(B, 1, H, W)`; None: all alike.
-
-        Returns:
-            `(B, iterations * 3 * 130)`: for each iteration and axis, where the table begins, where it ends,
-            and its 128 entries. The identity where there is no foreground or no background.
-        """
-        identity = np.tile(np.concatenate(([0.0, 1.0], np.linspace(0, 1, 128))), 3 * len(self.rotations))
-        return fit_filters(composite, mask, reference, self._fit, identity)
-
-    def _fit(self, foreground: Region, background: Region) -> np.ndarray:
+    def fit(self, foreground: Region, background: Region) -> np.ndarray:
+        """Match the distributions along the axes of each rotation."""
         colors, filters = foreground.colors, []
         for rotation in self.rotations:
             turned, target = rotation @ colors.T, rotation @ background.colors.T
@@ -227,20 +188,8 @@ class IDT(ModelMixin, ConfigMixin):
             colors = (rotation.T @ turned).T
         return np.concatenate(filters)
 
-    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
-        """Turn, look up and turn back, iteration by iteration.
-
-        Args:
-            image: `(B, 3, H, W)` in [0, 1], any size.
-            filters: As `predict_filters` returns them.
-            mask: `(B, 1, H, W)`, the size of `image`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1].
-        """
-        return recolor(image, filters, mask, self._map)
-
-    def _map(self, colors: Tensor, filters: Tensor) -> Tensor:
+    def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
+        """Turn, look up and turn back, iteration by iteration."""
         rotations = torch.from_numpy(self.rotations).to(colors)
         for rotation, tables in zip(rotations, filters.view(len(rotations), 3, -1), strict=True):
             low, high, entries = tables[:, :1], tables[:, 1:2], tables[:, 2:]

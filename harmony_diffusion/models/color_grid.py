@@ -15,8 +15,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.efficientnet import Lite0Pyramid
-from harmony_diffusion.models.layers import blend, clamp_unit
 from harmony_diffusion.models.origin import Origin
 from harmony_diffusion.morphology import dilate
 
@@ -33,7 +33,7 @@ _CELLS = 4  # border cells a token, in both directions, at the finer of the two 
 _RIM_CELL, _MAX_RIM_CELLS = 2, 160  # of the rim: pixels a side, and cells a side at most
 
 
-class ColorGrid(ModelMixin, ConfigMixin):
+class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
     """Predict a grid of colour transforms and apply it to the foreground at any resolution.
 
     Filters are maps `(B, 21, h, w)`: a matrix of 3 x 7, row by row, which maps the functions
@@ -63,8 +63,8 @@ class ColorGrid(ModelMixin, ConfigMixin):
 
     origin = Origin(title="ColorGrid, the default model of Harmony Diffusion", paper="")
     working_size = 320
-    keeps_shape = True
-    context = 0.2  # of `window_around`: what pipelines show of the frame
+    context = 0.2
+    predicts_filters = True
     filter_upsampling = "bilinear"
 
     @register_to_config
@@ -102,32 +102,8 @@ class ColorGrid(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
-
-    def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Transform the whole frame, `(B, 3, H, W)`, not clamped and not blended with the mask."""
-        return _transform(composite, self.predict_filters(composite, mask))
-
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Predict the grid from a thumbnail.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            Float32 maps `(B, 21, encoder_size / 16, encoder_size / 16)`, see the class.
-        """
+        """Predict float32 maps `(B, 21, encoder_size / 16, encoder_size / 16)`; see the class."""
         filters = self._predict(composite, mask)
         if self.average_mirrored and not self.training:
             filters = (filters + self._predict(composite.flip(3), mask.flip(3)).flip(3)) / 2
@@ -178,18 +154,9 @@ class ColorGrid(ModelMixin, ConfigMixin):
         high = F.interpolate(high, middle.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat((inside, outside, middle, high), 1)
 
-    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
-        """Apply the grid to a picture of any size.
-
-        Args:
-            image: `(B, 3, H, W)` in [0, 1].
-            filters: Maps `(B, 21, h, w)`; resized bilinearly unless they have the size of the image.
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
-        """
-        return blend(clamp_unit(_transform(image, filters)), image, mask)
+    def transform(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
+        """Apply maps `(B, 21, h, w)`, resized bilinearly."""
+        return _transform(image, filters)
 
 
 class BorderPairs(nn.Module):

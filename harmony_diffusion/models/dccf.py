@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from harmony_diffusion.color import affine_color, hsv_to_rgb, rgb_to_hsv
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.idih import ENCODER_DECODER_KEYS, HEAD_KEYS, EncoderDecoder
 from harmony_diffusion.models.is2am import UNET_KEYS, AttentionUNet
 from harmony_diffusion.models.layers import (
     ImageNetNormalize,
-    blend,
     clamp_unit,
     init_gaussian_xavier_,
     thumbnail,
@@ -92,7 +92,7 @@ def filter_hue(hsv: Tensor, parameters: Tensor) -> Tensor:
     return torch.cat((turned[:, :1], hsv[:, 1:]), 1)
 
 
-class DCCF(ModelMixin, ConfigMixin):
+class DCCF(HarmonyModel, ModelMixin, ConfigMixin):
     """Deep comprehensible colour filters.
 
     Filters are maps `(B, 35, thumbnail_size, thumbnail_size)`: hue (12), luminance (9), saturation (1),
@@ -125,7 +125,8 @@ class DCCF(ModelMixin, ConfigMixin):
         code_license="MPL-2.0",
         weights_license="MPL-2.0",
     )
-    working_size = 256
+    predicts_filters = True
+    keeps_shape = False
     filter_upsampling = "bicubic"
     _supports_gradient_checkpointing = True
 
@@ -152,50 +153,13 @@ class DCCF(ModelMixin, ConfigMixin):
         self.to_refinement = nn.Conv2d(32, 12, 1)
         init_gaussian_xavier_(self, magnitude=2 if base == "idih" else 1)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
-
-    def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
-        return self._render(composite, self.predict_filters(composite, mask))
-
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Predict the maps from a thumbnail.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            Float32 maps `(B, 35, thumbnail_size, thumbnail_size)`, see the class.
-        """
+        """Predict float32 maps `(B, 35, thumbnail_size, thumbnail_size)`; see the class."""
         image, small_mask = thumbnail(composite, mask, self.thumbnail_size)
         x = torch.cat((self.normalize(image), small_mask), 1).to(self.to_filters.weight.dtype)
         features = self.backbone(x)
         attention = torch.sigmoid(3 * self.attention(features))
         return torch.cat((self.to_filters(features), self.to_refinement(features), attention), 1).float()
-
-    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
-        """Apply the maps, pixel by pixel, to a picture of any size.
-
-        Args:
-            image: `(B, 3, H, W)` in [0, 1].
-            filters: Maps `(B, 35, h, w)`; resized bicubically unless they have the size of the image.
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
-        """
-        return blend(clamp_unit(self._render(image, filters)), image, mask)
 
     def apply_stages(self, image: Tensor, filters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the picture after each filter, to look at one or to put a loss on it.
@@ -218,7 +182,8 @@ class DCCF(ModelMixin, ConfigMixin):
         refined = clamp_unit(affine_color(source, F.normalize(refinement, dim=1)))
         return hsv_to_rgb(lighter), hsv_to_rgb(richer), turned, refined
 
-    def _render(self, image: Tensor, filters: Tensor) -> Tensor:
+    def transform(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
+        """Apply maps `(B, 35, h, w)`, resized bicubically, and the attention; values are about [0, 1]."""
         filters = resize_maps(filters, image, self.filter_upsampling)
         refined = self.apply_stages(image, filters)[-1]
         return torch.lerp(image.to(refined.dtype), refined, filters[:, -1:]).to(image.dtype)
@@ -228,9 +193,6 @@ class DCCF(ModelMixin, ConfigMixin):
         """Rename the keys of an official checkpoint on either base.
 
         The official matrices are stored column by column; the heads' channels are put in the order of rows.
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
         """
         unet = any(key.startswith("decoder.up_blocks.") for key in state_dict)
         backbone_keys = UNET_KEYS if unet else ENCODER_DECODER_KEYS

@@ -17,11 +17,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.iih import decoder, encoder
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
-    blend,
-    clamp_unit,
     init_pix2pix_,
     reflect_to_multiple,
 )
@@ -184,7 +183,7 @@ class LightGenerator(CheckpointedModule):
 
 
 class _Transformer(CheckpointedModule):
-    """What HT and D-HT share: origin, contract and the pasting on the background."""
+    """Shared part of HT and D-HT."""
 
     origin = Origin(
         title="Image Harmonization with Transformer",
@@ -193,24 +192,7 @@ class _Transformer(CheckpointedModule):
         code_license="none (all rights reserved)",
         weights_license="none (all rights reserved)",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
-
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
-    def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`; D-HT's is in [0, 1], HT's in [-1, 1]."""
-        raise NotImplementedError
 
     def _run_all(self, layers: nn.Sequential | nn.ModuleList, x: Tensor, *context: Tensor) -> Tensor:
         for layer in layers:
@@ -218,7 +200,7 @@ class _Transformer(CheckpointedModule):
         return x
 
 
-class HT(_Transformer, ModelMixin, ConfigMixin):
+class HT(_Transformer, HarmonyModel, ModelMixin, ConfigMixin):
     """One transformer between a convolutional encoder and decoder, or between patches.
 
     Args:
@@ -247,7 +229,7 @@ class HT(_Transformer, ModelMixin, ConfigMixin):
         _init(self)
 
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame in [-1, 1] (trained towards [0, 1]), `(B, 3, H, W)`."""
+        """Return the network's frame, in [-1, 1] although it is trained towards [0, 1]."""
         height, width = composite.shape[-2:]
         x = reflect_to_multiple(torch.cat((composite, mask), 1), _STRIDE)
         features = self._run_all(self.encoder, x)
@@ -258,17 +240,7 @@ class HT(_Transformer, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `latest_net_G.pth` of HT or HT+.
-
-        Args:
-            state_dict: Official name -> tensor.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
-        """
+        """Rename the keys of `latest_net_G.pth` of HT or HT+."""
         renames = [
             (r"enc\.model\.([012]\.conv\..+)", r"encoder.\1"),
             *_decoder_keys("dec", "decoder"),
@@ -282,7 +254,7 @@ class HT(_Transformer, ModelMixin, ConfigMixin):
         return converted
 
 
-class DHT(_Transformer, ModelMixin, ConfigMixin):
+class DHT(_Transformer, HarmonyModel, ModelMixin, ConfigMixin):
     """Reflectance by one transformer; illumination by another, from the reflectance and the light's code.
 
     Args:
@@ -310,7 +282,7 @@ class DHT(_Transformer, ModelMixin, ConfigMixin):
         _init(self)
 
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame in [0, 1], `(B, 3, H, W)`."""
+        """Return the network's frame, in [0, 1]."""
         reflectance, illumination = self.decompose(composite, mask)
         return reflectance * illumination
 
@@ -335,17 +307,7 @@ class DHT(_Transformer, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `latest_net_G.pth` of D-HT or DHT+.
-
-        Args:
-            state_dict: Official name -> tensor.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
-        """
+        """Rename the keys of `latest_net_G.pth` of D-HT or DHT+."""
         renames = [
             (r"reflectance_enc\.model\.([012]\.conv\..+)", r"encoder.\1"),
             *_decoder_keys("reflectance_dec", "reflectance_decoder"),

@@ -14,11 +14,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.idih import ENCODER_DECODER_KEYS, EncoderDecoder
 from harmony_diffusion.models.layers import (
     ImageNetNormalize,
-    blend,
-    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
     pad_to_multiple,
@@ -27,7 +26,7 @@ from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 
 
-class DIH(ModelMixin, ConfigMixin):
+class DIH(HarmonyModel, ModelMixin, ConfigMixin):
     """Deep image harmonization without semantics.
 
     Args:
@@ -46,7 +45,6 @@ class DIH(ModelMixin, ConfigMixin):
         code="https://github.com/SamsungLabs/image_harmonization",
         code_license="MPL-2.0",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -58,20 +56,8 @@ class DIH(ModelMixin, ConfigMixin):
         self.to_rgb = nn.Conv2d(self.backbone.out_channels, 3, 1)
         init_gaussian_xavier_(self, magnitude=2)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
+        """Return the network's frame, about [0, 1]."""
         image = self.normalize(pad_to_multiple(composite, self.multiple))
         features = self.backbone(torch.cat((image, pad_to_multiple(mask, self.multiple)), 1))
         output = self.normalize.inverse(self.to_rgb(features))
@@ -79,10 +65,6 @@ class DIH(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of a checkpoint of SAIC's `dih256`.
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
-        """
+        """Rename the keys of a checkpoint of SAIC's `dih256`."""
         renames = (*ENCODER_DECODER_KEYS, (r"decoder\.to_rgb\.(.+)", r"to_rgb.\1"))
         return rename_keys(state_dict, renames, "DIH (SAIC)")

@@ -18,7 +18,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harmony_diffusion.models.layers import CheckpointedModule, blend, init_pix2pix_, reflect_to_multiple
+from harmony_diffusion.models.contract import HarmonyModel
+from harmony_diffusion.models.layers import CheckpointedModule, init_pix2pix_, reflect_to_multiple
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 
@@ -107,7 +108,7 @@ def _official_keys() -> Iterator[tuple[str, str]]:
 GATED_UNET_KEYS = tuple(_official_keys())
 
 
-class DoveNet(GatedUNet, ModelMixin, ConfigMixin):
+class DoveNet(GatedUNet, HarmonyModel, ModelMixin, ConfigMixin):
     """Generator of DoveNet: a U-Net of eight levels on the composite and its mask.
 
     Args:
@@ -127,27 +128,14 @@ class DoveNet(GatedUNet, ModelMixin, ConfigMixin):
         code_license="MIT",
         weights_license="MIT",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(self, base_channels: int = 64, dropout: float = 0.5) -> None:
         super().__init__(4, base_channels, dropout)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(self.predict(composite, mask).clamp(0, 1), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame in [0, 1], `(B, 3, H, W)`."""
+        """Return the network's frame, in [0, 1]."""
         height, width = composite.shape[-2:]
         x = reflect_to_multiple(torch.cat((2 * composite - 1, mask), 1), _STRIDE)
         x = self.translate(x)
@@ -155,15 +143,5 @@ class DoveNet(GatedUNet, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of the official generator, `latest_net_G.pth`.
-
-        Args:
-            state_dict: Official name -> tensor.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
-        """
+        """Rename the keys of the official generator, `latest_net_G.pth`."""
         return rename_keys(state_dict, GATED_UNET_KEYS, "DoveNet")

@@ -13,12 +13,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.gknet_kernels import KernelPredictionBlock, LongDistanceReference
 from harmony_diffusion.models.is2am import AttentionUNet
 from harmony_diffusion.models.layers import (
     ImageNetNormalize,
-    blend,
-    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
     pad_to_multiple,
@@ -27,7 +26,7 @@ from harmony_diffusion.models.official_keys import own_keys
 from harmony_diffusion.models.origin import Origin
 
 
-class GKNet(ModelMixin, ConfigMixin):
+class GKNet(HarmonyModel, ModelMixin, ConfigMixin):
     """Global-aware kernel network.
 
     The U-Net is that of iS2AM ★ ("U-Net with attention blocks"), with attention in the two finest decoder
@@ -54,7 +53,6 @@ class GKNet(ModelMixin, ConfigMixin):
         title="Learning Global-aware Kernel for Image Harmonization",
         paper="https://arxiv.org/abs/2305.11676",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -81,20 +79,8 @@ class GKNet(ModelMixin, ConfigMixin):
         )
         self.to_rgb = nn.Conv2d(base_channels, 3, 1)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped.
+        """Return the network's frame, about [0, 1].
 
         Pictures are zero-padded on both sides to multiples of 8.
         """
@@ -123,11 +109,7 @@ class GKNet(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Take the weights of a checkpoint with this class's own keys; no official one is published.
-
-        Raises:
-            CheckpointError: A key does not belong to GKNet.
-        """
+        """Take the weights of a checkpoint with this class's own keys; no official one is published."""
         with torch.device("meta"):
             known = GKNet().state_dict()
         return own_keys(state_dict, known, "GKNet")

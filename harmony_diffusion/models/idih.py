@@ -14,11 +14,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
-    blend,
-    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
     pad_to_multiple,
@@ -88,7 +87,7 @@ class EncoderDecoder(CheckpointedModule):
         return x
 
 
-class IDIH(ModelMixin, ConfigMixin):
+class IDIH(HarmonyModel, ModelMixin, ConfigMixin):
     """Improved deep image harmonization: encoder-decoder plus attention fusion with the input.
 
     Args:
@@ -110,7 +109,6 @@ class IDIH(ModelMixin, ConfigMixin):
         code_license="MPL-2.0",
         weights_license="MPL-2.0",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -123,20 +121,8 @@ class IDIH(ModelMixin, ConfigMixin):
         self.to_rgb = nn.Conv2d(self.backbone.out_channels, 3, 1)
         init_gaussian_xavier_(self, magnitude=2)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
+        """Return the network's frame, about [0, 1]."""
         image = self.normalize(pad_to_multiple(composite, self.multiple))
         features = self.backbone(torch.cat((image, pad_to_multiple(mask, self.multiple)), 1))
         keep = torch.sigmoid(3 * self.attention(features))
@@ -145,9 +131,5 @@ class IDIH(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `idih256.pth` (or an iDIH512 checkpoint).
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
-        """
+        """Rename the keys of `idih256.pth` (or an iDIH512 checkpoint)."""
         return rename_keys(state_dict, ENCODER_DECODER_KEYS + HEAD_KEYS, "iDIH")

@@ -18,12 +18,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.idih import ENCODER_DECODER_KEYS, HEAD_KEYS, EncoderDecoder
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
-    blend,
-    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
     pad_to_multiple,
@@ -220,7 +219,7 @@ class ObjectContext(nn.Module):
         return self.dropout(self.join(torch.cat((context, features), 1)))
 
 
-class IDIHHRNet(ModelMixin, ConfigMixin):
+class IDIHHRNet(HarmonyModel, ModelMixin, ConfigMixin):
     """Improved deep image harmonization with semantic features in the third encoder block.
 
     Args:
@@ -235,7 +234,6 @@ class IDIHHRNet(ModelMixin, ConfigMixin):
         torch.Size([1, 3, 40, 50])
     """
 
-    working_size = 256
     origin = Origin(
         title="Foreground-aware Semantic Representations for Image Harmonization",
         paper="https://arxiv.org/abs/2006.00809",
@@ -259,20 +257,8 @@ class IDIHHRNet(ModelMixin, ConfigMixin):
         # Sums of fresh branches would grow a thousandfold; the official HRNet starts from ImageNet weights.
         init_gaussian_xavier_(self.hrnet, magnitude=1)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
+        """Return the network's frame, about [0, 1]."""
         size = (composite.shape[-2], composite.shape[-1])
         image = self.normalize(pad_to_multiple(composite, self.multiple))
         mask = pad_to_multiple(mask, self.multiple)
@@ -292,9 +278,5 @@ class IDIHHRNet(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `hrnet18s_idih256.pth`.
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
-        """
+        """Rename the keys of `hrnet18s_idih256.pth`."""
         return rename_keys(state_dict, _KEYS, "iDIH-HRNet18s")

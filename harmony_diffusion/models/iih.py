@@ -18,10 +18,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
-    blend,
-    clamp_unit,
     init_pix2pix_,
     reflect_to_multiple,
 )
@@ -272,7 +271,7 @@ class PatchBlock(nn.Module):
         return x + F.relu(self.conv(torch.cat((x, pasted.to(x.dtype)), 1)))
 
 
-class IIH(CheckpointedModule, ModelMixin, ConfigMixin):
+class IIH(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
     """Two encoder-decoders whose pictures, reflectance and illumination, are multiplied.
 
     Memory and time of the guidance grow with the square of the area: a picture of 256x256 has 1024 * 1024
@@ -298,7 +297,6 @@ class IIH(CheckpointedModule, ModelMixin, ConfigMixin):
         code_license="MIT",
         weights_license="MIT",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -325,20 +323,8 @@ class IIH(CheckpointedModule, ModelMixin, ConfigMixin):
         self.illumination_patches = nn.ModuleList(PatchBlock(channels) for _ in range(blocks))
         init_pix2pix_(self)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame in [0, 1], `(B, 3, H, W)`."""
+        """Return the network's frame, in [0, 1]."""
         reflectance, illumination = self.decompose(composite, mask)
         return reflectance * illumination
 
@@ -384,17 +370,7 @@ class IIH(CheckpointedModule, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `net_G.pth` (v1.0) or `latest_net_G.pth` (v2.0) of any variant.
-
-        Args:
-            state_dict: Official name -> tensor.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
-        """
+        """Rename the keys of `net_G.pth` (v1.0) or `latest_net_G.pth` (v2.0) of any variant."""
         return rename_keys(state_dict, _official_keys(state_dict), "IIH")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harmony_diffusion.errors import CheckpointError, InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.idih import IDIH, EncoderDecoder
 from harmony_diffusion.models.imrsf_blocks import (
     DualAttention,
@@ -22,8 +23,6 @@ from harmony_diffusion.models.imrsf_blocks import (
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
-    blend,
-    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
 )
@@ -60,7 +59,7 @@ class FusedDecoding(CheckpointedModule):
         return self.run(self.attention, self.fuse(extra + lifted))
 
 
-class IMRSFDAMGCT(ModelMixin, ConfigMixin):
+class IMRSFDAMGCT(HarmonyModel, ModelMixin, ConfigMixin):
     """Multi-resolution fusion, dual attention and gated channels around the encoder-decoder of iDIH.
 
     The paper's baseline (row 1 of table 3) has the layers and the scores of iDIH: its widths and additive
@@ -85,7 +84,6 @@ class IMRSFDAMGCT(ModelMixin, ConfigMixin):
         title="基于语义信息引导的图像协调化, Acta Electronica Sinica 2023",
         paper="https://doi.org/10.12263/DZXB.20221322",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -111,20 +109,8 @@ class IMRSFDAMGCT(ModelMixin, ConfigMixin):
         self.to_rgb = nn.Conv2d(CHANNELS, 3, 1)
         self.to_mask = nn.Conv2d(CHANNELS, 1, 1)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped.
+        """Return the network's frame, about [0, 1].
 
         Pictures are zero-padded on both sides to multiples of 128, and to 256 at least.
         """
@@ -206,11 +192,7 @@ class IMRSFDAMGCT(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Take the weights of a checkpoint with this class's own keys; no official one is published.
-
-        Raises:
-            CheckpointError: A key does not belong to iMRSF-DAM-GCT.
-        """
+        """Take the weights of a checkpoint with this class's own keys; no official one is published."""
         with torch.device("meta"):
             known = IMRSFDAMGCT(streams=3).state_dict()
         return own_keys(state_dict, known, "iMRSF-DAM-GCT")

@@ -15,12 +15,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.idih import HEAD_KEYS
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
     ImageNetNormalize,
-    blend,
-    clamp_unit,
     crop_padding,
     init_gaussian_xavier_,
     pad_to_multiple,
@@ -181,7 +180,7 @@ class AttentionUNet(CheckpointedModule):
         return x
 
 
-class IS2AM(ModelMixin, ConfigMixin):
+class IS2AM(HarmonyModel, ModelMixin, ConfigMixin):
     """U-Net with spatial-separated attention and attention fusion with the input.
 
     Args:
@@ -204,7 +203,6 @@ class IS2AM(ModelMixin, ConfigMixin):
         code_license="MPL-2.0",
         weights_license="MPL-2.0",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -219,20 +217,8 @@ class IS2AM(ModelMixin, ConfigMixin):
         self.to_rgb = nn.Conv2d(base_channels, 3, 1)
         init_gaussian_xavier_(self, magnitude=1)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
+        """Return the network's frame, about [0, 1]."""
         image = self.normalize(pad_to_multiple(composite, self.multiple))
         features = self.backbone(torch.cat((image, pad_to_multiple(mask, self.multiple)), 1))
         keep = torch.sigmoid(3 * self.attention(features))
@@ -241,9 +227,5 @@ class IS2AM(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `issam256.pth`; the constant blur of the mask is dropped.
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
-        """
+        """Rename the keys of `issam256.pth`; the constant blur of the mask is dropped."""
         return rename_keys(state_dict, UNET_KEYS + HEAD_KEYS, "iS2AM")

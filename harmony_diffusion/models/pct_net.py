@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from harmony_diffusion.color import affine_color
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.idih import HEAD_KEYS
 from harmony_diffusion.models.is2am import UNET_KEYS, AttentionUNet
 from harmony_diffusion.models.layers import (
@@ -99,7 +100,7 @@ class PatchTransformer(CheckpointedModule):
         return torch.tanh(self.decode(tokens.transpose(1, 2).reshape(patches.shape)))
 
 
-class PCTNet(ModelMixin, ConfigMixin):
+class PCTNet(HarmonyModel, ModelMixin, ConfigMixin):
     """Pixel-wise colour transform: an affine 3x4 map a pixel, at any resolution.
 
     Filters are maps `(B, F, thumbnail_size, thumbnail_size)`: a 3x3 matrix row by row and an offset (12),
@@ -129,7 +130,8 @@ class PCTNet(ModelMixin, ConfigMixin):
         code_license="MPL-2.0",
         weights_license="MPL-2.0",
     )
-    working_size = 256
+    predicts_filters = True
+    keeps_shape = False
     filter_upsampling = "bicubic"
     _supports_gradient_checkpointing = True
 
@@ -156,37 +158,16 @@ class PCTNet(ModelMixin, ConfigMixin):
         else:
             raise InputError("base", f'must be "cnn" or "vit", got {base!r}')
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the official result, `(B, 3, H, W)`, about [0, 1] and not clamped.
+        """Return the CNN's frame, about [0, 1], or the ViT's frame blended with the mask.
 
-        The CNN's learned attention may change the background. The ViT's result is blended with the mask
-        already, and `forward` does not blend it twice: a soft mask counts once.
+        The learned attention of the CNN may change the background.
         """
-        output = self._render(composite, self.predict_filters(composite, mask))
-        return blend(output, composite, mask) if self.base == "vit" else output
+        frame = self.predict_frame(composite, mask)
+        return blend(frame, composite, mask) if self.base == "vit" else frame
 
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Predict the maps from a thumbnail.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            Float32 maps `(B, F, thumbnail_size, thumbnail_size)`, see the class.
-        """
+        """Predict float32 maps `(B, F, thumbnail_size, thumbnail_size)`; see the class."""
         image, small_mask = thumbnail(composite, mask, self.thumbnail_size)
         if self.base == "vit":
             x = torch.cat((image, small_mask), 1).to(self.to_filters.weight.dtype)
@@ -204,20 +185,8 @@ class PCTNet(ModelMixin, ConfigMixin):
         offset = parameters[:, 9:] - (matrix * mean[:, None, None]).sum(2)
         return torch.cat((matrix.flatten(1, 2), offset), 1)
 
-    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
-        """Apply the maps, pixel by pixel, to a picture of any size.
-
-        Args:
-            image: `(B, 3, H, W)` in [0, 1].
-            filters: Maps `(B, F, h, w)`; resized bicubically unless they have the size of the image.
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
-        """
-        return blend(clamp_unit(self._render(image, filters)), image, mask)
-
-    def _render(self, image: Tensor, filters: Tensor) -> Tensor:
+    def transform(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
+        """Apply maps `(B, F, h, w)`, resized bicubically."""
         filters = resize_maps(filters, image, self.filter_upsampling)
         transformed = clamp_unit(affine_color(image, filters[:, :12]))
         if filters.shape[1] > 12:
@@ -229,9 +198,6 @@ class PCTNet(ModelMixin, ConfigMixin):
         """Rename the keys of `PCTNet_CNN.pth` or `PCTNet_ViT.pth`.
 
         The ViT's embedding of flattened patches (row, column, channel) becomes a convolution.
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
         """
         if not any(key.startswith("encoder.transformer_enc.") for key in state_dict):
             return rename_keys(state_dict, _CNN_KEYS, "PCT-Net (CNN)")

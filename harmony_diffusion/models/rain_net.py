@@ -18,7 +18,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harmony_diffusion.models.layers import CheckpointedModule, blend, init_pix2pix_, reflect_to_multiple
+from harmony_diffusion.models.contract import HarmonyModel
+from harmony_diffusion.models.layers import CheckpointedModule, init_pix2pix_, reflect_to_multiple
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
 
@@ -161,7 +162,7 @@ class UpStage(nn.Module):
         return F.relu(x if self.gate is None else torch.sigmoid(self.gate(x)) * x, inplace=True)
 
 
-class RainNet(CheckpointedModule, ModelMixin, ConfigMixin):
+class RainNet(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
     """U-Net of eight levels whose decoder normalizes the foreground to the background's statistics.
 
     Args:
@@ -181,7 +182,6 @@ class RainNet(CheckpointedModule, ModelMixin, ConfigMixin):
         code_license="MIT",
         weights_license="MIT",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -201,20 +201,8 @@ class RainNet(CheckpointedModule, ModelMixin, ConfigMixin):
         self.to_rgb = nn.ConvTranspose2d(2 * base_channels, 3, 4, 2, 1)
         init_pix2pix_(self)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(self.predict(composite, mask).clamp(0, 1), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame in [0, 1], `(B, 3, H, W)`."""
+        """Return the network's frame, in [0, 1]."""
         height, width = composite.shape[-2:]
         mask = reflect_to_multiple(mask, _STRIDE)
         x = 2 * reflect_to_multiple(composite, _STRIDE) - 1
@@ -233,17 +221,7 @@ class RainNet(CheckpointedModule, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of `net_G_last.pth`.
-
-        Args:
-            state_dict: Official name -> tensor.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
-        """
+        """Rename the keys of `net_G_last.pth`."""
         renames: list[tuple[str, str | None]] = [
             (r"model_layer0\.weight", "down.0.conv.weight"),
             (r"model_layer([123])\.1\.weight", r"down.\1.conv.weight"),

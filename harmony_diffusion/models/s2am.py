@@ -13,10 +13,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.layers import (
     CheckpointedModule,
-    blend,
-    clamp_unit,
     init_pix2pix_,
     reflect_to_multiple,
 )
@@ -90,7 +89,7 @@ class UpStage(nn.Module):
         return F.relu(x if self.attention is None else self.attention(x, mask), inplace=True)
 
 
-class S2AM(CheckpointedModule, ModelMixin, ConfigMixin):
+class S2AM(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
     """U-Net of eight levels with spatial-separated attention in the three finest decoder stages.
 
     Args:
@@ -109,7 +108,6 @@ class S2AM(CheckpointedModule, ModelMixin, ConfigMixin):
         code_license="none (all rights reserved)",
         weights_license="none (all rights reserved)",
     )
-    working_size = 256
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -129,20 +127,8 @@ class S2AM(CheckpointedModule, ModelMixin, ConfigMixin):
         self.to_rgb = nn.ConvTranspose2d(2 * base_channels, 3, 4, 2, 1)
         init_pix2pix_(self)  # a choice: the official initialisation is not known
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed (the attention rounds them), `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return blend(clamp_unit(self.predict(composite, mask)), composite, mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the network's own full frame, `(B, 3, H, W)`, about [0, 1] and not clamped."""
+        """Return the network's frame, about [0, 1]."""
         height, width = composite.shape[-2:]
         composite, mask = reflect_to_multiple(composite, _STRIDE), reflect_to_multiple(mask, _STRIDE)
         x = torch.cat((composite, mask), 1).contiguous(memory_format=torch.channels_last)
@@ -159,17 +145,7 @@ class S2AM(CheckpointedModule, ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of the official generator `rascv2`.
-
-        Args:
-            state_dict: Official name -> tensor.
-
-        Returns:
-            Our name -> tensor.
-
-        Raises:
-            CheckpointError: Unknown keys.
-        """
+        """Rename the keys of the official generator `rascv2`."""
         renames: list[tuple[str, str | None]] = [
             (r"model\.model\.down\.0\.(weight)", r"down.0.0.\1"),
             (r"model\.model\.up\.1\.(weight|bias)", r"to_rgb.\1"),

@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.layers import CheckpointedModule, blend, clamp_unit, thumbnail
 from harmony_diffusion.models.official_keys import rename_keys
 from harmony_diffusion.models.origin import Origin
@@ -185,7 +186,7 @@ def _box_positions(inside: Tensor, size: int) -> Tensor:
     return 2 * place / (count - 1) - 1
 
 
-class S2CRNet(ModelMixin, ConfigMixin):
+class S2CRNet(HarmonyModel, ModelMixin, ConfigMixin):
     """Spatial-separated curve rendering: two curves a channel, one after the other, for the whole foreground.
 
     Filters are the slopes of both curves, up to a factor, `(B, 384)`: first and second curve, each channel by
@@ -216,7 +217,8 @@ class S2CRNet(ModelMixin, ConfigMixin):
         code_license="MIT",
         weights_license="none stated",
     )
-    working_size = 256
+    predicts_filters = True
+    keeps_shape = False
     category: Tensor | None
     _supports_gradient_checkpointing = True
 
@@ -238,35 +240,12 @@ class S2CRNet(ModelMixin, ConfigMixin):
         category = None if label is None else torch.eye(CATEGORIES)[label : label + 1]
         self.register_buffer("category", category, persistent=False)
 
-    def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Harmonize the foreground.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `composite` where the mask is 0.
-        """
-        return self.apply_filters(composite, self.predict_filters(composite, mask), mask)
-
     def predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the official result, `(B, 3, H, W)`, about [0, 1] and not clamped.
-
-        It is blended with the mask already, and `forward` does not blend it twice: a soft mask counts once.
-        """
+        """Return the official result, about [0, 1] and blended with the mask."""
         return self.apply_stages(composite, self.predict_filters(composite, mask), mask)[1]
 
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Predict both curves from the foreground's bounding box and the background's thumbnail.
-
-        Args:
-            composite: `(B, 3, H, W)` in [0, 1].
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            Float32 slopes `(B, 384)`, see the class.
-        """
+        """Predict float32 slopes `(B, 384)` from the foreground's bounding box and a background thumbnail."""
         box = crop_foreground(torch.cat((composite, mask.to(composite.dtype)), 1), mask, self.thumbnail_size)
         frame, small_mask = thumbnail(composite, mask, self.thumbnail_size)
         regions = torch.cat((box[:, :3] * box[:, 3:], frame * (1 - small_mask)))
@@ -274,20 +253,10 @@ class S2CRNet(ModelMixin, ConfigMixin):
         slopes = [renderer(foreground, background, self.category) for renderer in self.renderers]
         return torch.cat(slopes, 1).float()
 
-    def apply_filters(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
-        """Apply both curves, pixel by pixel, to a picture of any size.
-
-        Args:
-            image: `(B, 3, H, W)` in [0, 1].
-            filters: Slopes `(B, 384)`.
-            mask: 1 on the foreground, soft values allowed, `(B, 1, H, W)`.
-
-        Returns:
-            `(B, 3, H, W)` in [0, 1], equal to `image` where the mask is 0.
-        """
+    def transform(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
+        """Apply both curves, `(B, 384)`; values are about [0, 1]."""
         first, second = filters.chunk(2, 1)
-        bent = apply_curves(apply_curves(image, first), second)
-        return blend(clamp_unit(bent), image, mask)
+        return apply_curves(apply_curves(image, first), second)
 
     def apply_stages(self, image: Tensor, filters: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the picture after each curve; the official training puts a loss on both.
@@ -307,9 +276,5 @@ class S2CRNet(ModelMixin, ConfigMixin):
 
     @staticmethod
     def convert_official(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of a checkpoint of the two-renderer network on either backbone.
-
-        Raises:
-            CheckpointError: A key does not belong to such a checkpoint.
-        """
+        """Rename the keys of a checkpoint of the two-renderer network on either backbone."""
         return rename_keys(state_dict, _KEYS, "S2CRNet")

@@ -15,6 +15,7 @@ from harmony_diffusion.highres.harmonize import harmonize_picture
 from harmony_diffusion.images.masks import check_background, load_mask
 from harmony_diffusion.images.picture import Picture, load_pairs
 from harmony_diffusion.models import MODELS, load_model
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.pipelines.output import HarmonizationOutput
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class HarmonizationPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "model"  # type: ignore[assignment]
-    model: ModelMixin
+    model: HarmonyModel
 
     def __init__(self, model: ModelMixin) -> None:
         super().__init__()

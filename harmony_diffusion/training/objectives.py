@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.layers import blend, clamp_unit
 from harmony_diffusion.training.losses import (
     fn_mse,
@@ -37,7 +37,7 @@ class ForegroundObjective(nn.Module):
 
     def __init__(
         self,
-        model: ModelMixin,
+        model: HarmonyModel,
         min_area: float = 100.0,
         raw_output: bool = False,
         smoothness: float = 0.0,
@@ -46,7 +46,7 @@ class ForegroundObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.by_filters = bool(smoothness) or stride > 1
-        if self.by_filters and (raw_output or not hasattr(model, "filter_upsampling")):
+        if self.by_filters and (raw_output or model.filter_upsampling is None):
             raise InputError(
                 "smoothness and stride", "are for the pasted result of models that predict parameter maps"
             )
@@ -98,9 +98,9 @@ class HarmonizerObjective(nn.Module):
         InputError: The model has no filter stages.
     """
 
-    def __init__(self, model: ModelMixin) -> None:
+    def __init__(self, model: HarmonyModel) -> None:
         super().__init__()
-        if not hasattr(model, "filter_stages"):
+        if not model.filter_names:
             raise InputError("loss", f"'harmonizer' needs filter stages; {type(model).__name__} has none")
         self.model = model
 

@@ -274,7 +274,7 @@ def test_rows_of_the_ablation_run_and_train(config, tiny_sample):
     model = GKNet(**TINY, **config)
     model(*tiny_sample).square().mean().backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert [name for name, on in config.items() if getattr(model.config, name) != on] == []
+    assert [name for name, on in config.items() if model.config[name] != on] == []
 
 
 def test_each_row_of_the_ablation_adds_its_module():

@@ -111,7 +111,7 @@ def test_saved_model_loads_and_gives_identical_output(name, build, tiny_sample, 
 @every_model
 def test_white_box_models_agree_with_forward(name, build, tiny_sample):
     model = build(name)
-    if not hasattr(model, "apply_filters"):
+    if not model.predicts_filters:
         pytest.skip("not a white-box model")
     composite, mask = tiny_sample
     with torch.no_grad():
