@@ -156,7 +156,7 @@ class DCCF(HarmonyModel, ModelMixin, ConfigMixin):
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Predict float32 maps `(B, 35, thumbnail_size, thumbnail_size)`; see the class."""
         image, small_mask = thumbnail(composite, mask, self.thumbnail_size)
-        x = torch.cat((self.normalize(image), small_mask), 1).to(self.to_filters.weight.dtype)
+        x = torch.cat((self.normalize(image), small_mask), 1).to(self.dtype)
         features = self.backbone(x)
         attention = torch.sigmoid(3 * self.attention(features))
         return torch.cat((self.to_filters(features), self.to_refinement(features), attention), 1).float()

@@ -170,9 +170,9 @@ class PCTNet(HarmonyModel, ModelMixin, ConfigMixin):
         """Predict float32 maps `(B, F, thumbnail_size, thumbnail_size)`; see the class."""
         image, small_mask = thumbnail(composite, mask, self.thumbnail_size)
         if self.base == "vit":
-            x = torch.cat((image, small_mask), 1).to(self.to_filters.weight.dtype)
+            x = torch.cat((image, small_mask), 1).to(self.dtype)
             return self.to_filters(self.backbone(x)).float()
-        x = torch.cat((self.normalize(image), small_mask), 1).to(self.to_filters.weight.dtype)
+        x = torch.cat((self.normalize(image), small_mask), 1).to(self.dtype)
         features = self.backbone(x)
         attention = torch.sigmoid(3 * self.attention(features)).float()
         return torch.cat((self._fold_normalization(self.to_filters(features).float()), attention), 1)
