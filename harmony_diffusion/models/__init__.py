@@ -1,6 +1,5 @@
-"""The registry: one line a model. Everything that lists models (tests, CLI, trainer, evaluator) reads it."""
+"""The registry: one line for each model. Tests, commands, training and evaluation iterate over it."""
 
-import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.errors import CheckpointError, InputTypeError
 from harmony_diffusion.models.bargain_net import BargainNet
 from harmony_diffusion.models.cdt_net import CDTNet, CDTNetSim
 from harmony_diffusion.models.classical import MKL, Identity, Reinhard
@@ -33,6 +32,13 @@ from harmony_diffusion.models.pct_net import PCTNet
 from harmony_diffusion.models.rain_net import RainNet
 from harmony_diffusion.models.s2am import S2AM
 from harmony_diffusion.models.s2cr_net import S2CRNet
+from harmony_diffusion.models.weight_files import (
+    check_model_folder,
+    describe_missing,
+    did_you_mean,
+    first_line,
+    list_some,
+)
 
 MODELS: dict[str, Callable[..., HarmonyModel]] = {
     "identity": Identity,
@@ -74,7 +80,7 @@ MODELS: dict[str, Callable[..., HarmonyModel]] = {
 }
 
 DEFAULT_MODEL = "color_grid"
-WEIGHTS = Path(__file__).parents[1] / "weights"  # what comes with the package: a folder a registry name
+WEIGHTS = Path(__file__).parents[1] / "weights"  # of the package, in folders named after registry names
 
 
 def model_class(name: str) -> type[HarmonyModel]:
@@ -84,20 +90,21 @@ def model_class(name: str) -> type[HarmonyModel]:
         CheckpointError: The name is not in the registry.
     """
     if name not in MODELS:
-        raise CheckpointError(f"No model is called {name!r}. Known: {', '.join(MODELS)}.")
+        near = did_you_mean(str(name), MODELS)
+        raise CheckpointError(f"No model is called {name!r}.{near} Known: {', '.join(MODELS)}.")
     entry = MODELS[name]
     return entry.func if isinstance(entry, partial) else entry  # type: ignore[return-value]
 
 
 def create_model(name: str, **config: Any) -> HarmonyModel:
-    """Build a model by its registry name, with fresh (random) weights if it has any.
+    """Build a model by its registry name; a network gets random weights.
 
     Args:
         name: Key of `MODELS`.
         config: Constructor arguments of the model.
 
     Returns:
-        The model, in training mode as every new `torch.nn.Module`.
+        The model, in training mode like every new `torch.nn.Module`.
 
     Raises:
         CheckpointError: The name is not in the registry.
@@ -114,8 +121,8 @@ def list_models(has_weights: bool | None = None) -> list[str]:
     """List the registry names, in the order of the registry.
 
     Args:
-        has_weights: True for the models whose trained weights come with the package, False for all others
-            (classical methods, which need none, and networks that need yours); None for every model.
+        has_weights: True for models whose trained weights come with the package; False for all others, which
+            are classical methods without weights and networks without included weights; None for every model.
 
     Returns:
         Names for `create_model`.
@@ -129,50 +136,65 @@ def list_models(has_weights: bool | None = None) -> list[str]:
 
 
 def has_weights(name: str) -> bool:
-    """Tell whether trained weights of a registry model come with the package."""
+    """Return True if trained weights of a registry model come with the package."""
     return (WEIGHTS / name / "config.json").is_file()
 
 
 def load_model(name_or_path: str | os.PathLike[str] = "default") -> HarmonyModel:
-    """Load a model that is ready to harmonize: one that comes with the package by name, or a saved folder.
+    """Load a model that is ready to harmonize, by its registry name or from a saved folder.
 
     Args:
         name_or_path: `"default"`, the registry name of a method that needs no weights or whose weights come
-            with the package, or a folder written by `save_pretrained`; its `config.json` names the class,
-            which must be in the registry.
+            with the package, or a folder written by `save_pretrained`, whose `config.json` names a class of
+            the registry.
 
     Returns:
         The model in evaluation mode, in float32.
 
     Raises:
-        CheckpointError: Unknown name, a network without weights, or a folder of an unknown class.
+        InputTypeError: `name_or_path` is no string or path.
+        CheckpointError: Unknown name, a network without weights, or a folder that does not hold a model of
+            the registry with all its weights. The message states what was found.
 
     Example:
         >>> load_model("identity").training
         False
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise InputTypeError(
+            "name_or_path",
+            f"is a {type(name_or_path).__name__}, expected a name or the path of a folder",
+        )
     name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
-    path = Path(name)
-    if name in MODELS and has_weights(name):
-        path = WEIGHTS / name
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(
-                f"{path}: has no config.json, so it is no folder written by `save_pretrained`."
-            )
-        class_name = json.loads((path / "config.json").read_text())["_class_name"]
-        known = {model_class(name).__name__: model_class(name) for name in MODELS}
-        if class_name not in known:
-            raise CheckpointError(f"{path}: holds a {class_name!r}, which is not one of {', '.join(known)}.")
-        model = known[class_name].from_pretrained(path, torch_dtype=torch.float32)
-        # Tensors mapped to the file are unaligned, and matrix products with them round differently.
-        for tensor in [*model.parameters(), *model.buffers()]:
-            tensor.data = tensor.data.clone()
-        return model.eval()
+    path = WEIGHTS / name if name in MODELS and has_weights(name) else Path(name)
+    # A folder that merely has the name of a method does not hide the method.
+    if path.is_dir() and (name not in MODELS or (path / "config.json").is_file()):
+        return _load_folder(path)
+    if name not in MODELS:
+        raise CheckpointError(describe_missing(name, ["default", *MODELS]))
     model = create_model(name)
     if model.num_parameters() > 0:
         raise CheckpointError(
             f"{name} is a network and no weights come with it. Give a folder written by "
             "`save_pretrained`, or choose a method without weights (see `harmony models`)."
         )
+    return model.eval()
+
+
+def _load_folder(path: Path) -> HarmonyModel:
+    known = {model_class(name).__name__: model_class(name) for name in MODELS}
+    cls = known[check_model_folder(path, known)]
+    try:
+        loaded: Any = cls.from_pretrained(path, torch_dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # diffusers, safetensors and torch raise a dozen types on a damaged folder
+        raise CheckpointError(f"{path}: cannot be opened as {cls.__name__}: {first_line(error)}") from error
+    model, report = loaded
+    # diffusers only warns and leaves random values where weights are missing.
+    wrong = {"missing": report["missing_keys"], "extra": report["unexpected_keys"]}
+    if any(wrong.values()):
+        parts = [f"{len(keys)} {kind}: {list_some(sorted(keys), 5)}" for kind, keys in wrong.items() if keys]
+        raise CheckpointError(f"{path}: its weights do not fit {cls.__name__}. {'; '.join(parts)}.")
+    # Tensors mapped to the file are unaligned, and matrix products with them round differently.
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = tensor.data.clone()
     return model.eval()

@@ -124,7 +124,7 @@ class BargainNet(GatedUNet, HarmonyModel, ModelMixin, ConfigMixin):
     )
     _supports_gradient_checkpointing = True
     # `PartialConv` reads the weights of its convolution itself, past the hook that would cast them.
-    _skip_layerwise_casting_patterns = ["extractor.layers"]
+    _skip_layerwise_casting_patterns = ["extractor.layers"]  # type: ignore[assignment]
 
     @register_to_config
     def __init__(self, base_channels: int = 64, code_channels: int = 16, dropout: float = 0.5) -> None:

@@ -67,7 +67,7 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
     predicts_filters = True
     filter_upsampling = "bilinear"
     # These layers cast their input to the type of their weights; they hold 0.3 % of all weights.
-    _skip_layerwise_casting_patterns = ["borders", "rim"]
+    _skip_layerwise_casting_patterns = ["borders", "rim"]  # type: ignore[assignment]
 
     @register_to_config
     def __init__(

@@ -1,4 +1,4 @@
-"""Turn an official checkpoint into a `save_pretrained` folder: pickles read safely, keys compared."""
+"""Convert an official checkpoint to a `save_pretrained` folder; pickles are read safely, keys compared."""
 
 import hashlib
 import os
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from harmony_diffusion.errors import CheckpointError, OutputError
 from harmony_diffusion.models import create_model, model_class
+from harmony_diffusion.models.weight_files import check_weights_file, first_line, list_some
 
-# What training scripts of the field nest the weights under, and what wrappers put before every key.
+# Keys under which training scripts of the field store the weights, and prefixes that wrappers add to names.
 _NESTS = ("model", "state_dict", "model_state_dict", "params", "net", "network", "generator", "netG", "ema")
-_WRAPPER = "module."  # of torch's DataParallel
-_OWNER = "model."  # of a trainer that holds the network; in some official files it belongs to the names
+_WRAPPER = "module."  # added by torch's DataParallel
+_OWNER = "model."  # added by a trainer that holds the network; in some official files part of the names
 _LISTED = 12
 
 _CARD = """---
@@ -29,8 +30,8 @@ tags: [image-harmonization]
 # {name}: converted weights
 
 `{name}` of Harmony Diffusion with the weights of `{file}`
-(SHA-256 `{digest}`), converted by `harmony convert --model {name}`. Nothing was trained here and no score was
-measured here.
+(SHA-256 `{digest}`), converted by `harmony convert --model {name}`. The conversion trains nothing
+and measures no score.
 
 - Paper: {title}, {paper}
 - Official code: {code} ({code_license})
@@ -52,7 +53,7 @@ def convert_checkpoint(
     Args:
         name: Registry name of the model.
         checkpoint: A `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
-        output: Folder to make.
+        output: Folder to create.
         overwrite: Replace the folder if it exists.
 
     Returns:
@@ -67,10 +68,10 @@ def convert_checkpoint(
     folder, source = Path(output), Path(checkpoint)
     if folder.exists() and not overwrite:
         raise OutputError(folder, "exists already", "Choose another name, or allow it with `--overwrite`")
-    cls: Any = model_class(name)
-    if not hasattr(cls, "convert_official"):
+    cls = model_class(name)
+    model = create_model(name)
+    if not model.num_parameters():
         raise CheckpointError(f"{name} has no official weights: it needs none.")
-    model: Any = create_model(name)
     load_strictly(model, convert_names(cls, unwrap(read_tensors(source))), source)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,53 +93,55 @@ def convert_checkpoint(
 
 
 def read_tensors(path: Path) -> Any:
-    """Read a checkpoint without running any code that may lie in it.
+    """Read a checkpoint without running any code in it.
 
     Raises:
         CheckpointError: It is no checkpoint, is damaged, or holds more than tensors and plain containers.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file.")
+    check_weights_file(path)
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # of a path, torch trusts the suffix
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: is not a plain file of tensors, and what else lies in it is not run "
-            f"({_first_line(error)})"
+            f"{path}: holds more than tensors and plain containers, and code in it is not run "
+            f"({first_line(error)})"
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen types on a damaged file
-        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as a PyTorch or safetensors file: {first_line(error)}. "
+            "If the download was cut short, download it again."
+        ) from error
 
 
 def unwrap(content: Any) -> dict[str, Tensor]:
-    """Find the weights in a checkpoint: below `model`, `state_dict` and the like, with `module.` taken off.
+    """Find the weights in a checkpoint, under `model`, `state_dict` and the like, and remove `module.`.
 
     Raises:
-        CheckpointError: There is no dictionary of tensors in it.
+        CheckpointError: It holds no dictionary of tensors.
     """
     while isinstance(content, dict) and not all(isinstance(value, Tensor) for value in content.values()):
         nests = [key for key in _NESTS if isinstance(content.get(key), dict)]
         if not nests:
-            raise CheckpointError(
-                f"holds no dictionary of tensors; its entries are {_listed(map(str, content))}."
-            )
+            entries = list_some(map(str, content), _LISTED)
+            raise CheckpointError(f"The file holds no dictionary of tensors; its entries are {entries}.")
         content = content[nests[0]]
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary of tensors.")
+        raise CheckpointError(f"The file holds a {type(content).__name__}, not a dictionary of tensors.")
     while all(key.startswith(_WRAPPER) for key in content):
         content = {key.removeprefix(_WRAPPER): value for key, value in content.items()}
     return content
 
 
 def convert_names(cls: Any, official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert official names to those of a model; a `model.` before all of them may be part of them or not.
+    """Convert official names to those of a model; try them as they are, then without a common `model.`.
 
     Raises:
-        CheckpointError: A name is unknown, as they are and without `model.`.
+        CheckpointError: A name is unknown in both forms.
     """
     try:
         return cls.convert_official(official)
@@ -153,10 +156,10 @@ def convert_names(cls: Any, official: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_strictly(model: ModelMixin, state_dict: dict[str, Tensor], source: object) -> None:
-    """Load weights whose keys, shapes and values all are as they should be.
+    """Load weights after checking that keys and shapes fit and that all values are finite.
 
     Raises:
-        CheckpointError: They are not; the message lists the differences.
+        CheckpointError: They do not fit; the message lists the differences.
     """
     own = model.state_dict()
     # Counters of batch normalization carry no weight; older checkpoints do not have them.
@@ -171,19 +174,16 @@ def load_strictly(model: ModelMixin, state_dict: dict[str, Tensor], source: obje
     broken = [k for k in shared if not torch.isfinite(state_dict[k]).all()]
     found = {"missing": missing, "extra": extra, "mis-shaped": shapes, "not finite": broken}
     if any(found.values()):
-        parts = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in found.items() if keys]
+        parts = [f"{len(keys)} {what}: {list_some(keys, _LISTED)}" for what, keys in found.items() if keys]
         raise CheckpointError(f"{source}: does not fit {type(model).__name__}. {'; '.join(parts)}")
     model.load_state_dict({**own, **state_dict})
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _listed(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+def _is_safetensors(path: Path) -> bool:
+    """Recognise the format by its first bytes, since the suffix may be wrong."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
 
 def _card(name: str, model: Any, source: Path) -> str:
@@ -198,5 +198,5 @@ def _card(name: str, model: Any, source: Path) -> str:
         paper=origin.paper,
         code=origin.code or "none is public",
         code_license=origin.code_license or "no licence stated",
-        weights_license=origin.weights_license or "none are published; ask whoever gave them to you",
+        weights_license=origin.weights_license or "none are published; ask the person who gave them to you",
     )
