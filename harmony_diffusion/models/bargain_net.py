@@ -9,8 +9,8 @@ result is pasted on the untouched background (`forward`); the official evaluatio
 (`predict`).
 
 The generator is DoveNet's with 16 more input channels. The official test command leaves dropout active and
-normalizes each picture by its own statistics; a model in evaluation mode does neither. The paper's pooled
-code is not normalized by the area of the region in the code, nor is it here.
+normalizes each picture by its own statistics; a model in evaluation mode does neither. The official code does
+not divide the pooled code of a region by its area, and neither does this module.
 """
 
 import torch
@@ -30,9 +30,10 @@ _LEAST_CODE_WEIGHT = 0.001
 
 
 class PartialConv(nn.Module):
-    """3x3 convolution of stride 2, without padding, that sees the pixels of a region only.
+    """3x3 convolution of stride 2, without padding, that reads only the pixels of a region.
 
-    A window of which a part lies in the region counts as if it lay in it wholly; a window outside gives 0.
+    A kernel window partly inside the region is scaled up as if it were completely inside; a window outside
+    gives 0.
 
     Args:
         in_channels: Channels in.
@@ -68,7 +69,7 @@ class PartialConv(nn.Module):
 class DomainCodeExtractor(nn.Module):
     """Describe the domain (light, season, colours) of a region by a short code.
 
-    A region without a single pixel has the code of no features, the bias of the last layer.
+    The code of an empty region is the bias of the last layer.
 
     Args:
         base_channels: Width of the first layer; it doubles three times.
@@ -123,7 +124,7 @@ class BargainNet(GatedUNet, HarmonyModel, ModelMixin, ConfigMixin):
         weights_license="MIT",
     )
     _supports_gradient_checkpointing = True
-    # `PartialConv` reads the weights of its convolution itself, past the hook that would cast them.
+    # `PartialConv` reads the weights of its convolution directly, without the hook that casts them.
     _skip_layerwise_casting_patterns = ["extractor.layers"]  # type: ignore[assignment]
 
     @register_to_config
@@ -145,8 +146,7 @@ class BargainNet(GatedUNet, HarmonyModel, ModelMixin, ConfigMixin):
     def region_code(self, image: Tensor, region: Tensor) -> Tensor:
         """Return the domain code of a region.
 
-        The Euclidean distance between the codes of foreground and background tells how harmonious a picture
-        is.
+        The Euclidean distance between the codes of foreground and background measures disharmony.
 
         Args:
             image: `(B, 3, H, W)` in [0, 1].

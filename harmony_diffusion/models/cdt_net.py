@@ -60,7 +60,7 @@ def apply_table(image: Tensor, table: Tensor) -> Tensor:
 
 
 class ColorTable(nn.Module):
-    """Mix basis tables by weights that follow from features of the picture (sec. 3.2).
+    """Mix basis tables by weights predicted from features of the picture (sec. 3.2).
 
     Args:
         channels: Channels of the features.
@@ -91,13 +91,13 @@ class ColorTable(nn.Module):
         """
         x = self.project(features)
         small_mask = F.interpolate(mask.to(x.dtype), x.shape[-2:], mode="bilinear", align_corners=False)
-        # Means over all positions, as in the code: the area of a region scales what it says.
+        # Means over all positions, as in the official code: the area of a region scales its features.
         pooled = torch.cat([(x * m).mean((2, 3), keepdim=True) for m in (small_mask, 1 - small_mask)], 1)
         return self.to_weights(pooled).flatten(1)
 
     def render(self, image: Tensor, weights: Tensor) -> Tensor:
         """Apply the mixed table to a picture `(B, 3, H, W)` of any size; `weights` is `(B, count)`."""
-        # The look-up is linear in the table, so that one look-up in the mixture does for all.
+        # The look-up is linear in the table, so one look-up in the mixed table is enough.
         tables = torch.stack([table.float() for table in self.tables])
         return apply_table(image, (weights.float()[..., None, None, None, None] * tables).sum(1))
 
@@ -147,7 +147,7 @@ class CDTNet(HarmonyModel, ModelMixin, ConfigMixin):
     """Collaborative dual transformations: the network that renders at the resolution of the picture.
 
     Args:
-        base_size: Side of the square, a multiple of 8, at which the generator sees the picture: 256 for
+        base_size: Side of the square, a multiple of 8, of the thumbnail of the generator: 256 for
             CDTNet-256, 512 for CDTNet-512.
 
     Raises:
@@ -188,7 +188,7 @@ class CDTNet(HarmonyModel, ModelMixin, ConfigMixin):
         return self.predict_stages(composite, mask)[0]
 
     def predict_stages(self, composite: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what each part makes of the picture; the official training puts a loss on all three.
+        """Return the result of each part; the official training puts a loss on all three.
 
         Args:
             composite: `(B, 3, H, W)` in [0, 1].
@@ -212,7 +212,7 @@ class CDTNet(HarmonyModel, ModelMixin, ConfigMixin):
         return self.normalize.inverse(output), recolored, self.normalize.inverse(base)
 
     def _look(self, composite: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised image and mask as the generator sees them."""
+        """Return normalised image and mask at the size of the generator."""
         image, small_mask = thumbnail(composite, mask, self.base_size)
         return self.normalize(image), small_mask
 
@@ -228,7 +228,7 @@ class CDTNetSim(CDTNet):
     Filters are the weights of the four basis tables, `(B, 4)`.
 
     Args:
-        base_size: Side of the square, a multiple of 8, at which the encoder sees the picture.
+        base_size: Side of the square, a multiple of 8, of the thumbnail of the encoder.
 
     Raises:
         InputError: `base_size` is no multiple of 8.
@@ -247,7 +247,7 @@ class CDTNetSim(CDTNet):
     @register_to_config
     def __init__(self, base_size: int = 256) -> None:
         super().__init__(base_size)
-        # Unused; the official model has them too, and so do its files and its parameter count.
+        # Unused. The official model, its files and its parameter count include them.
         for part in (self.backbone.decoder, self.attention, self.to_rgb, self.refine):
             part.requires_grad_(False)
 

@@ -1,11 +1,11 @@
-"""ColorGrid: a coarse grid of colour transforms, predicted from what is seen and from its colours.
+"""ColorGrid: a coarse grid of colour transforms, predicted from image features and colour statistics.
 
-The idea of predicting transforms small and applying them at any resolution is that of PCT-Net (Guerreiro et
-al., CVPR 2023) and of the bilateral grid of HDRNet (Gharbi et al., SIGGRAPH 2017); that the foreground asks
-the background what light there is by attention is that of GKNet and of the transformers for harmonization
-(Guo et al., CVPR 2021). The network is ours: an ImageNet encoder tells what things are, statistics of both
-regions tell how they look, what lies on either side of the border of the mask tells what does not continue
-across it, and a small transformer over patches compares them all.
+Two ideas come from published work. PCT-Net (Guerreiro et al., CVPR 2023) and the bilateral grid of HDRNet
+(Gharbi et al., SIGGRAPH 2017) predict transforms from a small image and apply them at any resolution. GKNet
+and the transformers for harmonization (Guo et al., CVPR 2021) transfer light from the background to the
+foreground by attention. The network itself is ours. An ImageNet encoder describes the content, statistics
+describe the colours of both regions, and pairs of colours on both sides of the mask's border describe the
+difference between them. A small transformer over patches combines all three.
 """
 
 import torch
@@ -29,29 +29,30 @@ _RING = 4  # width, in every other pixel at 160, of the ring around the object
 _STATISTICS = 2 * (4 * 3 + 3 + 3 * _BINS) + 2
 _TONES = 3 * 4 * len(_QUANTILES)
 _BORDER_CHANNELS = 48
-_CELLS = 4  # border cells a token, in both directions, at the finer of the two scales
-_RIM_CELL, _MAX_RIM_CELLS = 2, 160  # of the rim: pixels a side, and cells a side at most
+_CELLS = 4  # border cells per token, in both directions, at the finer of the two scales
+_RIM_CELL, _MAX_RIM_CELLS = 2, 160  # side of a cell in pixels, and most cells per side
 
 
 class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
     """Predict a grid of colour transforms and apply it to the foreground at any resolution.
 
     Filters are maps `(B, 21, h, w)`: a matrix of 3 x 7, row by row, which maps the functions
-    `(r - 1/2, g - 1/2, b - 1/2, r (1 - r), g (1 - g), b (1 - b), 1)` of a colour to what is added to it. So
-    zero changes nothing, exposure and white balance are the linear part, tone curves the parabolas.
+    `(r - 1/2, g - 1/2, b - 1/2, r (1 - r), g (1 - g), b (1 - b), 1)` of a colour to its change. Filters of 0
+    change nothing. The linear part expresses exposure and white balance, the quadratic part tone curves.
 
     Args:
         encoder_size: Side of the square, a multiple of 32, at which the network sees the picture.
         channels: Width of the transformer.
-        depth: Its layers.
-        heads: Its heads; must divide `channels`.
-        average_mirrored: In evaluation, average the grid with that of the mirrored picture: twice the time,
-            a little nearer to the truth.
-        border_dropout: Share of training samples whose border and rim features are replaced by zeros. A real
-            paste has no shared border: what is read there must not be needed.
+        depth: Number of transformer layers.
+        heads: Number of attention heads; must divide `channels`.
+        average_mirrored: In evaluation, average the grid with that of the mirrored picture. This takes twice
+            the time and lowers the error slightly.
+        border_dropout: Share of training samples whose border and rim features are replaced by zeros. An
+            object pasted from another photograph has no border in common with the background, so the network
+            must not depend on these features.
 
     Raises:
-        InputError: `encoder_size` is no multiple of 32, or `channels` none of `heads`.
+        InputError: `encoder_size` is not a multiple of 32, or `channels` is not a multiple of `heads`.
 
     Example:
         >>> model = ColorGrid(encoder_size=64, channels=32, depth=1, heads=2).eval()
@@ -66,7 +67,7 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
     context = 0.2
     predicts_filters = True
     filter_upsampling = "bilinear"
-    # These layers cast their input to the type of their weights; they hold 0.3 % of all weights.
+    # These layers cast their input to the type of their weights. They hold 0.3 % of all weights.
     _skip_layerwise_casting_patterns = ["borders", "rim"]  # type: ignore[assignment]
 
     @register_to_config
@@ -148,7 +149,7 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
         return filters.mT.unflatten(2, (side, side)).float()
 
     def _regions(self, levels: list[Tensor], mask: Tensor) -> Tensor:
-        """Lay out the features of the encoder, the finest apart for either region, `(B, C, h, w)`."""
+        """Join the features of the encoder, the finest separately for each region, `(B, C, h, w)`."""
         low, middle, high = (level.float() for level in levels)
         side = middle.shape[-1]
         weight = F.adaptive_avg_pool2d(mask, low.shape[-1])
@@ -164,8 +165,8 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
 class BorderPairs(nn.Module):
     """Compare the colours on either side of the mask's border, cell by cell.
 
-    Where a mask is a little too large or small, or an object stands on the ground or blends into its
-    surroundings, what is one thing has two colours: the best hint there is at what was done to one of them.
+    A mask may be slightly too large or too small, and an object may touch or blend into its surroundings. One
+    material then has two colours across the border, and their difference is the best evidence of the edit.
     """
 
     def __init__(self) -> None:
@@ -176,21 +177,21 @@ class BorderPairs(nn.Module):
         )
 
     def forward(self, moments: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """Average what the pairs of colours tell.
+        """Average the features of the pairs of colours.
 
         Args:
             moments: `(B, 14, h, w)`, see `region_moments`.
-            side: Number of cells a side of the result.
+            side: Number of cells per side of the result.
 
         Returns:
-            `(B, 49, side, side)` and, over the whole border, `(B, 49)`; the last is how much border there is.
+            `(B, 49, side, side)` and, over the whole border, `(B, 49)`; the last channel is the border area.
         """
         inside, outside = moments[:, :7], moments[:, 7:]
         weight = 2 * torch.minimum(inside[:, :1], outside[:, :1])
         means, deviations = zip(*(_mean_and_deviation(part) for part in (inside, outside)), strict=True)
         ratio = (means[0] + 0.03).log() - (means[1] + 0.03).log()
         shares = torch.cat((inside[:, :1], outside[:, :1]), 1)
-        # Where one side is missing the ratio means nothing, and its weight is 0.
+        # Where one side is missing, the ratio is meaningless and its weight is 0.
         pairs = torch.cat((*(2 * mean - 1 for mean in means), *deviations, ratio, shares), 1)
         dtype = next(self.layers.parameters()).dtype
         features = self.layers(pairs.to(dtype)).float() * weight
@@ -198,11 +199,11 @@ class BorderPairs(nn.Module):
 
 
 class RimPairs(nn.Module):
-    """Compare the colours just inside the mask's border with those just outside, and with those farther off.
+    """Compare the colours just inside the mask's border with those just outside, and with those farther away.
 
-    Masks seldom follow an object to the pixel, and the pixels of its edge hold both what is in front and what
-    is behind. A rim that goes with one side in all but what was done to it tells exactly what was done. That
-    is seen at the scale of pixels only, so cells here are of 2 x 2 pixels whatever the size of the picture.
+    Masks seldom follow an object to the pixel, and edge pixels mix the object with what is behind it. Where
+    the rim differs from one of its sides only by the edit, it reveals the edit. Such differences exist at the
+    scale of pixels, so cells here have 2 x 2 pixels in pictures of any size up to the limit of cells.
     """
 
     def __init__(self) -> None:
@@ -213,11 +214,11 @@ class RimPairs(nn.Module):
         )
 
     def forward(self, sums: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """Average what the rim tells.
+        """Average the features of the rim.
 
         Args:
             sums: `(B, 8, h, w)`, see `region_sums`.
-            side: Number of cells a side of the result.
+            side: Number of cells per side of the result.
 
         Returns:
             As `BorderPairs`.
@@ -226,7 +227,7 @@ class RimPairs(nn.Module):
         near = _add_shifted(sums, 1)  # sums over 3 x 3 cells, then over 9 x 9
         far = _add_shifted(near, 3)
         weight = torch.minimum(near[:, :1], near[:, 4:5]) * (2 / 9)
-        # Of all cells few are at the rim: only those are looked at.
+        # Few cells are at the rim; compute only those.
         weights, places = weight.flatten(1).topk(max(1, height * width // 8), dim=1)  # (B, N)
         everywhere = places[:, None].expand(-1, sums.shape[1], -1)
         near, far = (x.flatten(2).gather(2, everywhere).mT for x in (near, far))  # (B, N, 8)
@@ -235,7 +236,7 @@ class RimPairs(nn.Module):
         means = [region[..., 1:] / region[..., :1].clamp_min(1e-4) for region in regions]
         near_inside, near_outside, far_inside, far_outside = means
         pairs = ((near_inside, near_outside), (far_inside, near_inside), (far_outside, near_outside))
-        # Where one side is missing the ratio means nothing; what counts has both sides near.
+        # Where one side is missing, the ratio is meaningless; weighted cells have both sides near.
         ratios = [((one + 0.03) / (other + 0.03)).log() for one, other in pairs]
         features = torch.cat((*(2 * mean - 1 for mean in means), *ratios, *shares), 2)
         features = self.layers(features.to(next(self.parameters()).dtype)).float() * weights[..., None]
@@ -266,7 +267,7 @@ class TransformerLayer(nn.Module):
 
 
 def region_sums(composite: Tensor, mask: Tensor) -> Tensor:
-    """Sum up the colours of either region in cells of 2 x 2 pixels, larger ones in large pictures.
+    """Sum the colours of both regions in cells of 2 x 2 pixels, or of more pixels in large pictures.
 
     Args:
         composite: `(B, 3, H, W)` in [0, 1].
@@ -290,7 +291,7 @@ def region_moments(sums: Tensor, side: int) -> Tensor:
 
     Args:
         sums: See `region_sums`.
-        side: Number of the larger cells a side.
+        side: Number of the larger cells per side.
 
     Returns:
         `(B, 14, side, side)`: for the foreground, then for the background, its share of the cell, and the
@@ -313,7 +314,7 @@ def cell_colors(moments: Tensor) -> Tensor:
 
 
 def _mean_and_deviation(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation, `(B, 3, h, w)` each, of one region; 0 and almost 0 where it is not."""
+    """Return mean and deviation, `(B, 3, h, w)` each, of one region; 0 and almost 0 where it is absent."""
     share = moments[:, :1].clamp_min(1e-4)
     mean = moments[:, 1:4] / share
     variance = (moments[:, 4:] / share - mean.square()).clamp_min(0)
@@ -386,13 +387,13 @@ def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
 
 
 def _pool(features: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Average `(B, C, H, W)` weighted by `(B, 1, H, W)` in each of `side x side` cells; 0 where none is."""
+    """Average `(B, C, H, W)` weighted by `(B, 1, H, W)` in `side x side` cells; 0 where the weight is 0."""
     total = F.adaptive_avg_pool2d(features * weight, side)
     return total / (F.adaptive_avg_pool2d(weight, side) + 1e-3)
 
 
 def _add_shifted(sums: Tensor, reach: int) -> Tensor:
-    """Add to each cell of `(B, C, h, w)` those `reach` off in the eight directions, 0 beyond the frame."""
+    """Add to each cell of `(B, C, h, w)` the eight cells `reach` away, 0 beyond the frame."""
     for axis in (2, 3):
         zeros = (reach, reach) if axis == 3 else (0, 0, reach, reach)
         padded, length = F.pad(sums, zeros), sums.shape[axis]
@@ -402,14 +403,14 @@ def _add_shifted(sums: Tensor, reach: int) -> Tensor:
 
 
 def _join_amount(local: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn sums `(B, C, h, w)` and weights `(B, 1, h, w)` into means, by cell and of all, and the weight."""
+    """Turn sums `(B, C, h, w)` and weights `(B, 1, h, w)` into means, per cell and overall, and weights."""
     total, all_amount = local.mean((2, 3)), amount.mean((2, 3))
     local = torch.cat((local / (amount + 1e-3), amount), 1)
     return local, torch.cat((total / (all_amount + 1e-4), 5 * all_amount), 1)
 
 
 def _transform(image: Tensor, filters: Tensor) -> Tensor:
-    """Add what the matrices `(B, 21, h, w)` make of the functions of each colour of `(B, 3, H, W)`."""
+    """Add to each colour of `(B, 3, H, W)` the change that the matrices `(B, 21, h, w)` give."""
     if filters.shape[-2:] != image.shape[-2:]:
         filters = F.interpolate(filters, image.shape[-2:], mode="bilinear", align_corners=False)
     *columns, offset = filters.unflatten(1, (3, 7)).unbind(2)

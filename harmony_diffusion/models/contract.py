@@ -19,6 +19,9 @@ class HarmonyModel(ModelMixin, ConfigMixin):
     `transform` instead, and sets `predicts_filters`. Subclasses list `ModelMixin` and `ConfigMixin` as well:
     diffusers looks for these names in the module of the model when it reloads a pipeline.
 
+    Two habits of diffusers do not apply: models return a tensor and have no `return_dict`, and
+    `diffusers.AutoModel` does not know their classes. `load_model` opens any of them.
+
     Attributes:
         origin: Paper, code and licences.
         working_size: Side in pixels of the images the model was trained on. The thumbnail of a picture has

@@ -1,4 +1,4 @@
-"""DCCF: four understandable colour filters a pixel: luminance, saturation, hue, refinement.
+"""DCCF: four understandable colour filters per pixel: luminance, saturation, hue, refinement.
 
 Paper: Xue et al., "DCCF: Deep Comprehensible Color Filter Learning Framework for High-Resolution Image
 Harmonization", ECCV 2022, https://arxiv.org/abs/2207.04788.  Official code: https://github.com/rockeyben/DCCF
@@ -61,7 +61,7 @@ def filter_saturation(hsv: Tensor, parameters: Tensor) -> Tensor:
 
     Args:
         hsv: `(B, 3, H, W)` in [0, 1].
-        parameters: `(B, 1, H, W)`: -1 takes all colour away, +1 gives as much as the gamut holds.
+        parameters: `(B, 1, H, W)`: -1 removes all colour, +1 saturates up to the limit of the gamut.
 
     Returns:
         HSV with the new saturation, `(B, 3, H, W)`.
@@ -101,10 +101,10 @@ class DCCF(HarmonyModel, ModelMixin, ConfigMixin):
 
     Args:
         base: "idih" (encoder-decoder of iDIH) or "is2am" (U-Net of iS2AM).
-        thumbnail_size: Side of the square, a multiple of 256 ("idih") or 8 ("is2am"), at which the network
-            sees the picture.
+        thumbnail_size: Side of the square, a multiple of 256 ("idih") or 8 ("is2am"), that the network
+            reads.
         detach_refinement: Stop the gradient between the first three filters and the refinement, as in the
-            official training, where losses of their own on `apply_stages` teach the first three.
+            official training, which puts separate losses on the first three stages of `apply_stages`.
 
     Raises:
         InputError: Unknown `base`, or a `thumbnail_size` it cannot halve often enough.
@@ -141,7 +141,7 @@ class DCCF(HarmonyModel, ModelMixin, ConfigMixin):
             self.backbone: nn.Module = EncoderDecoder(norm_from=2)
         elif base == "is2am":
             self.backbone = AttentionUNet()
-            # Unused; the official model has it too, and so do its files and its parameter count.
+            # Unused. The official model, its files and its parameter count include it.
             self.to_rgb = nn.Conv2d(32, 3, 1).requires_grad_(False)
         else:
             raise InputError("base", f'must be "idih" or "is2am", got {base!r}')
@@ -162,7 +162,7 @@ class DCCF(HarmonyModel, ModelMixin, ConfigMixin):
         return torch.cat((self.to_filters(features), self.to_refinement(features), attention), 1).float()
 
     def apply_stages(self, image: Tensor, filters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the picture after each filter, to look at one or to put a loss on it.
+        """Return the picture after each filter, for display or for a loss.
 
         Args:
             image: `(B, 3, H, W)` in [0, 1].

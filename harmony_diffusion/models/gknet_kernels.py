@@ -1,7 +1,7 @@
 """The kernel branch of GKNet: long-distance references, their fusion, and the kernels they modulate with.
 
 Paper: https://arxiv.org/abs/2305.11676 (sections 3.2 and 3.3).  The paper names the parts and their equations
-but neither widths nor depths (its supplement is not public): what it leaves open is marked ★.
+but neither widths nor depths (its supplement is not public): choices that it leaves open are marked ★.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ ATTENTION_GROUPS = 8  # ★ n of eq. 2
 
 
 def _recomputed_in_training(module: nn.Module, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """Call `function`; when `module` trains, the backward pass calls it again instead of keeping its insides.
+    """Call `function`; if `module` trains, recompute it in the backward pass instead of storing activations.
 
-    What is treated so is cheap to compute and would hold half of the memory of a training step.
+    The functions passed here are cheap to compute; their activations would take half of the training memory.
     """
     if module.training and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -38,8 +38,8 @@ class HarmonyKernel(nn.Conv2d):
     The module is the post-convolution `K = Conv(F_KPB)` of `C * N * N` outputs, but the kernels are never
     held: each of their `N * N` entries is computed, multiplied with the features shifted to that neighbour,
     and added up. Output `c * N * N + i * N + j` weighs row i, column j of the neighbourhood in channel c.
-    (The paper writes the index as p - q; for a predicted kernel the order is a mere name.) As in the paper,
-    no softmax or other norm is put on the kernels.
+    (The paper writes the index as p - q; for a predicted kernel the order does not matter.) As in the
+    paper, the kernels are not normalised.
 
     Args:
         channels: Channels of the reference and of the features.
@@ -191,7 +191,7 @@ class KernelPredictionBlock(nn.Module):
     Args:
         channels: Channels of the level.
         reference_channels: Channels of the coarser level's reference.
-        select: Whether SCF weighs what it fuses.
+        select: Whether SCF weighs the features that it fuses.
     """
 
     def __init__(self, channels: int, reference_channels: int, select: bool = True) -> None:

@@ -12,7 +12,7 @@ of the frame, which makes the weights tiny. `ld_mode` chooses; the default is th
 published ones.
 
 The official training and test code replaces the background of the composite by the one of the real picture
-(its JPEG noise is then gone); here the network sees the composite as it is.
+(which removes JPEG noise); here the network reads the composite unchanged.
 """
 
 import math
@@ -47,7 +47,7 @@ def _rows(selected: Tensor, spare: int = 0) -> Tensor:
         spare: List that many more.
 
     Returns:
-        Rows of the flattened `(B N)`, `(B, n)`, none twice and at least one a sample. Where shapes must not
+        Rows of the flattened `(B N)`, `(B, n)`, no row twice, at least one per sample. Where shapes must not
         depend on values (`torch.compile`, export, tracing), n is N.
     """
     batch, count = selected.shape
@@ -71,20 +71,20 @@ def _add(tokens: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 def _picture(tokens: Tensor, x: Tensor) -> Tensor:
     """Lay out tokens `(B, h w, C)` as features of the size of `x`, `(B, C, h, w)` in channels-last format.
 
-    Of one picture, `tokens.mT.unflatten(2, ...)` gets a stride of the batch that no convolution takes for
-    channels-last, so that each copies its input.
+    For a batch of one, `tokens.mT.unflatten(2, ...)` has a batch stride that convolutions do not accept as
+    channels-last, so that each would copy its input.
     """
     return tokens.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
 
 
 class LocalDynamics(nn.Module):
-    """LD: adjust every foreground position by the background positions that look most like it.
+    """LD: adjust every foreground position by the background positions most similar to it.
 
     Args:
         channels: Channels of the features.
         mode: `"official"`: the nearest position, weighed by a softmax of the similarities over the frame, as
-            in the code; `"paper"`: the `neighbors` nearest, weighed by a softmax over them. Near is what has
-            a large dot product, in both (a choice in the paper mode). A soft mask weighs both sides.
+            in the code; `"paper"`: the `neighbors` nearest, weighed by a softmax over them. Nearness is
+            the dot product in both modes (our choice in the paper mode). A soft mask weighs both sides.
         neighbors: K of the paper mode.
     """
 
@@ -97,8 +97,8 @@ class LocalDynamics(nn.Module):
         """Map `(B, C, h, w)` under the picture's mask `(B, 1, H, W)` to the same shape."""
         tokens, weight = x.flatten(2).mT, _mask_tokens(mask, x)
         foreground = _rows(weight[..., 0] > 0)
-        # The official code leaves the foreground in the support as zero vectors, which are nearest when no
-        # similarity is positive: a spare row takes one along.
+        # The official code keeps the foreground in the support as zero vectors, which are nearest when no
+        # similarity is positive; a spare row adds one such vector.
         background = _rows(weight[..., 0] < 1, spare=1)
         foreground_weight, background_weight = _take(weight, foreground), 1 - _take(weight, background)
         query = _take(tokens, foreground) * foreground_weight
@@ -114,7 +114,7 @@ class LocalDynamics(nn.Module):
         """Official mode: `(B, n, C)` queries and `(B, m, C)` support of a frame of `count` positions."""
         parts = [(part @ support.mT).max(2) for part in query.split(_QUERIES_AT_ONCE, 1)]
         similarity = torch.cat([part.values for part in parts], 1).float()
-        # Positions outside the foreground are queries, too: zero vectors, of similarity 0.
+        # Positions outside the foreground are queries as well: zero vectors of similarity 0.
         rest = count - query.shape[1]
         others = similarity.new_full((len(query), 1), math.log(rest) if rest else -math.inf)
         total = torch.cat((similarity, others), 1).logsumexp(1, keepdim=True)
@@ -184,7 +184,7 @@ class UpStage(nn.Module):
 class HDNet(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
     """Encoder-decoder with region-aware normalization, local matches and mask-aware kernels.
 
-    The mask is no input channel; it only steers RAIN, LD and MGD.
+    The mask is not an input channel; only RAIN, LD and MGD use it.
 
     Args:
         base_channels: Width of the first level: 32 for HDNet, 8 for HDNet-lite.

@@ -1,4 +1,4 @@
-"""iDIH: foreground-aware encoder-decoder that decides pixel by pixel how much of the input to keep.
+"""iDIH: foreground-aware encoder-decoder that predicts for each pixel how much of the input to keep.
 
 Paper: Sofiiuk et al., "Foreground-aware Semantic Representations for Image Harmonization", WACV 2021,
 https://arxiv.org/abs/2006.00809.  Official code: https://github.com/SamsungLabs/image_harmonization

@@ -1,4 +1,4 @@
-"""iDIH with semantic features of an HRNet: the encoder-decoder sees what the picture shows.
+"""iDIH with semantic features of an HRNet.
 
 Paper: Sofiiuk et al., "Foreground-aware Semantic Representations for Image Harmonization", WACV 2021,
 https://arxiv.org/abs/2006.00809.  Official code: https://github.com/SamsungLabs/image_harmonization
@@ -8,8 +8,8 @@ Learning for Visual Recognition", https://arxiv.org/abs/1908.07919 (HRNetV2-W18-
 Changed here: the result is pasted on the untouched background (`forward`), and the weights of a fresh HRNet
 have half the variance of the others.
 
-As in the code, the two object regions are a softmax over all positions of the mask and its inverse, so that
-either context is nearly the mean of the frame.
+As in the code, the two object regions are a softmax over all positions of the mask and of its inverse. Both
+contexts are therefore close to the mean of the frame.
 """
 
 import torch
@@ -95,7 +95,7 @@ def _enlarge(x: Tensor, like: Tensor) -> Tensor:
 
 
 class Residual(nn.Module):
-    """Add the input, or a projection of it, to what a chain of convolutions makes of it.
+    """Add the input, or a projection of it, to the result of a chain of convolutions.
 
     Args:
         channels: Width before, between and after the convolutions.
@@ -117,7 +117,7 @@ class Residual(nn.Module):
 
 
 class HighResolutionModule(CheckpointedModule):
-    """Branches at falling resolutions, which then exchange what they found.
+    """Branches at falling resolutions that exchange their features.
 
     Args:
         widths: Channels of each branch; each has half the resolution of the one before.
@@ -155,7 +155,7 @@ class HighResolutionModule(CheckpointedModule):
 
 
 class HRNet(CheckpointedModule):
-    """HRNetV2-W18-Small-v2 that sees the mask after its first convolution."""
+    """HRNetV2-W18-Small-v2 with the mask added after its first convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ class IDIHHRNet(HarmonyModel, ModelMixin, ConfigMixin):
         return crop_padding(self.normalize.inverse(output), size)
 
     def semantic_features(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return what the encoder-decoder is told of the content, `(B, 128, H / 4, W / 4)`.
+        """Return the semantic features for the encoder-decoder, `(B, 128, H / 4, W / 4)`.
 
         Args:
             image: Picture normalised as for ImageNet, `(B, 3, H, W)`; 4 divides H and W.

@@ -1,4 +1,4 @@
-"""IIH: intrinsic image harmonization, a reflectance and an illumination that are harmonized apart.
+"""IIH: intrinsic image harmonization; reflectance and illumination are harmonized separately.
 
 Paper: Guo et al., "Intrinsic Image Harmonization", CVPR 2021,
 https://openaccess.thecvf.com/content/CVPR2021/papers/Guo_Intrinsic_Image_Harmonization_CVPR_2021_paper.pdf.
@@ -86,7 +86,7 @@ class ConvBlock(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around which the features pass, `(B, channels, H, W)`."""
+    """Two convolutions with a residual connection, `(B, channels, H, W)`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def decoder(base_channels: int) -> nn.Sequential:
 class Lighting(nn.Module):
     """Describe the light of foreground and background by a code each.
 
-    A region without pixels has the code of features that are 0.
+    The code of an empty region is that of zero features.
 
     Args:
         base_channels: Width of the first layer.
@@ -160,8 +160,8 @@ class Lighting(nn.Module):
 class LightTransferLayer(nn.Module):
     """Give the foreground's features the light of the background.
 
-    A code stands for an intensity a channel and a mixture of three colours; three colour features a channel
-    are mixed anew by the ratio of the two mixtures, and shifted by the difference of the intensities.
+    A code gives an intensity and a mixture of three colours for each channel. Three colour features per
+    channel are mixed by the ratio of the two mixtures and shifted by the difference of the intensities.
 
     Args:
         channels: Channels of the features.
@@ -199,7 +199,7 @@ class LightTransferLayer(nn.Module):
 
 
 class LightTransferBlock(nn.Module):
-    """Two convolutions, each followed by a transfer of light, around which the features pass."""
+    """Two convolutions, each followed by a transfer of light, with a residual connection."""
 
     def __init__(self, channels: int, code_channels: int) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ def guidance_score(features: Tensor, mask: Tensor) -> Tensor:
 
 
 class PatchBlock(nn.Module):
-    """Rebuild each neighbourhood from the 4x4 patches that the guidance names, and add what is missing."""
+    """Rebuild each neighbourhood from the 4x4 patches selected by the guidance, and add the result."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -344,7 +344,7 @@ class IIH(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
             codes = self.run(self.lighting, x, small_mask)
             for block in self.transfers:
                 illumination = self.run(block, illumination, *codes, small_mask.to(illumination.dtype))
-        # The illumination does not train the guide.
+        # No gradient flows from the illumination to the guide.
         illumination = self._complete(
             self.illumination_patches, illumination, None if score is None else score.detach()
         )

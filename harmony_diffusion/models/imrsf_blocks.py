@@ -1,6 +1,6 @@
 """The modules of iMRSF-DAM-GCT: resampling, selective fusion, attention, channel gates, and their assembly.
 
-Paper: "基于语义信息引导的图像协调化" (sections 2.1 and 2.2).  What the paper leaves open is marked ★.
+Paper: "基于语义信息引导的图像协调化" (sections 2.1 and 2.2).  Choices of ours are marked ★.
 """
 
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ class DualAttention(nn.Module):
 
 
 class GatedChannelTransformation(nn.Module):
-    """GCT (eq. 7 to 9): scale every channel by how its energy compares with the others'.
+    """GCT (eq. 7 to 9): scale every channel by how its energy compares with that of the others.
 
     `gamma > 0` makes channels compete, `gamma < 0` makes them cooperate; a fresh unit is the identity.
 

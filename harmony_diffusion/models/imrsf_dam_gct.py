@@ -2,7 +2,7 @@
 
 Paper: Yang, Li, Liu and Gao, "基于语义信息引导的图像协调化" (image harmonization guided by semantic
 information), in Chinese, https://doi.org/10.12263/DZXB.20221322.  No official code or weights are public:
-what the paper leaves open is chosen here and marked ★.  Its modules are in `imrsf_blocks.py`.
+choices that the paper leaves open are marked ★.  Its modules are in `imrsf_blocks.py`.
 """
 
 import torch
@@ -144,8 +144,8 @@ class IMRSFDAMGCT(HarmonyModel, ModelMixin, ConfigMixin):
     def start_from_idih(self, state_dict: dict[str, Tensor]) -> list[str]:
         """Load the weights of an iDIH, to train from there.
 
-        With every switch off the result differs from that iDIH in the decoder's activation only (GELU, there
-        ELU). A fresh GCT is the identity; the rest has to learn.
+        With every switch off, the result differs from that iDIH only in the decoder's activation (GELU here,
+        ELU there). A fresh GCT is the identity; the other modules have to learn.
 
         Args:
             state_dict: Of `IDIH()`, or of the official `idih256.pth`.
@@ -167,7 +167,9 @@ class IMRSFDAMGCT(HarmonyModel, ModelMixin, ConfigMixin):
             del converted["backbone.encoder.0.0.weight"], converted["backbone.encoder.0.0.bias"]
         misfits = [key for key, x in converted.items() if key not in own or own[key].shape != x.shape]
         if misfits:
-            raise CheckpointError(f"No iDIH of depth 7 and width 64, these do not fit: {', '.join(misfits)}.")
+            raise CheckpointError(
+                f"An iDIH of depth 7 and width 64 is expected; these weights do not fit: {', '.join(misfits)}."
+            )
         self.load_state_dict(converted, strict=False)
         return [key for key in own if key not in converted]
 

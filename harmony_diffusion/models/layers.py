@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def blend(harmonized: Tensor, composite: Tensor, mask: Tensor) -> Tensor:
-    """Put the harmonized foreground on the untouched background: `M * harmonized + (1 - M) * composite`.
+    """Blend the harmonized foreground with the unchanged background: `M * harmonized + (1 - M) * composite`.
 
     Args:
         harmonized: Network output in [0, 1], `(B, 3, H, W)`.
@@ -35,9 +35,9 @@ class _InwardClamp(torch.autograd.Function):
 
 
 def clamp_unit(x: Tensor) -> Tensor:
-    """Clamp to [0, 1], any shape; beyond the range, the gradient passes if its step leads back into it.
+    """Clamp to [0, 1], any shape; outside the range, a gradient passes only if its step leads back inside.
 
-    The gradient of a plain clamp is 0 there, so that pixels which start or stray outside never come back.
+    The gradient of a plain clamp is 0 there, so that pixels outside the range would never return to it.
     """
     return _InwardClamp.apply(x) if x.requires_grad else x.clamp(0, 1)
 
@@ -77,7 +77,7 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 
 def crop_padding(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut the picture of `(height, width)` out of the middle of a padded `(B, C, H', W')`."""
+    """Cut the image of `(height, width)` out of the middle of a padded `(B, C, H', W')`."""
     top, left = (image.shape[-2] - size[0]) // 2, (image.shape[-1] - size[1]) // 2
     return image[..., top : top + size[0], left : left + size[1]]
 
@@ -95,8 +95,8 @@ def thumbnail(composite: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tenso
 def reflect_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Mirror an image at its bottom and right edges until height and width are multiples of a stride.
 
-    Unlike `torch.nn.functional.pad(mode="reflect")` it mirrors as often as needed, so that small pictures fit
-    networks of a large stride. Undo it with `[..., :height, :width]`.
+    Unlike `torch.nn.functional.pad(mode="reflect")`, this mirrors as often as needed, which small pictures
+    need in networks of a large stride. `[..., :height, :width]` undoes it.
 
     Args:
         image: `(B, C, H, W)`.
@@ -129,8 +129,8 @@ def init_pix2pix_(module: nn.Module) -> None:
 class CheckpointedModule(nn.Module):
     """A network that recomputes its blocks in the backward pass after `enable_gradient_checkpointing()`.
 
-    A plain checkpoint would run each batch norm twice a step, and count every batch twice in its running
-    statistics; here the second run leaves them alone.
+    A plain checkpoint would run each batch norm twice in a step and count every batch twice in its running
+    statistics. Here the second run does not change them.
     """
 
     gradient_checkpointing = False  # both attributes are set by `ModelMixin.enable_gradient_checkpointing`

@@ -1,4 +1,4 @@
-"""Rename the keys of official checkpoints, leaving none unexplained."""
+"""Rename the keys of official checkpoints; unknown keys are errors."""
 
 import re
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ def rename_keys(
         elif found[1] is not None:
             ours = found[0].expand(found[1])
             if ours in renamed:
-                raise CheckpointError(f"Two keys of this {model} checkpoint become {ours!r}, one is {key!r}.")
+                raise CheckpointError(f"Two keys of this {model} checkpoint map to {ours!r}; one is {key!r}.")
             renamed[ours] = tensor
     if unknown:
         listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
@@ -50,11 +50,11 @@ def rename_keys(
 
 
 def own_keys(state_dict: dict[str, Tensor], known: Iterable[str], model: str) -> dict[str, Tensor]:
-    """Take off what `DataParallel`, `torch.compile` and trainers put before the keys of a model of ours.
+    """Remove the prefixes that `DataParallel`, `torch.compile` and trainers add to the keys of our models.
 
     Args:
         state_dict: Name -> tensor, with any of the prefixes `module.`, `_orig_mod.`, `model.`, `net.`.
-        known: Keys of the model in full; their numbers (layers, blocks) may differ from the checkpoint's.
+        known: All keys of the model; numbers of layers and blocks may differ from the checkpoint's.
         model: Name of the model, for the error.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where a method comes from and under which licence, shown by `harmony models` and in model cards."""
+"""Source and licences of a method, shown by `harmony models` and in model cards."""
 
 from dataclasses import dataclass
 

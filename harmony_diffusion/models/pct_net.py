@@ -1,4 +1,4 @@
-"""PCT-Net: one affine colour transform a pixel, predicted small and applied at any resolution.
+"""PCT-Net: one affine colour transform per pixel, predicted from a thumbnail, applied at any resolution.
 
 Paper: Guerreiro et al., "PCT-Net: Full Resolution Image Harmonization Using Pixel-Wise Color
 Transformations", CVPR 2023,
@@ -101,7 +101,7 @@ class PatchTransformer(CheckpointedModule):
 
 
 class PCTNet(HarmonyModel, ModelMixin, ConfigMixin):
-    """Pixel-wise colour transform: an affine 3x4 map a pixel, at any resolution.
+    """Pixel-wise colour transform: an affine 3x4 map per pixel, at any resolution.
 
     Filters are maps `(B, F, thumbnail_size, thumbnail_size)`: a 3x3 matrix row by row and an offset (12),
     which act on RGB in [0, 1] and whose result is clamped.  The CNN adds the attention, the share of the
@@ -109,7 +109,7 @@ class PCTNet(HarmonyModel, ModelMixin, ConfigMixin):
 
     Args:
         base: "cnn" (the U-Net of iS2AM on the normalised image) or "vit".
-        thumbnail_size: Side of the square, a multiple of 8, at which the network sees the picture.
+        thumbnail_size: Side of the square, a multiple of 8, that the network reads.
         dropout: Of the ViT, in training.
 
     Raises:
@@ -145,7 +145,7 @@ class PCTNet(HarmonyModel, ModelMixin, ConfigMixin):
         if base == "cnn":
             self.backbone: nn.Module = AttentionUNet()
             self.attention = nn.Conv2d(32, 1, 1)
-            # Unused; the official model has it too, and so do its files and its parameter count.
+            # Unused. The official model, its files and its parameter count include it.
             self.to_rgb = nn.Conv2d(32, 3, 1).requires_grad_(False)
             self.to_filters = nn.Conv2d(32, 12, 1)
             init_gaussian_xavier_(self, magnitude=2)

@@ -6,7 +6,7 @@ pictures of any size are mirrored up to a multiple of 256, and a mask that cover
 foreground its own statistics (see `RAIN`).
 
 The official training and test code replaces the background of the composite by the one of the real picture
-(its JPEG noise is then gone); here the network sees the composite as it is. The official network also takes
+(which removes JPEG noise); here the network reads the composite unchanged. The official network also takes
 the mask as a fourth input channel on request; its recipe does not ask for it.
 """
 
@@ -29,8 +29,8 @@ _STRIDE = 256
 def _weighted_sums(weights: Tensor, x: Tensor) -> Tensor:
     """Sum `(B, C, H, W)` over the frame with weights `(B, R, H, W)`: `(B, R, C)`.
 
-    A matrix product a row, then a sum over the rows: one pass over channels-last features, and round-off that
-    grows with H and W, not with their product.
+    One matrix product per row and a sum over the rows need a single pass over channels-last features, and
+    their round-off grows with H and W, not with their product.
     """
     with torch.autocast(x.device.type, enabled=False):
         return (weights.transpose(1, 2) @ x.permute(0, 2, 3, 1)).sum(1)
@@ -44,7 +44,7 @@ def _squared_distance(x: Tensor, centre: Tensor) -> Tensor:
 def instance_norm(x: Tensor) -> Tensor:
     """Instance normalization without parameters, eps 1e-5, `(B, C, H, W)`; keeps the memory format.
 
-    On a CPU `torch.nn.functional.instance_norm` copies channels-last features to the other format.
+    On a CPU, `torch.nn.functional.instance_norm` copies channels-last features to the other format.
     """
     wide = x.float()
     mean = wide.mean((2, 3), keepdim=True)
@@ -57,9 +57,9 @@ class RAIN(nn.Module):
 
     Foreground and background are normalized apart; the foreground is then scaled and shifted to the mean and
     deviation of the background, and each region gets an affine transform of its own. A picture without any
-    background has no statistics to give, and its foreground keeps its own (the official code squeezes it to
-    almost nothing). A foreground or background that is lost in the coarse mask of a low level has the mean 0
-    and the deviation `sqrt(eps)`, as in the official code. Soft masks weigh pixels.
+    background has no statistics to transfer, so its foreground keeps its own (the official code reduces its
+    deviation to almost 0). If the coarse mask of a low level loses the foreground or the background, that
+    region has mean 0 and deviation `sqrt(eps)`, as in the official code. Soft masks weigh pixels.
 
     Args:
         channels: Channels of the features.
@@ -107,7 +107,7 @@ class RAIN(nn.Module):
         area = regions.sum((2, 3))[..., None]
         sums = _weighted_sums(regions, x)
         mean = sums / (area + self.eps)
-        # Squares around the mean of the frame; around 0 they would cancel where the mean is far from 0.
+        # Squares around the mean of the frame; around 0 they would lose digits where the mean is large.
         centre = sums.sum(1, keepdim=True) / area.sum(1, keepdim=True)
         squares = _weighted_sums(regions, _squared_distance(x, centre.mT[..., None]))
         offset = mean - centre
@@ -116,7 +116,7 @@ class RAIN(nn.Module):
 
 
 class DownStage(nn.Module):
-    """Convolution, instance normalization on request, and activation.
+    """Convolution, optional instance normalization, and activation.
 
     Args:
         in_channels: Channels in.
@@ -212,7 +212,7 @@ class RainNet(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
         for stage in self.down:
             x = self.run(stage, x)
             skips.append(x)
-        # A 1x1 map alone does not say in which memory format the decoder has to go on.
+        # The memory format of a 1x1 map is ambiguous; set it for the decoder.
         x = skips.pop().clone(memory_format=torch.channels_last)
         for stage in self.up:
             x = self.run(stage, x, skips.pop(), mask)

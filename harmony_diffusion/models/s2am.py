@@ -56,7 +56,7 @@ class SpatialSeparatedAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Attend to features `(B, C, h, w)` under the picture's mask `(B, 1, k h, k w)`."""
-        # The 2 x 2 corner of each cell decides, a tie is background.
+        # The 2 x 2 corner of each cell decides; a tie counts as background.
         stride = mask.shape[2] // x.shape[2], mask.shape[3] // x.shape[3]
         mask = F.avg_pool2d(mask, 2, stride).round()
         mask = F.conv2d(F.pad(mask, (2, 2, 2, 2), mode="reflect"), self.blur)
@@ -137,7 +137,7 @@ class S2AM(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
         for stage in self.down:
             x = self.run(stage, x)
             skips.append(x)
-        # A 1x1 map alone does not say in which memory format the decoder has to go on.
+        # The memory format of a 1x1 map is ambiguous; set it for the decoder.
         x = skips.pop().clone(memory_format=torch.channels_last)
         for stage in self.up:
             x = self.run(stage, x, skips.pop(), mask)

@@ -54,7 +54,7 @@ _KEYS = (
 
 
 class Fire(nn.Module):
-    """SqueezeNet's block: few channels, then many, half of which see their neighbours."""
+    """SqueezeNet's block: few channels, then many, half of them by 3x3 convolutions."""
 
     def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
         super().__init__()
@@ -109,10 +109,10 @@ class Backbone(CheckpointedModule):
 
 
 class CurveRenderer(nn.Module):
-    """Predict one curve a channel from the features of both regions (sec. 3.3).
+    """Predict one curve per channel from the features of both regions (sec. 3.3).
 
     Args:
-        with_label: Add what is known about the foreground's category; otherwise the layers for it stay idle.
+        with_label: Use the category of the foreground; otherwise the layers for it stay unused.
     """
 
     def __init__(self, with_label: bool) -> None:
@@ -125,7 +125,7 @@ class CurveRenderer(nn.Module):
         for head in (self.foreground, self.background, self.labelled_foreground):
             nn.init.normal_(head.weight, std=0.01)
             nn.init.constant_(head.bias, float(head is self.background))  # all slopes 1: the identity
-        # Official files hold both paths, and so does their parameter count.
+        # Official files and the official parameter count include both paths.
         for idle in [self.foreground] if with_label else [self.embed, self.labelled_foreground]:
             idle.requires_grad_(False)
 
@@ -175,7 +175,7 @@ def crop_foreground(image: Tensor, mask: Tensor, size: int) -> Tensor:
 
 
 def _box_positions(inside: Tensor, size: int) -> Tensor:
-    """Return where to sample an axis, `(B, size)` in [-1, 1], given which places the box covers, `(B, N)`."""
+    """Return sampling positions on an axis, `(B, size)` in [-1, 1], from the places in the box, `(B, N)`."""
     count = inside.shape[1]
     index = torch.arange(count, device=inside.device)
     inside = inside | ~inside.any(1, keepdim=True)
@@ -187,7 +187,7 @@ def _box_positions(inside: Tensor, size: int) -> Tensor:
 
 
 class S2CRNet(HarmonyModel, ModelMixin, ConfigMixin):
-    """Spatial-separated curve rendering: two curves a channel, one after the other, for the whole foreground.
+    """Spatial-separated curve rendering: two successive curves per channel for the whole foreground.
 
     Filters are the slopes of both curves, up to a factor, `(B, 384)`: first and second curve, each channel by
     channel; all slopes 1 change nothing.
@@ -195,8 +195,8 @@ class S2CRNet(HarmonyModel, ModelMixin, ConfigMixin):
     Args:
         base: "squeezenet" (S2CRNet-S) or "vgg16" (S2CRNet-V).
         label: Category of the foreground, 0 to 4 in the order of the lists it was trained with; None for the
-            path without label. Weights hold both paths: `from_pretrained(folder, label=2)` takes the other.
-        thumbnail_size: Side of the squares at which the network sees foreground and background.
+            path without label. Weights include both: `from_pretrained(folder, label=2)` selects the other.
+        thumbnail_size: Side of the squares in which the network reads foreground and background.
 
     Raises:
         InputError: Unknown `base`, or a `label` out of range.

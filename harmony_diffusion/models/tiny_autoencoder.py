@@ -13,10 +13,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.models.weight_files import check_weights_file
 
 # Pipelines saved by 0.1.0 name this module by its old address, and diffusers looks it up among the modules
 # that are already imported.
@@ -27,7 +29,7 @@ _LIMIT = 3.0
 
 
 class _Block(nn.Module):
-    """Residual block; with `pooled`, what it reads is first seen at a normalised scale."""
+    """Residual block; with `pooled`, a group-normalised branch is first added to its input."""
 
     def __init__(self, width: int, pooled: bool = False) -> None:
         super().__init__()
@@ -63,8 +65,8 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
 
     Args:
         latent_channels: Channels of the latents.
-        scaling_factor: What latents are multiplied by for a diffusion model, one over their deviation.
-        block_out_channels: Widths by resolution, highest first; all alike, and one more than halvings.
+        scaling_factor: Factor of the latents for a diffusion model, the inverse of their deviation.
+        block_out_channels: Widths by resolution, highest first; all equal, one more than there are halvings.
     """
 
     @register_to_config
@@ -92,7 +94,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         return AutoencoderTinyOutput(latents=latents) if return_dict else (latents,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """Decode latents to a `sample` of images in [-1, 1]; values may lie a little outside."""
+        """Decode latents to a `sample` of images in [-1, 1]; values may be slightly outside."""
         images = 2 * self.decoder(z) - 1
         return DecoderOutput(sample=images) if return_dict else (images,)
 
@@ -108,15 +110,16 @@ def load_taef2(path: Path) -> TinyAutoencoder:
         path: `taef2.safetensors`.
 
     Raises:
-        CheckpointError: It is not there, or holds something else.
+        CheckpointError: The file is missing or does not hold these weights.
     """
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: there is no such file; TAEF2 is at https://github.com/madebyollin/taesd"
+            f"{path}: there is no such file. Download it from https://github.com/madebyollin/taesd."
         )
+    check_weights_file(path)
     model = TinyAutoencoder()
     try:
         model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not TAEF2: {str(error).splitlines()[0]}") from error
     return model.eval().requires_grad_(False)

@@ -103,6 +103,13 @@ def test_methods_without_official_weights_refuse_to_convert(name):
         model_class(name).convert_official({})
 
 
+def test_models_return_a_tensor_and_refuse_return_dict(tiny_sample):
+    model = build("hdnet_lite")
+    assert isinstance(model(*tiny_sample), torch.Tensor)
+    with pytest.raises(TypeError, match="return_dict"):
+        model(*tiny_sample, return_dict=False)
+
+
 def test_base_class_says_what_to_implement():
     composite, mask = picture_and_mask()
     with pytest.raises(NotImplementedError, match="must implement `predict`"):

@@ -50,3 +50,11 @@ def test_pipeline_takes_any_number_of_latent_channels(init, control_input):
     latents = call(pipe, init=init, strength=strength, output_type="latent").images
     assert latents.shape == (1, 6, 8, 8) and torch.isfinite(latents).all()
     assert call(pipe, init=init, strength=strength).images[0].shape == (64, 64, 3)
+
+
+def test_a_web_page_or_a_broken_file_is_not_taken_for_weights(tmp_path):
+    path = tmp_path / "taef2.safetensors"
+    for content, message in ((b"<html></html>", "web page"), (b"\x10\0\0\0\0\0\0\0broken", "is not TAEF2")):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            load_taef2(path)
