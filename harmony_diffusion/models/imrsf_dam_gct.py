@@ -168,7 +168,7 @@ class IMRSFDAMGCT(HarmonyModel, ModelMixin, ConfigMixin):
         misfits = [key for key, x in converted.items() if key not in own or own[key].shape != x.shape]
         if misfits:
             raise CheckpointError(
-                f"An iDIH of depth 7 and width 64 is expected; these weights do not fit: {', '.join(misfits)}."
+                f"An iDIH of depth 7 and width 64 is expected; these do not fit: {', '.join(misfits)}."
             )
         self.load_state_dict(converted, strict=False)
         return [key for key in own if key not in converted]
