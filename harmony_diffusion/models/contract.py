@@ -37,6 +37,7 @@ class HarmonyModel(ModelMixin, ConfigMixin):
         needs_frame_statistics: `apply_filters` needs the result of `frame_statistics` where its image is only
             a part of the picture.
         takes_reference: `forward` and `predict_filters` accept a weight of the background pixels.
+        average_mirrored: In evaluation, the model averages the filters of a picture and of its mirror image.
     """
 
     origin: Origin
@@ -48,6 +49,7 @@ class HarmonyModel(ModelMixin, ConfigMixin):
     filter_names: tuple[str, ...] = ()
     needs_frame_statistics: bool = False
     takes_reference: bool = False
+    average_mirrored: bool = False
 
     def forward(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
         """Harmonize the foreground: clamp the predicted frame and blend it with the composite.
