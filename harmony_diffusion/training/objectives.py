@@ -77,7 +77,7 @@ class ForegroundObjective(nn.Module):
         elif scored is mask:
             harmonized = self.model(composite, mask)
         else:
-            harmonized = blend(clamp_unit(self.model.predict(composite, mask)), composite, scored)
+            harmonized = blend(clamp_unit(self.model.predict_frame(composite, mask)), composite, scored)
         errors = fn_mse(harmonized, real, scored, self.min_area / self.stride**2)
         losses = {"fn_mse": errors.detach().mean()}
         loss = ((errors + _ROOT_EPS).sqrt() if self.root else errors).mean()
