@@ -21,7 +21,7 @@ from harmony_diffusion.diffusion.control_settings import FILE
 from harmony_diffusion.errors import HarmonyError, OutputError
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.training.checkpoints import write_folder_atomically
-from harmony_diffusion.training.model_card import diffusion_card_head, forget_origins
+from harmony_diffusion.training.model_card import diffusion_card_head, drop_local_paths
 
 CARD = """{head}
 # {title}
@@ -100,7 +100,7 @@ def save(args: argparse.Namespace) -> None:
 
     def write(folder: Path) -> None:
         pipe.save_pretrained(folder)
-        forget_origins(folder)
+        drop_local_paths(folder)
         open_in_single_precision(folder)
         origins = {"unet": args.base, "controlnet_high": args.high, "controlnet_low": args.low}
         for name, origin in origins.items():

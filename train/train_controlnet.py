@@ -1,24 +1,24 @@
-"""Train a ControlNet for edges or for colours of the foreground, beside a frozen inpainting model.
+"""Train a ControlNet for the edges or for the colours of a foreground, beside a frozen inpainting model.
 
     accelerate launch train/train_controlnet.py --control high --data OPEN_IMAGES/manifest-train.csv \
         --captions OPEN_IMAGES/captions --output outputs/high
 
-`--data` is photographs with masks. Each photograph is its own target: the ControlNet sees the foreground's
-edges (`high`) or blurred colours (`low`), the inpainting model the background. With `--perturb_foreground`
-colour and light of the foreground are changed before the control image is drawn; without it the blurred
-colours are the right ones already, and nothing teaches harmonization. It is on by default for `low`.
-`--beside FOLDER` adds what a trained ControlNet of the other kind says, to half of the samples, so that the
-new one can learn what that one leaves.
+`--data` holds photographs with masks. Each photograph is its own target: the ControlNet sees the edges
+(`high`) or the blurred colours (`low`) of the foreground, the inpainting model sees the background.
+`--perturb_foreground` changes colour and light of the foreground before the control image is drawn.
+Without it the control image already holds the target colours, and the ControlNet does not learn to
+harmonize. It is on by default for `low`. `--beside FOLDER` adds a trained, frozen ControlNet of the other
+kind for half of the samples, so that the new ControlNet learns what is missing.
 
-OUTPUT_DIR gets `checkpoint-STEP` folders and at the end `model`, a ControlNet of diffusers with its card. The
-same command, run again after the process was killed, goes on from the newest checkpoint and ends with the
-same weights. The paper's settings are in `train/recipes`.
+OUTPUT receives `checkpoint-STEP` folders and, at the end, `model`: a ControlNet for diffusers with its
+model card. To continue a killed run, start the same command again: it continues from the newest
+checkpoint and ends with the same weights. The settings of the paper are in `train/recipes`.
 """
 
 import argparse
 import copy
-import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,47 +26,36 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.models.controlnets.controlnet import ControlNetModel
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from harmony_diffusion.data.keyed_random import sample_key
-from harmony_diffusion.data.training_set import KeyedView
 from harmony_diffusion.diffusion.base_models import load_base_components, read_pipeline_config
 from harmony_diffusion.diffusion.control_images import SIGMA
 from harmony_diffusion.diffusion.control_settings import ROLES, ControlSettings, load_control_settings
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-from harmony_diffusion.training.checkpoints import finish, remove_unfinished, write_folder_atomically
-from harmony_diffusion.training.diffusion_data import DiffusionData
 from harmony_diffusion.training.diffusion_run import (
     FIXED,
-    Board,
     Conditioner,
-    add_data_arguments,
-    add_optimizer_arguments,
-    add_run_arguments,
-    build_optimizer,
+    add_arguments,
     check_arguments,
     evaluating,
-    finite_loss,
     freeze,
     learning_rate,
     open_split,
-    push_to_hub,
     training_facts,
     training_samples,
     validate_pipeline,
     validation_images,
     write_card,
 )
-from harmony_diffusion.training.diffusion_step import DenoisingObjective, sample_noise, sample_timesteps
-from harmony_diffusion.training.model_card import forget_origins, told_name
-from harmony_diffusion.training.order import BatchPositions
+from harmony_diffusion.training.diffusion_step import DenoisingObjective
+from harmony_diffusion.training.launching import run_script
+from harmony_diffusion.training.loop import images_in_a_step, train_model
+from harmony_diffusion.training.model_card import drop_local_paths, name_in_card
+from harmony_diffusion.training.optimizers import build_optimizer
 from harmony_diffusion.training.pixel_loss import PixelLoss
-from harmony_diffusion.training.trained_model import TrainedModel, make_accelerator
-
-logger = logging.getLogger("train_controlnet")
+from harmony_diffusion.training.precision import autocast
+from harmony_diffusion.training.validation import Validation
 
 USAGE = """from harmony_diffusion.pipelines.assembly import assemble_pipeline
 
@@ -80,19 +69,14 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument_group("model").add_argument
     add("--control", choices=ROLES, required=True, help="high: edges; low: blurred colours")
     add("--pretrained_model_name_or_path", help="inpainting model (default: Stable Diffusion 2)")
-    add("--controlnet_model_name_or_path", help="ControlNet to start from (default: the U-Net's encoder)")
-    add("--beside", type=Path, help="trained ControlNet of the other kind: learn what it leaves, and alone")
+    add("--controlnet_model_name_or_path", help="initial ControlNet (default: the encoder of the U-Net)")
+    add("--beside", type=Path, help="frozen ControlNet of the other kind, for half of the samples")
     add("--control_input", choices=CONTROL_INPUTS, default="noisy_latents", help="4 channels, or all 9")
     add("--control_scale", type=float, default=1.0, help="lambda of equation 7")
-    add("--conditioning_embedding", type=int, nargs="*", default=[16, 32, 96, 256], help="widths of the part that embeds the control image")  # fmt: skip  # noqa: E501
-    add("--unit_embedding", action="store_true", help="start that part so that it counts at once")
-    add("--canny_thresholds", type=float, nargs=2, default=[100, 200])
-    add("--no_silhouette", action="store_true", help="leave the outline of the mask out of the edges")
-    add("--sigma", type=float, default=SIGMA, help="of the blur, in pixels of the resolution")
-    add("--no_premultiplied", action="store_true", help="average foreground colours alone in the blur")
-    add_data_arguments(parser)
-    add_optimizer_arguments(parser, learning_rate=5e-6)
-    add_run_arguments(parser)
+    add("--conditioning_embedding", type=int, nargs="*", default=[16, 32, 96, 256], help="widths of the layers that embed the control image")  # fmt: skip  # noqa: E501
+    add("--unit_embedding", action="store_true", help="initialize these layers to take effect at once")
+    add("--sigma", type=float, default=SIGMA, help="of the blur, in pixels at the training resolution")
+    add_arguments(parser, learning_rate=5e-6)
     args = parser.parse_args()
     check_arguments(parser, args)
     if args.perturb_foreground is None:
@@ -100,22 +84,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def control_settings(args: argparse.Namespace) -> ControlSettings:
-    return ControlSettings(
-        args.control,
-        args.control_input,
-        tuple(args.canny_thresholds),
-        not args.no_silhouette,
-        args.sigma,
-        not args.no_premultiplied,
-    )
-
-
 def load_other(args: argparse.Namespace, settings: ControlSettings) -> ControlSettings | None:
-    """Read how the control images of `--beside` are drawn; None without it.
+    """Read the control settings of `--beside`; return None without it.
 
     Raises:
-        InputError: It is no ControlNet to be trained beside.
+        InputError: The ControlNet is of the same kind, or has another `--control_input`.
     """
     if args.beside is None:
         return None
@@ -123,8 +96,8 @@ def load_other(args: argparse.Namespace, settings: ControlSettings) -> ControlSe
     if other.role == settings.role or other.control_input != settings.control_input:
         raise InputError(
             "--beside",
-            f"is a ControlNet of the kind {other.role!r} that sees {other.control_input}",
-            "Give one of the other kind that sees the same.",
+            f"has the kind {other.role!r} and the input {other.control_input!r}",
+            f"Give a ControlNet of the other kind with the input {settings.control_input!r}.",
         )
     return other
 
@@ -140,7 +113,7 @@ def build_controlnet(args: argparse.Namespace, unet: Any, vae: Any) -> ControlNe
             raise InputError(
                 "--conditioning_embedding",
                 f"has {len(args.conditioning_embedding)} widths",
-                f"Give {widths}: each after the first halves the image, as the autoencoder does.",
+                f"Give {widths} widths, one for each level of the autoencoder.",
             )
         controlnet = make_controlnet(
             unet,
@@ -155,166 +128,93 @@ def build_controlnet(args: argparse.Namespace, unet: Any, vae: Any) -> ControlNe
     return controlnet
 
 
-def publish(
-    controlnet: ControlNetModel,
-    settings: ControlSettings,
-    args: argparse.Namespace,
-    data: DiffusionData,
-    training: dict[str, object],
-    scores: dict[str, float],
-) -> None:
-    """Write OUTPUT_DIR/model with its card, and upload it if asked."""
-
-    def write(folder: Path) -> None:
-        (copy.deepcopy(controlnet).half() if args.half else controlnet).save_pretrained(folder)
-        settings.save(folder)
-        forget_origins(folder)
-        own = {
-            "base": told_name(args.pretrained_model_name_or_path or "Stable Diffusion 2 inpainting"),
-            "started from": told_name(args.controlnet_model_name_or_path or "the encoder of the base"),
-            **asdict(settings),
-            "trained beside": told_name(args.beside or "none"),
-        }
-        facts = {"Training": {**own, **training}, "Data": data.facts}
-        title = f"ControlNet for the {'edges' if args.control == 'high' else 'colours'} of a foreground"
-        write_card(folder, title, USAGE.format(role=args.control), facts, scores)
-
-    write_folder_atomically(args.output_dir / "model", write)
-    if args.push_to_hub:
-        push_to_hub(args.output_dir / "model", args.hub_model_id)
-
-
 def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
-    accumulation, processes = args.gradient_accumulation_steps, accelerator.num_processes
-    device, is_main, rank = accelerator.device, accelerator.is_main_process, accelerator.process_index
-    torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
-    if is_main:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(args.output_dir)
-
+    device = accelerator.device
     models = load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
-    settings = control_settings(args)
     image_channel = read_pipeline_config(args.pretrained_model_name_or_path).get("image_channel", "masked")
+    settings = ControlSettings(args.control, args.control_input, sigma=args.sigma)
     controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
-    other, beside = load_other(args, settings), None
-    if other:
-        beside = ControlNetModel.from_pretrained(args.beside).float()
-        check_controlnet(beside, models["unet"], args.control_input, args.beside)
-        models[f"controlnet_{other.role}"] = beside
+    other_settings, other = load_other(args, settings), None
+    if other_settings:
+        other = ControlNetModel.from_pretrained(args.beside).float()
+        check_controlnet(other, models["unet"], args.control_input, args.beside)
+        models[f"controlnet_{other_settings.role}"] = other
     frozen = [name for name, model in models.items() if isinstance(model, torch.nn.Module)]
     freeze(models, frozen, device, args.mixed_precision)
 
-    data = open_split(args, args.train_split)
+    data = open_split(args, args.split)
     held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
     samples = training_samples(args, data, models, image_channel, accelerator)
-    batch = args.train_batch_size * accumulation * processes
-    total = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
+    batch = images_in_a_step(args, accelerator)
+    steps = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
 
-    optimizer = build_optimizer(list(controlnet.parameters()), args)
-    fixed = {name: getattr(args, name) for name in (*FIXED, "control_scale")}
-    fixed |= {"control": str(settings), "beside": str(other), "samples": len(samples), "batch": batch}
-    if not args.lr_scheduler.startswith("constant"):
-        fixed["steps"] = total
-    objective = DenoisingObjective(
-        models["unet"],
-        models["scheduler"],
-        controlnet,
-        args.control_input,
-        args.control_scale,
-        args.snr_gamma,
-        beside,
-        PixelLoss(models["vae"]) if args.pixel_loss is not None else None,
-    )
-    trained = TrainedModel(controlnet, optimizer, args, accelerator)
-    start = trained.begin(objective, fixed)
-    positions = BatchPositions(args.train_batch_size, accumulation, start, total, rank, processes)
-    loader = DataLoader(
-        KeyedView(samples, args.seed),
-        batch_sampler=positions,
-        num_workers=args.dataloader_num_workers,
-        pin_memory=device.type == "cuda",
-    )
-    conditioner = Conditioner(
-        data,
-        models,
-        image_channel,
-        settings.draw,
-        args.proportion_empty_prompts,
-        device,
-        other.draw if other else None,
-        args.pixel_loss,
-    )
-    timestep_count = models["scheduler"].config.num_train_timesteps
-    board = Board(args.output_dir, args.report_to) if is_main else None
-
-    def validate(step: int, controlnet: ControlNetModel) -> dict[str, float]:
-        if held_out is None or board is None:
-            return {}
+    def validate(controlnet: ControlNetModel) -> Validation:
+        assert held_out is not None
         images, prompts = validation_images(held_out, args.num_validation_images)
         pipe = StableDiffusionHarmonizationPipeline(
             **models,
             **{f"controlnet_{args.control}": controlnet},
-            **(other.of_pipeline() if other else {}) | settings.of_pipeline(),
+            **(other_settings.of_pipeline() if other_settings else {}) | settings.of_pipeline(),
             working_size=args.resolution,
             image_channel=image_channel,
         )
         options = {"num_inference_steps": args.validation_inference_steps}
-        with evaluating(controlnet), trained.autocast():
-            scores, pictures = validate_pipeline(
-                pipe, images, prompts, guidance_scale=args.validation_guidance_scale, **options
-            )
-        logger.info("validation after %d steps: %s", step, scores)
-        board.scalars({f"validation/{name}": value for name, value in scores.items()}, step)
-        board.pictures(pictures, step)
-        return scores
+        options["guidance_scale"] = args.validation_guidance_scale
+        with evaluating(controlnet), autocast(args.mixed_precision, device):
+            return validate_pipeline(pipe, images, prompts, **options)
 
-    batches = iter(loader)
-    progress = tqdm(total=total, initial=start, unit=" steps", desc=args.control, disable=not is_main)
-    for step in range(start, total):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(args, step, total, batch)
-        for part in range(step * accumulation, (step + 1) * accumulation):
-            items = next(batches)
-            torch.manual_seed(sample_key(args.seed, part, rank))
-            conditions = conditioner(items)
-            noise = sample_noise(items["key"], conditions.latents)
-            timesteps = sample_timesteps(items["key"], timestep_count).to(device)
-            with accelerator.accumulate(trained.synchronized):
-                losses = trained.objective(conditions, noise, timesteps)
-                accelerator.backward(losses["loss"])
-                if args.max_grad_norm and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(controlnet.parameters(), args.max_grad_norm)
-                trained.stepper.step()
-                trained.stepper.zero_grad()
-        if trained.average is not None:
-            trained.average.update(controlnet, step)
-        done = step + 1
-        progress.update()
-        if board is not None and done % args.logging_steps == 0:
-            loss = finite_loss(losses, done)
-            progress.set_postfix(loss=f"{loss:.4g}")
-            rate = optimizer.param_groups[0]["lr"]
-            board.scalars({"train/loss": loss, "train/learning_rate": rate}, done)
-        if done % args.checkpointing_steps == 0 or done == total:
-            finite_loss(losses, done)
-            trained.save(done)
-        if done % args.validation_steps == 0 and done < total:
-            with trained.averaged() as averaged:
-                validate(done, averaged)
-            accelerator.wait_for_everyone()
-    progress.close()
-    with trained.averaged() as averaged:
-        if is_main:
-            scores = validate(total, averaged)
-            publish(averaged, settings, args, data, training_facts(args, total, batch), scores)
+    def write_model(folder: Path, controlnet: ControlNetModel, scores: Mapping[str, float]) -> None:
+        (copy.deepcopy(controlnet).half() if args.half else controlnet).save_pretrained(folder)
+        settings.save(folder)
+        drop_local_paths(folder)
+        training = {
+            "base": name_in_card(args.pretrained_model_name_or_path or "Stable Diffusion 2 inpainting"),
+            "started from": name_in_card(args.controlnet_model_name_or_path or "the encoder of the base"),
+            **asdict(settings),
+            "trained beside": name_in_card(args.beside or "none"),
+            **training_facts(args, steps, batch),
+        }
+        title = f"ControlNet for the {'edges' if args.control == 'high' else 'colours'} of a foreground"
+        facts = {"Training": training, "Data": data.facts}
+        write_card(folder, title, USAGE.format(role=args.control), facts, scores)
+
+    train_model(
+        args,
+        accelerator,
+        model=controlnet,
+        objective=DenoisingObjective(
+            models["unet"],
+            models["scheduler"],
+            controlnet,
+            args.control_input,
+            args.control_scale,
+            args.snr_gamma,
+            other,
+            PixelLoss(models["vae"]) if args.pixel_loss is not None else None,
+        ),
+        optimizer=build_optimizer(controlnet.parameters(), args),
+        samples=samples,
+        steps=steps,
+        settings={name: getattr(args, name) for name in (*FIXED, "control_scale")}
+        | {"control": str(settings), "beside": str(other_settings)},
+        learning_rate=lambda step: learning_rate(args, step, steps),
+        make_inputs=Conditioner(
+            data,
+            models,
+            image_channel,
+            settings.draw,
+            args.proportion_empty_prompts,
+            device,
+            other_settings.draw if other_settings else None,
+            args.pixel_loss,
+        ).inputs,
+        validate=validate if held_out else None,
+        write_model=write_model,
+    )
 
 
 def main() -> None:
-    args = parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    accelerator = make_accelerator(args)
-    train(args, accelerator)
-    finish(accelerator)
+    run_script(train, parse_args())
 
 
 if __name__ == "__main__":

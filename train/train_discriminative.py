@@ -2,36 +2,29 @@
 
     accelerate launch train/train_discriminative.py --model hdnet --data PATH/TO/DATA --output outputs/hdnet
 
-`--data` is composites with ground truth (iHarmony4, folders, JSON lines) or photographs with masks, of which
-composites are made as training goes. OUTPUT gets `checkpoint-STEP` folders and at the end `model`, a folder
-for `load_model`. The same command, run again after the process was killed, goes on from the newest checkpoint
-and ends with the same weights: order, augmentation and noise are functions of (seed, step). The papers'
-settings are in `train/recipes`.
+`--data` holds composites with ground truth (iHarmony4, folders, JSON lines), or photographs with masks,
+from which composites are made during training. OUTPUT receives `checkpoint-STEP` folders and, at the end,
+`model`: a folder for `load_model`. To continue a killed run, start the same command again: it continues
+from the newest checkpoint and ends with the same weights, because order, augmentation and noise are
+functions of (seed, step). The settings of the papers are in `train/recipes`.
 """
 
 import argparse
-import contextlib
 import copy
 import json
 import logging
 import math
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from harmony_diffusion.data.keyed_random import KeyedDraws, sample_key
+from harmony_diffusion.data.keyed_random import KeyedDraws
 from harmony_diffusion.data.layouts import Listing, list_dataset
 from harmony_diffusion.data.photographs import parse_filters, subset_weights
 from harmony_diffusion.data.sample import Problem
@@ -43,24 +36,30 @@ from harmony_diffusion.data.synthesis.composites import (
 )
 from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, PhotographSet, TrainingSet
 from harmony_diffusion.data.transforms import WHOLE_FRAMES
-from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError
+from harmony_diffusion.errors import InputError
 from harmony_diffusion.models import MODELS, create_model, load_model, model_class
 from harmony_diffusion.models.efficientnet import init_lite0_from_imagenet
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.layers import blend
-from harmony_diffusion.training.batch_norm import synchronize_batch_norms
-from harmony_diffusion.training.checkpoints import (
-    finish,
-    remove_unfinished,
-    resume,
-    save_checkpoint,
-    write_folder_atomically,
+from harmony_diffusion.training.arguments import (
+    add_data_arguments,
+    add_optimizer_arguments,
+    add_run_arguments,
+    check_shared_arguments,
 )
-from harmony_diffusion.training.ema import MovingAverage
-from harmony_diffusion.training.model_card import forget_origins, launch_command, told_name, write_model_card
+from harmony_diffusion.training.batch_norm import synchronize_batch_norms
+from harmony_diffusion.training.launching import run_script
+from harmony_diffusion.training.loop import images_in_a_step, train_model
+from harmony_diffusion.training.model_card import (
+    drop_local_paths,
+    launch_command,
+    name_in_card,
+    write_model_card,
+)
 from harmony_diffusion.training.objectives import ForegroundObjective, HarmonizerObjective
-from harmony_diffusion.training.order import BatchPositions, TwoStreams
+from harmony_diffusion.training.optimizers import build_optimizer
+from harmony_diffusion.training.order import TwoStreams
 from harmony_diffusion.training.schedules import SCHEDULES, learning_rate_factor
 from harmony_diffusion.training.validation import Triple, Validation, validate
 
@@ -68,19 +67,19 @@ logger = logging.getLogger("train_discriminative")
 
 VALIDATION_SEED = 1
 REFERENCES = 2048  # photographs whose foreground colours are transferred
-WARM_UP_STEPS = 3  # left out of the profile
-# What a run that goes on from a checkpoint must have in common with the one that wrote it.
+PRECISIONS = ("no", "bf16")
+# Settings that a run must share with the checkpoint it continues.
 FIXED = (
     "model", "model_config", "freeze", "loss", "min_area", "raw_output", "loss_stride", "smoothness",
     "clean_background", "split", "filter", "subset_power", "resolution", "whole_frames", "quarter_turns",
-    "seed", "optimizer", "learning_rate", "backbone_lr_factor", "adam_beta1", "adam_beta2",
-    "adam_weight_decay", "adam_epsilon", "max_grad_norm", "lr_scheduler", "lr_warmup_steps",
-    "lr_milestones", "lr_gamma", "lr_constant_epochs", "use_ema", "ema_decay", "mixed_precision",
+    "seed", "optimizer", "learning_rate", "backbone_lr_factor", "adam_weight_decay", "adam_epsilon",
+    "max_grad_norm", "lr_scheduler", "lr_warmup_steps", "lr_milestones", "lr_gamma", "lr_constant_epochs",
+    "use_ema", "ema_decay", "mixed_precision",
 )  # fmt: skip
 
 
 class Data(NamedTuple):
-    """Training samples, what makes composites of them (nothing, if they are composites), and their story."""
+    """Training samples, the maker of composites (None if the samples are composites), facts for the card."""
 
     listing: Listing
     samples: TrainingSet
@@ -92,98 +91,57 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_data_arguments(parser.add_argument_group("data"))
-    add_loss_arguments(parser.add_argument_group("model and loss"))
-    add_optimizer_arguments(parser.add_argument_group("optimizer"))
-    add_run_arguments(parser.add_argument_group("run"))
-    args = parser.parse_args()
-    if args.loss == "harmonizer" and args.train_batch_size % 2:
-        parser.error("--loss harmonizer needs an even --train_batch_size, half of it for each stream")
-    if args.push_to_hub and not args.hub_model_id:
-        parser.error("--push_to_hub needs --hub_model_id")
-    return args
-
-
-def add_data_arguments(group: Any) -> None:
-    add = group.add_argument
-    add("--data", type=Path, required=True, help="data set, of any layout `harmony data check` knows")
-    add("--split", default="train")
-    add(
-        "--filter", nargs="*", action="extend", default=[], metavar="COLUMN=VALUE", help="photographs to take"
-    )
-    add("--subset_power", type=float, default=1.0, help="1: samples alike; 0: subsets alike")
-    add("--bad_samples", choices=("stop", "skip"), default="stop", help="what to do with unusable files")
-    add("--resolution", type=int, default=256)
+    add_model_arguments(parser)
+    add = add_data_arguments(parser)
+    add("--subset_power", type=float, default=1.0, help="1: draw samples equally often; 0: draw subsets equally often")  # fmt: skip  # noqa: E501
     add("--whole_frames", type=float, default=WHOLE_FRAMES, help="share of samples that are not cropped")
-    add("--quarter_turns", action="store_true", help="turn half of the samples by 90, 180 or 270 degrees")
-    add("--clean_background", action="store_true", help="give composites the background of the real")
-    add("--validation_data", type=Path, help="default: --data, if --validation_split is given")
-    add("--validation_split", help="split to validate on; default: no validation")
-    add("--num_validation_images", type=int, default=64)
-    add("--dataloader_num_workers", type=int, default=0)
-
-
-def add_loss_arguments(group: Any) -> None:
-    add = group.add_argument
-    add("--model", choices=sorted(MODELS), required=True)
-    add("--model_config", type=json.loads, default={}, help="constructor arguments, as JSON")
-    add("--pretrained_model", type=Path, help="folder of weights to start from")
-    add("--imagenet_encoder", action="store_true", help="start the Lite0 encoder from ImageNet weights")
-    add("--freeze", nargs="*", default=[], metavar="PREFIX", help="parameters to leave as they are")
-    add("--loss", choices=("fn_mse", "fn_rmse", "harmonizer"), default="fn_mse")
-    add("--min_area", type=float, default=100.0, help="A_min of FN-MSE, in pixels")
-    add("--raw_output", action="store_true", help="score the frame before the background is pasted back")
-    add("--loss_stride", type=int, default=1, help="score every N-th pixel only; faster with parameter maps")
-    add("--smoothness", type=float, default=0.0, help="weight of the smoothness of parameter maps")
-    add("--gradient_checkpointing", action="store_true")
-    add("--sync_batch_norm", action="store_true", help="batch norms see the batches of all processes")
-    add("--channels_last", action="store_true", help="memory format of the convolutions; faster on CPUs")
-    add("--compile", action="store_true")
-
-
-def add_optimizer_arguments(group: Any) -> None:
-    add = group.add_argument
-    add("--train_batch_size", type=int, default=16, help="per process and micro-batch")
-    add("--gradient_accumulation_steps", type=int, default=1)
-    add("--num_train_epochs", type=int, default=120)
-    add("--max_train_steps", type=int, help="in place of --num_train_epochs")
+    add("--quarter_turns", action="store_true", help="rotate half of the samples by 90, 180 or 270 degrees")
+    add("--clean_background", action="store_true", help="copy the background of the real image")
+    add = add_optimizer_arguments(parser, SCHEDULES, learning_rate=1e-3)
     add("--optimizer", choices=("adam", "adamw"), default="adam")
-    add("--learning_rate", type=float, default=1e-3)
     add("--backbone_lr_factor", type=float, default=1.0, help="of the learning rate of a pretrained encoder")
-    add("--lr_scheduler", choices=SCHEDULES, default="constant")
-    add("--lr_warmup_steps", type=int, default=0)
     add("--lr_milestones", type=int, nargs="*", default=[], metavar="EPOCH", help="of the scheduler step")
     add("--lr_gamma", type=float, default=0.1, help="factor at each milestone")
     add("--lr_constant_epochs", type=int, default=0, help="before linear or cosine decay")
-    add("--adam_beta1", type=float, default=0.9)
-    add("--adam_beta2", type=float, default=0.999)
-    add("--adam_weight_decay", type=float, default=0.0)
-    add("--adam_epsilon", type=float, default=1e-8)
-    add("--max_grad_norm", type=float, default=0.0, help="clip gradients to this norm; 0: do not")
-    add("--use_ema", action="store_true", help="validate and publish a moving average of the weights")
-    add("--ema_decay", type=float, default=0.9995)
+    add_run_arguments(parser, PRECISIONS)
+    parser.set_defaults(
+        resolution=256,
+        num_validation_images=64,
+        train_batch_size=16,
+        num_train_epochs=120,
+        lr_warmup_steps=0,
+        adam_weight_decay=0.0,
+        max_grad_norm=0.0,
+        ema_decay=0.9995,
+        checkpointing_steps=1000,
+        validation_steps=1000,
+    )
+    args = parser.parse_args()
+    check_shared_arguments(parser, args, PRECISIONS)
+    if args.loss == "harmonizer" and args.train_batch_size % 2:
+        parser.error("--loss harmonizer needs an even --train_batch_size, half of it for each stream")
+    return args
 
 
-def add_run_arguments(group: Any) -> None:
-    add = group.add_argument
-    add("--output", type=Path, required=True)
-    add("--seed", type=int, default=0)
-    add("--mixed_precision", choices=("no", "bf16"), default="no")
-    add("--allow_tf32", action="store_true")
-    add("--checkpointing_steps", type=int, default=1000)
-    add("--checkpoints_total_limit", type=int, default=3)
-    add("--resume_from_checkpoint", default="latest", help="'latest' in OUTPUT, if any, or a folder")
-    add("--validation_steps", type=int, default=1000)
-    add("--logging_steps", type=int, default=20)
-    add("--report_to", choices=("none", "tensorboard"), default="none")
-    add("--profile_steps", type=int, default=0, help="tell how the time of the first N steps is spent")
-    add("--half", action="store_true", help="publish the weights in half precision")
-    add("--push_to_hub", action="store_true")
-    add("--hub_model_id")
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model and loss").add_argument
+    add("--model", choices=sorted(MODELS), required=True)
+    add("--model_config", type=json.loads, default={}, help="constructor arguments, as JSON")
+    add("--pretrained_model", type=Path, help="folder of the initial weights")
+    add("--imagenet_encoder", action="store_true", help="initialize the Lite0 encoder from ImageNet weights")
+    add("--freeze", nargs="*", default=[], metavar="PREFIX", help="parameters that are not trained")
+    add("--loss", choices=("fn_mse", "fn_rmse", "harmonizer"), default="fn_mse")
+    add("--min_area", type=float, default=100.0, help="A_min of FN-MSE, in pixels")
+    add("--raw_output", action="store_true", help="score the output before the background is pasted back")
+    add("--loss_stride", type=int, default=1, help="score every N-th pixel; for models with parameter maps")
+    add("--smoothness", type=float, default=0.0, help="weight of the smoothness of parameter maps")
+    add("--sync_batch_norm", action="store_true", help="compute batch norms over all processes")
+    add("--channels_last", action="store_true", help="memory format of convolutions, faster on CPUs")
+    add("--compile", action="store_true")
 
 
 def open_data(path: Path, split: str, args: argparse.Namespace, composer: SyntheticComposites | None) -> Data:
-    """List a data set; without a `composer`, photographs get one that transfers their own colours."""
+    """List a data set; the default `composer` transfers the colours of its own photographs."""
     skip = args.bad_samples == "skip"
     problems: list[Problem] = []
     filters = parse_filters(args.filter) or None
@@ -202,7 +160,7 @@ def open_data(path: Path, split: str, args: argparse.Namespace, composer: Synthe
         )
         return Data(listing, samples, None, facts)
     licences = Counter(
-        photograph.record.get("licence_class", "not told") for photograph in listing.photographs
+        photograph.record.get("licence_class", "unknown") for photograph in listing.photographs
     )
     facts["by class of licence"] = ", ".join(f"{name} {count}" for name, count in sorted(licences.items()))
     if composer is None:
@@ -214,7 +172,7 @@ def open_data(path: Path, split: str, args: argparse.Namespace, composer: Synthe
 
 
 def warn_of_shared_files(trained: Data, held_out: Data) -> None:
-    """Tell how much of the validation data is training data: layouts without splits ignore `--split`."""
+    """Warn if validation data are training data: layouts without splits ignore `--split`."""
     first, second = (
         {s.composite for s in data.listing.samples} | {p.picture for p in data.listing.photographs}
         for data in (trained, held_out)
@@ -224,7 +182,7 @@ def warn_of_shared_files(trained: Data, held_out: Data) -> None:
 
 
 class Composed(NamedTuple):
-    """A training batch: composite, given mask, real, and the mask the foreground was pasted with."""
+    """A training batch: composite, the mask given to the model, real, and the exact mask of the pasting."""
 
     composite: Tensor
     mask: Tensor
@@ -233,7 +191,7 @@ class Composed(NamedTuple):
 
 
 def compose(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> Composed:
-    """Make float images on the device; make composites from photographs."""
+    """Make float images on the device, and composites from photographs."""
     real, mask = (items[name].to(device, non_blocking=True) for name in ("real", "mask"))
     if data.composer is not None:
         composite, mask, real, opacity, _ = data.composer(real, mask, items["key"])
@@ -247,10 +205,10 @@ def compose(items: Item, data: Data, args: argparse.Namespace, device: torch.dev
 
 
 def prepare_batch(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> tuple[Any, ...]:
-    """Make the arguments of the objective from what the loader returned."""
+    """Make the arguments of the objective from a batch of the loader."""
     if args.loss != "harmonizer":
         composed = compose(items, data, args, device)
-        # The masks of composites with ground truth are right: the soft ones too are scored as they are.
+        # Composites with ground truth have exact masks, so soft masks need no extra opacity.
         return composed if data.composer is not None else composed[:3]
     fine, rest = ({name: values[part::2] for name, values in items.items()} for part in (0, 1))
     keys = fine["key"]
@@ -263,7 +221,7 @@ def prepare_batch(items: Item, data: Data, args: argparse.Namespace, device: tor
 
 
 def validation_batches(data: Data, args: argparse.Namespace, device: torch.device) -> Iterator[Triple]:
-    """Iterate over the same batches whenever it is called."""
+    """Iterate over the validation batches, the same in every call."""
     view = KeyedView(data.samples, VALIDATION_SEED)
     count = min(args.num_validation_images, len(view))
     for begin in range(0, count, args.train_batch_size):
@@ -272,12 +230,12 @@ def validation_batches(data: Data, args: argparse.Namespace, device: torch.devic
 
 
 def start_from(args: argparse.Namespace) -> ModelMixin:
-    """Load the weights to start from; iMRSF-DAM-GCT may also start from those of an iDIH."""
+    """Load the initial weights; iMRSF-DAM-GCT also accepts those of an iDIH."""
     given = load_model(args.pretrained_model).train()
     if isinstance(given, IDIH) and args.model == "imrsf_dam_gct":
         model = IMRSFDAMGCT(**args.model_config)
         fresh = model.start_from_idih(given.state_dict())
-        logger.info("%d of %d tensors start afresh", len(fresh), len(model.state_dict()))
+        logger.info("%d of %d tensors keep their random initial values", len(fresh), len(model.state_dict()))
         return model
     if not isinstance(given, model_class(args.model)):
         raise InputError(
@@ -315,120 +273,14 @@ def build_objective(model: ModelMixin, args: argparse.Namespace) -> torch.nn.Mod
     return ForegroundObjective(model, args.min_area, args.raw_output, args.smoothness, root, args.loss_stride)
 
 
-def build_optimizer(model: ModelMixin, args: argparse.Namespace) -> torch.optim.Optimizer:
+def parameter_groups(model: ModelMixin, backbone_factor: float) -> list[dict[str, Any]]:
+    """Return the trained parameters in two groups, those of the encoder with their own learning rate."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    factors = {False: 1.0, True: args.backbone_lr_factor}
     groups = [
         {"params": [v for name, v in named if name.startswith("backbone.") == inside], "factor": factor}
-        for inside, factor in factors.items()
+        for inside, factor in ((False, 1.0), (True, backbone_factor))
     ]
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer](
-        [group for group in groups if group["params"]],
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        eps=args.adam_epsilon,
-    )
-
-
-class StepClock:
-    """Adds up how long the parts of a step take; it waits for the device, so it runs only when asked."""
-
-    def __init__(self, device: torch.device, steps: int) -> None:
-        self.device, self.steps, self.step = device, steps, 0
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time a part of a step."""
-        if not WARM_UP_STEPS <= self.step < WARM_UP_STEPS + self.steps:
-            yield
-            return
-        begin = self._now()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - begin
-
-    def report(self, batch: int) -> str:
-        """Tell the share of each part, and the images per second."""
-        total = sum(self.seconds.values())
-        shares = ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in self.seconds.items())
-        steps = min(self.step - WARM_UP_STEPS, self.steps)
-        return f"profile of {steps} steps: {shares}; {steps * batch / total:.1f} images/s"
-
-    def ends(self, is_last: bool) -> bool:
-        """Whether the step before was the last that is timed; `is_last` says that it was the last at all."""
-        end = WARM_UP_STEPS + self.steps
-        return bool(self.seconds) and (self.step == end or (is_last and self.step < end))
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-class Reporter:
-    """Writes scalars and pictures: to the log, to OUTPUT/validation and, if asked, to TensorBoard."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.folder, self.board = args.output, None
-        if args.report_to == "tensorboard":
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise MissingDependencyError(
-                    'TensorBoard is not installed. Run `pip install "harmony-diffusion[train]"`.'
-                ) from error
-            self.board = SummaryWriter(str(args.output / "tensorboard"))
-
-    def scalars(self, group: str, values: dict[str, float], step: int) -> None:
-        """Report numbers."""
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{group}/{name}", value, step)
-
-    def validation(self, result: Validation, step: int) -> None:
-        """Report scores and pictures."""
-        told = ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items())
-        logger.info("validation after %d steps: %s", step, told)
-        self.scalars("validation", result.scores, step)
-        pixels = (result.pictures * 255).round().to(torch.uint8)
-        (self.folder / "validation").mkdir(exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())).save(
-            self.folder / "validation" / f"step-{step}.png"
-        )
-        if self.board is not None:
-            self.board.add_image("validation/composite, mask, harmonized, real", pixels, step)
-
-
-def publish(
-    model: ModelMixin, args: argparse.Namespace, data: Data, steps: int, batch: int, scores: dict[str, float]
-) -> None:
-    """Write OUTPUT/model with its card, and upload it if asked."""
-
-    def write(folder: Path) -> None:
-        (copy.deepcopy(model).half() if args.half else model).save_pretrained(folder)
-        forget_origins(folder)
-        training = {
-            "steps": steps,
-            "images a step": batch,
-            "resolution": args.resolution,
-            "loss": args.loss,
-            "seed": args.seed,
-            "started from": told_name(args.pretrained_model) if args.pretrained_model else "random weights",
-        }
-        if args.imagenet_encoder:
-            training["started from"] = "ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"
-        write_model_card(
-            folder, args.model, command=launch_command(), training=training, data=data.facts, results=scores
-        )
-
-    write_folder_atomically(args.output / "model", write)
-    if args.push_to_hub:
-        from huggingface_hub import HfApi
-
-        hub = HfApi()
-        repository = hub.create_repo(args.hub_model_id, exist_ok=True).repo_id
-        hub.upload_folder(repo_id=repository, folder_path=args.output / "model")
+    return [group for group in groups if group["params"]]
 
 
 def learning_rate(args: argparse.Namespace, step: int, total: int, steps_an_epoch: float) -> float:
@@ -443,135 +295,65 @@ def learning_rate(args: argparse.Namespace, step: int, total: int, steps_an_epoc
     )
 
 
-def finite_values(losses: dict[str, Tensor], step: int) -> dict[str, float]:
-    """Read the losses of a step, and stop a run that has gone astray before it saves its weights."""
-    values = {name: value.item() for name, value in losses.items()}
-    if not all(math.isfinite(value) for value in values.values()):
-        raise HarmonyError(
-            f"Step {step}: the loss is not finite ({values}). The last checkpoint is still good; lower "
-            "--learning_rate or set --max_grad_norm."
-        )
-    return values
-
-
 def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
-    accumulation = args.gradient_accumulation_steps
-    device, is_main = accelerator.device, accelerator.is_main_process
-    torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
-    if is_main:
-        args.output.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(args.output)
-
+    device = accelerator.device
     data = open_data(args.data, args.split, args, None)
     if data.composer is not None:
         data.composer.to(device)
     held_out = None
-    if args.validation_data or args.validation_split:
-        path, split = args.validation_data or args.data, args.validation_split or "val"
-        held_out = open_data(path, split, args, data.composer)
+    if args.validation_split:
+        held_out = open_data(args.data, args.validation_split, args, data.composer)
         warn_of_shared_files(data, held_out)
     samples = TwoStreams(data.samples) if args.loss == "harmonizer" else data.samples
-    batch = args.train_batch_size * accumulation * accelerator.num_processes
+    batch = images_in_a_step(args, accelerator)
     steps_an_epoch = len(samples) / batch
-    total = args.max_train_steps or math.ceil(args.num_train_epochs * steps_an_epoch)
+    steps = args.max_train_steps or math.ceil(args.num_train_epochs * steps_an_epoch)
 
     model = build_model(args).to(device)
-    optimizer = build_optimizer(model, args)
-    average = MovingAverage(model, args.ema_decay) if args.use_ema else None
-    settings = {name: getattr(args, name) for name in FIXED} | {"samples": len(samples), "batch": batch}
-    if args.lr_scheduler in ("linear", "cosine"):
-        settings["steps"] = total
-    start = resume(args.output, args.resume_from_checkpoint, model, optimizer, average, settings)
     objective = build_objective(model, args).train()
     if args.compile:
         objective.compile()
-    objective, stepper = accelerator.prepare(objective, optimizer)
-    loader = DataLoader(
-        KeyedView(samples, args.seed),
-        batch_sampler=BatchPositions(
-            args.train_batch_size,
-            accumulation,
-            start,
-            total,
-            accelerator.process_index,
-            accelerator.num_processes,
-        ),
-        num_workers=args.dataloader_num_workers,
-        pin_memory=device.type == "cuda",
-    )
-    reporter = Reporter(args) if is_main else None
-    clock = StepClock(device, args.profile_steps)
 
-    def validate_here(step: int) -> dict[str, float]:
-        if held_out is None or reporter is None:
-            return {}
-        with average.in_place_of(model) if average is not None else contextlib.nullcontext():
-            result = validate(model, validation_batches(held_out, args, device))
-        reporter.validation(result, step)
-        return result.scores
+    def validate_model(model: ModelMixin) -> Validation:
+        assert held_out is not None
+        return validate(model, validation_batches(held_out, args, device))
 
-    skipped, batches = 0, iter(loader)
-    progress = tqdm(
-        total=total * batch, initial=start * batch, unit=" images", desc=args.model, disable=not is_main
+    def write_model(folder: Path, model: ModelMixin, scores: Mapping[str, float]) -> None:
+        (copy.deepcopy(model).half() if args.half else model).save_pretrained(folder)
+        drop_local_paths(folder)
+        origin = name_in_card(args.pretrained_model) if args.pretrained_model else "random weights"
+        imagenet = "ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"
+        training = {
+            "steps": steps,
+            "images a step": batch,
+            "resolution": args.resolution,
+            "loss": args.loss,
+            "seed": args.seed,
+            "started from": imagenet if args.imagenet_encoder else origin,
+        }
+        command = launch_command()
+        write_model_card(
+            folder, args.model, command=command, training=training, data=data.facts, results=scores
+        )
+
+    train_model(
+        args,
+        accelerator,
+        model=model,
+        objective=objective,
+        optimizer=build_optimizer(parameter_groups(model, args.backbone_lr_factor), args),
+        samples=samples,
+        steps=steps,
+        settings={name: getattr(args, name) for name in FIXED},
+        learning_rate=lambda step: learning_rate(args, step, steps, steps_an_epoch),
+        make_inputs=lambda items: prepare_batch(items, data, args, device),
+        validate=validate_model if held_out else None,
+        write_model=write_model,
     )
-    for step in range(start, total):
-        for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate(args, step, total, steps_an_epoch)
-        for part in range(step * accumulation, (step + 1) * accumulation):
-            with clock.part("data"):
-                items = next(batches)
-            skipped += int(items["skipped"].sum())
-            torch.manual_seed(sample_key(args.seed, part, accelerator.process_index))
-            with clock.part("transfer and augmentation"):
-                inputs = prepare_batch(items, data, args, device)
-            with clock.part("model"), accelerator.accumulate(objective):
-                losses = objective(*inputs)
-                accelerator.backward(losses["loss"])
-                if args.max_grad_norm and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                stepper.step()
-                stepper.zero_grad()
-        if average is not None:
-            average.update(model, step)
-        done = step + 1
-        clock.step += 1
-        if is_main and clock.ends(done == total):
-            logger.info(clock.report(batch))
-        progress.update(batch)
-        if reporter is not None and done % args.logging_steps == 0:
-            values = finite_values(losses, done)
-            progress.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
-            reporter.scalars("train", values | {"learning_rate": optimizer.param_groups[0]["lr"]}, done)
-        if done % args.validation_steps == 0 and done < total:
-            validate_here(done)
-            accelerator.wait_for_everyone()
-        if done % args.checkpointing_steps == 0 or done == total:
-            finite_values(losses, done)
-            if is_main:
-                save_checkpoint(
-                    args.output, done, model, optimizer, average, settings, args.checkpoints_total_limit
-                )
-            accelerator.wait_for_everyone()
-    progress.close()
-    skipped = int(accelerator.reduce(torch.tensor(skipped, device=device)))
-    if is_main:
-        if skipped:
-            logger.warning("%d unusable samples were drawn and passed over", skipped)
-        with average.in_place_of(model) if average is not None else contextlib.nullcontext():
-            publish(model, args, data, total, batch, validate_here(total))
 
 
 def main() -> None:
-    args = parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps
-    )
-    try:
-        train(args, accelerator)
-    except HarmonyError as error:
-        sys.exit(f"train_discriminative: {error}")
-    finish(accelerator)
+    run_script(train, parse_args(), can_shard=False)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ from harmony_diffusion.training.ema import MovingAverage
 
 UNFINISHED = ".unfinished-"
 _PREFIX = "checkpoint-"
+# Settings in checkpoints of version 0.1.0: flags that were renamed, and flags that were removed, each with
+# the value that applies now.
+_RENAMED = {"train_split": "split"}
+_REMOVED = {"adam_beta1": 0.9, "adam_beta2": 0.999}
 
 
 def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
@@ -140,7 +144,7 @@ def read_training_state(path: Path, settings: Mapping[str, Any]) -> dict[str, An
     if not (path / "training_state.pt").is_file():
         raise CheckpointError(f"{path}: is no checkpoint, it has no training_state.pt.")
     state = torch.load(path / "training_state.pt", map_location="cpu", weights_only=True)
-    saved, settings = state["settings"], dict(settings)
+    saved, settings = current_settings(state["settings"]), dict(settings)
     if differing := [key for key in {**saved, **settings} if saved.get(key) != settings.get(key)]:
         told = ", ".join(
             f"{key} {saved.get(key)!r} there and {settings.get(key)!r} here" for key in differing
@@ -149,6 +153,15 @@ def read_training_state(path: Path, settings: Mapping[str, Any]) -> dict[str, An
             f"{path}: comes from another run: {told}. Use the same settings, or another output folder."
         )
     return state
+
+
+def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint under their current names.
+
+    A removed setting with a value that no longer applies stays, so that the checkpoint is refused.
+    """
+    named = {_RENAMED.get(name, name): value for name, value in settings.items()}
+    return {name: value for name, value in named.items() if name not in _REMOVED or value != _REMOVED[name]}
 
 
 def load_checkpoint(
@@ -208,17 +221,6 @@ def resume(
     """
     path = find_checkpoint(folder, wanted)
     return load_checkpoint(path, model, optimizer, average, settings) if path is not None else 0
-
-
-def finish(accelerator: Any) -> None:
-    """End a run of one or several processes.
-
-    No process leaves while another still publishes; and what uses the process group is released before the
-    group is, or gloo may wait for ever.
-    """
-    accelerator.free_memory()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 def _sync_to_disk(path: Path) -> None:

@@ -1,25 +1,28 @@
-"""What the two training scripts of the diffusion method do alike around their loops."""
+"""Parts of `train_controlnet.py` and `train_inpainting.py` around the training loop."""
 
 import argparse
 import contextlib
-import functools
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.photographs import parse_filters
 from harmony_diffusion.data.training_set import Item, KeyedView, PhotographSet, TrainingSet
-from harmony_diffusion.errors import HarmonyError, MissingDependencyError
 from harmony_diffusion.metrics.functional import fmse, mse, psnr
+from harmony_diffusion.training.arguments import (
+    add_data_arguments,
+    add_optimizer_arguments,
+    add_run_arguments,
+    check_shared_arguments,
+)
 from harmony_diffusion.training.diffusion_data import DiffusionData, PrecomputedSet, open_data, precompute
 from harmony_diffusion.training.diffusion_step import (
     Conditions,
@@ -27,103 +30,57 @@ from harmony_diffusion.training.diffusion_step import (
     drops_prompt,
     embed_prompts,
     encode_images,
+    sample_noise,
+    sample_timesteps,
 )
 from harmony_diffusion.training.model_card import diffusion_card_head, launch_command
 from harmony_diffusion.training.pixel_loss import draw_pixel_weights
+from harmony_diffusion.training.precision import DTYPES
 from harmony_diffusion.training.schedules import learning_rate_factor
-from harmony_diffusion.training.validation import Triple
+from harmony_diffusion.training.validation import Triple, Validation
 
 logger = logging.getLogger(__name__)
 
 # Names and meaning of diffusers: "constant" does not warm up.
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VALIDATION_SEED = 1
-# What a run that goes on from a checkpoint must have in common with the one that wrote it.
+# Settings that a run must share with the checkpoint it continues.
 FIXED = (
-    "resolution", "train_split", "filter", "max_train_samples", "proportion_empty_prompts", "precompute",
+    "resolution", "split", "filter", "max_train_samples", "proportion_empty_prompts", "precompute",
     "perturb_foreground", "seed", "learning_rate", "lr_scheduler", "lr_warmup_steps", "use_8bit_adam",
-    "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm", "use_ema", "ema_decay",
-    "mixed_precision", "snr_gamma", "pixel_loss",
+    "adam_weight_decay", "adam_epsilon", "max_grad_norm", "use_ema", "ema_decay", "mixed_precision",
+    "snr_gamma", "pixel_loss",
 )  # fmt: skip
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which data to train and validate on."""
-    add = parser.add_argument_group("data").add_argument
-    add("--train_data_dir", "--data", dest="train_data_dir", type=Path, required=True, help="photographs with masks (a folder with index.csv, Open Images or a manifest of it), or composites")  # fmt: skip  # noqa: E501
-    add("--train_split", default="train")
-    add(
-        "--filter", nargs="*", action="extend", default=[], metavar="COLUMN=VALUE", help="photographs to take"
-    )
-    add("--max_train_samples", type=int, help="take the first so many only")
-    add("--captions", type=Path, help="captions by train/prepare_captions.py; without any, prompts are empty")
-    add("--caption_column", help="column of the data set that holds the prompts instead")
+def add_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+    """Add the flags of both scripts of the diffusion method."""
+    add = add_data_arguments(parser)
+    add("--max_train_samples", type=int, help="use only the first N samples")
+    add("--captions", type=Path, help="captions by train/prepare_captions.py (default: empty prompts)")
+    add("--caption_column", help="column of the data set with the prompts, replaces --captions")
     add("--proportion_empty_prompts", type=float, default=0.0, help="share of samples without their prompt")
-    add("--perturb_foreground", "--perturb-foreground", dest="perturb_foreground", action=argparse.BooleanOptionalAction, help="perturb colour and light of the composite, and not of the target")  # fmt: skip  # noqa: E501
-    add("--resolution", type=int, default=512)
-    add("--bad_samples", choices=("stop", "skip"), default="stop", help="what to do with unusable files")
-    add("--precompute", type=int, default=0, metavar="VARIANTS", help="encode so many crops of each photograph beforehand, and train on these; 0: encode at each step")  # fmt: skip  # noqa: E501
-    add("--precomputed_dir", type=Path, help="where they are kept (default: OUTPUT_DIR/precomputed)")
-    add("--dataloader_num_workers", type=int, default=0)
-
-
-def add_optimizer_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None:
-    """Add what says how weights are updated."""
-    add = parser.add_argument_group("optimizer").add_argument
-    add("--train_batch_size", type=int, default=4, help="per process and micro-batch")
-    add("--gradient_accumulation_steps", type=int, default=1)
-    add("--gradient_checkpointing", action="store_true")
-    add("--num_train_epochs", type=int, default=1)
-    add("--max_train_steps", type=int, help="in place of --num_train_epochs")
-    add("--learning_rate", type=float, default=learning_rate)
-    add("--scale_lr", action="store_true", help="times the images of a step")
-    add("--lr_scheduler", choices=SCHEDULES, default="constant")
-    add("--lr_warmup_steps", type=int, default=500, help="optimizer steps, whatever the number of processes")
+    add("--perturb_foreground", action="store_const", const=True, help="change colour and light of the foreground in the composite, not in the target")  # fmt: skip  # noqa: E501
+    add("--no_perturb_foreground", dest="perturb_foreground", action="store_const", const=False)
+    add("--precompute", type=int, default=0, metavar="VARIANTS", help="encode N crops of each photograph in advance (default: encode in each step)")  # fmt: skip  # noqa: E501
+    add("--precomputed_dir", type=Path, help="folder of the encoded crops (default: OUTPUT/precomputed)")
+    add = add_optimizer_arguments(parser, SCHEDULES, learning_rate)
     add("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
-    add("--adam_beta1", type=float, default=0.9)
-    add("--adam_beta2", type=float, default=0.999)
-    add("--adam_weight_decay", type=float, default=1e-2)
-    add("--adam_epsilon", type=float, default=1e-8)
-    add("--pixel_loss", type=float, metavar="SHARE", help="count errors by what they do to the decoded picture: to first order, and for this share of the samples by decoding them")  # fmt: skip  # noqa: E501
-    add("--snr_gamma", type=float, help="weigh timesteps by at most so much SNR; 5 is usual")
-    add("--max_grad_norm", type=float, default=1.0, help="clip gradients to this norm; 0: do not")
-    add("--use_ema", action="store_true", help="validate and publish a moving average of the weights")
-    add("--ema_decay", type=float, default=0.9999)
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says where a run is kept, watched and published."""
-    add = parser.add_argument_group("run").add_argument
-    add("--output_dir", "--output", dest="output_dir", type=Path, required=True)
-    add("--seed", type=int, default=0)
-    add("--mixed_precision", choices=tuple(DTYPES), help="default: as `accelerate launch` says, or no")
-    add("--allow_tf32", action="store_true")
-    add("--checkpointing_steps", type=int, default=500)
-    add("--checkpoints_total_limit", type=int, default=3)
-    add("--resume_from_checkpoint", default="latest", help="'latest' in OUTPUT_DIR, if any, or one by name")
-    add("--validation_split", help="split of the data to validate on; default: no validation")
-    add("--num_validation_images", type=int, default=4)
-    add("--validation_steps", type=int, default=500)
+    add("--pixel_loss", type=float, metavar="SHARE", help="weight the error of each latent channel by its effect on the image, and decode this share of the samples")  # fmt: skip  # noqa: E501
+    add("--snr_gamma", type=float, help="limit of the signal-to-noise ratio that weights timesteps, often 5")
+    add = add_run_arguments(parser)
     add("--validation_inference_steps", type=int, default=20)
     add("--validation_guidance_scale", type=float, default=7.5)
-    add("--logging_steps", type=int, default=20)
-    add("--report_to", choices=("none", "tensorboard"), default="none")
-    add("--half", action="store_true", help="publish the weights in half precision")
-    add("--push_to_hub", action="store_true")
-    add("--hub_model_id", help="default: the name of OUTPUT_DIR")
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse arguments that contradict one another, and fill in what others decide."""
-    args.mixed_precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if args.mixed_precision not in DTYPES:
-        parser.error(f"--mixed_precision must be one of {', '.join(DTYPES)}, got {args.mixed_precision}")
-    args.hub_model_id = args.hub_model_id or args.output_dir.resolve().name
+    """Fill in the defaults that depend on other arguments; exit if arguments are invalid."""
+    check_shared_arguments(parser, args)
+    args.optimizer = "adamw_8bit" if args.use_8bit_adam else "adamw_fused"
     if args.captions and args.caption_column:
         parser.error("--captions and --caption_column: give one of them")
     if args.resolution < 64 or args.resolution % 64:
-        parser.error("--resolution must be a multiple of 64, as the pipeline's working size is")
+        parser.error("--resolution must be a multiple of 64, like the working size of the pipeline")
     if not 0 <= args.proportion_empty_prompts <= 1:
         parser.error("--proportion_empty_prompts must be in [0, 1]")
     if args.pixel_loss is not None and not 0 <= args.pixel_loss <= 1:
@@ -131,9 +88,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 
 def open_split(args: argparse.Namespace, split: str, composer: Any = None) -> DiffusionData:
-    """List a split of the data as the arguments say."""
+    """List one split of the data set that the arguments name."""
     return open_data(
-        args.train_data_dir,
+        args.data,
         split,
         args.resolution,
         filters=parse_filters(args.filter),
@@ -142,22 +99,22 @@ def open_split(args: argparse.Namespace, split: str, composer: Any = None) -> Di
         perturb=args.perturb_foreground,
         composer=composer,
         skip_bad=args.bad_samples == "skip",
-        limit=args.max_train_samples if split == args.train_split else None,
+        limit=args.max_train_samples if split == args.split else None,
     )
 
 
 class Conditioner:
-    """Makes the conditions of a step from what the loader returned.
+    """Maker of the inputs of `DenoisingObjective` from a batch of the loader.
 
     Args:
-        data: Where the items come from.
-        models: `vae`, `tokenizer` and `text_encoder`.
+        data: Source of the batches.
+        models: `vae`, `tokenizer`, `text_encoder` and `scheduler`.
         image_channel: See `encode_images`.
-        draw: Draws control images from composite and mask, or None.
+        draw: Function that draws control images from composite and mask, or None.
         empty_share: Share of samples without their prompt.
-        device: Where to compute.
-        draw_other: Draws those of a ControlNet that is there already; half of the samples go without it.
-        pixel_share: Share of samples to be decoded by `PixelLoss`.
+        device: Device of the run.
+        draw_other: `draw` of the other ControlNet, a frozen one, which sees half of the samples; or None.
+        pixel_share: Share of samples that `PixelLoss` decodes, or None.
     """
 
     def __init__(
@@ -175,6 +132,13 @@ class Conditioner:
         self.draw, self.empty_share, self.device = draw, empty_share, device
         self.draw_other, self.pixel_share = draw_other, pixel_share
 
+    def inputs(self, items: Item) -> tuple[Conditions, Tensor, Tensor]:
+        """Return the arguments of `DenoisingObjective`: conditions, noise and timesteps of a micro-batch."""
+        conditions = self(items)
+        noise = sample_noise(items["key"], conditions.latents)
+        timesteps = sample_timesteps(items["key"], self.models["scheduler"].config.num_train_timesteps)
+        return conditions, noise, timesteps.to(self.device)
+
     @torch.no_grad()
     def __call__(self, items: Item) -> Conditions:
         """Return the conditions of a micro-batch."""
@@ -183,7 +147,7 @@ class Conditioner:
         if "latents" in items:
             text = torch.where(dropped[:, None, None], items["empty_text"], items["text"]).to(self.device)
             names = ("latents", "latent_mask", "image_latents")
-            latents, hole, image_latents = (items[name].to(self.device) for name in names)
+            latents, latent_mask, image_latents = (items[name].to(self.device) for name in names)
             composite, mask = (items[name].to(self.device).float() / 255 for name in ("composite", "mask"))
         else:
             prompts = [
@@ -192,11 +156,13 @@ class Conditioner:
             ]
             text = embed_prompts(self.models["tokenizer"], self.models["text_encoder"], prompts)
             images = self.data.images(items, self.device)
-            latents, hole, image_latents = encode_images(self.models["vae"], images, self.image_channel)
+            latents, latent_mask, image_latents = encode_images(
+                self.models["vae"], images, self.image_channel
+            )
             composite, mask = images.composite, images.mask
         pixels = draw_pixel_weights(keys, self.pixel_share).to(composite) if self.pixel_share else None
         controls = self.controls(keys, composite, mask)
-        return Conditions(latents, hole, image_latents, text, *controls, pixels)
+        return Conditions(latents, latent_mask, image_latents, text, *controls, pixels)
 
     def controls(
         self, keys: Tensor, composite: Tensor, mask: Tensor
@@ -205,17 +171,17 @@ class Conditioner:
         control = self.draw(composite, mask) if self.draw else None
         if self.draw_other is None:
             return control, None, None
-        there = (~drops_other_control(keys, 0.5)).to(composite)[:, None, None, None]
-        return control, self.draw_other(composite, mask), there
+        shown = (~drops_other_control(keys, 0.5)).to(composite)[:, None, None, None]
+        return control, self.draw_other(composite, mask), shown
 
 
 def freeze(models: Mapping[str, Any], names: Sequence[str], device: torch.device, precision: str) -> None:
-    """Bring models that are not trained to a device, in the number format of `--mixed_precision`."""
+    """Move models that are not trained to a device, in the number format of `--mixed_precision`."""
     for name in names:
         # The autoencoders of Stable Diffusion overflow in float16.
         dtype = DTYPES["no" if name == "vae" and precision == "fp16" else precision]
         models[name].requires_grad_(False).eval()
-        nn.Module.to(models[name], device, dtype)  # ModelMixin.to gives advice on other cases
+        nn.Module.to(models[name], device, dtype)  # ModelMixin.to logs advice that does not apply
 
 
 def training_samples(
@@ -223,12 +189,12 @@ def training_samples(
     data: DiffusionData,
     models: Mapping[str, Any],
     image_channel: str,
-    accelerator: Any,
+    accelerator: Accelerator,
 ) -> TrainingSet:
-    """Return the samples to train on: as they are, or encoded beforehand if `--precompute` says so."""
+    """Return the training samples, encoded in advance with `--precompute`."""
     if not args.precompute:
         return data.samples
-    folder = args.precomputed_dir or args.output_dir / "precomputed"
+    folder = args.precomputed_dir or args.output / "precomputed"
     written = precompute(
         folder,
         data,
@@ -240,90 +206,22 @@ def training_samples(
         processes=accelerator.num_processes,
         seed=args.seed,
     )
-    logger.info("%d samples and prompts computed beforehand", written)
+    logger.info("%d samples and prompts encoded in advance", written)
     accelerator.wait_for_everyone()
-    return PrecomputedSet(folder, cast(PhotographSet, data.samples), args.precompute)  # else it had raised
+    return PrecomputedSet(
+        folder, cast(PhotographSet, data.samples), args.precompute
+    )  # precompute raises otherwise
 
 
-def build_optimizer(parameters: Sequence[nn.Parameter], args: argparse.Namespace) -> torch.optim.Optimizer:
-    """Build AdamW, or its 8-bit variant.
-
-    Raises:
-        MissingDependencyError: bitsandbytes is asked for and not there.
-    """
-    kind: Any = functools.partial(torch.optim.AdamW, fused=True)
-    if args.use_8bit_adam:
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise MissingDependencyError(
-                '8-bit Adam needs bitsandbytes. Run `pip install "harmony-diffusion[8bit]"`.'
-            ) from error
-        kind = AdamW8bit
-    return kind(
-        parameters,
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        eps=args.adam_epsilon,
-    )
-
-
-def learning_rate(args: argparse.Namespace, step: int, total: int, batch: int) -> float:
-    """Return the learning rate of a step."""
+def learning_rate(args: argparse.Namespace, step: int, total: int) -> float:
+    """Return the learning rate after `step` of `total` steps."""
     schedule = "constant" if args.lr_scheduler.startswith("constant") else args.lr_scheduler
     warmup = 0 if args.lr_scheduler == "constant" else args.lr_warmup_steps
-    factor = learning_rate_factor(schedule, step, total, warmup=warmup, hold=warmup)
-    return args.learning_rate * factor * (batch if args.scale_lr else 1)
-
-
-def finite_loss(losses: Mapping[str, Tensor], step: int) -> float:
-    """Read the loss of a step, and stop a run that has gone astray before it saves its weights.
-
-    Raises:
-        HarmonyError: It is not finite.
-    """
-    value = losses["loss"].item()
-    if not np.isfinite(value):
-        raise HarmonyError(
-            f"Step {step}: the loss is {value}. The last checkpoint is still good; lower --learning_rate or "
-            "set --max_grad_norm."
-        )
-    return value
-
-
-class Board:
-    """Writes numbers and pictures to the log, to OUTPUT_DIR/validation and, if asked, to TensorBoard."""
-
-    def __init__(self, folder: Path, report_to: str) -> None:
-        self.folder, self.board = folder, None
-        if report_to == "tensorboard":
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise MissingDependencyError(
-                    'TensorBoard is not installed. Run `pip install "harmony-diffusion[train]"`.'
-                ) from error
-            self.board = SummaryWriter(str(folder / "tensorboard"))
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Report numbers."""
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
-
-    def pictures(self, pictures: Tensor, step: int) -> None:
-        """Report a sheet of pictures in [0, 1], `(3, H, W)`."""
-        pixels = (pictures * 255).round().to(torch.uint8)
-        (self.folder / "validation").mkdir(exist_ok=True)
-        path = self.folder / "validation" / f"step-{step}.png"
-        Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())).save(path)
-        if self.board is not None:
-            self.board.add_image("validation", pixels, step)
+    return args.learning_rate * learning_rate_factor(schedule, step, total, warmup=warmup, hold=warmup)
 
 
 def validation_images(data: DiffusionData, count: int) -> tuple[Triple, list[str]]:
-    """Return the same images with the same prompts whenever it is called."""
+    """Return the images and prompts of the validation, the same in every call."""
     view = KeyedView(data.samples, VALIDATION_SEED)
     items = [view[index] for index in range(min(count, len(view)))]
     images = data.images(default_collate(items), torch.device("cpu"))
@@ -331,19 +229,17 @@ def validation_images(data: DiffusionData, count: int) -> tuple[Triple, list[str
 
 
 @torch.no_grad()
-def validate_pipeline(
-    pipe: Any, images: Triple, prompts: Sequence[str], **options: Any
-) -> tuple[dict[str, float], Tensor]:
-    """Score a pipeline on images of its working size, with seeds that are always the same.
+def validate_pipeline(pipe: Any, images: Triple, prompts: Sequence[str], **options: Any) -> Validation:
+    """Score a pipeline on images of its working size, with fixed seeds.
 
     Args:
         pipe: `StableDiffusionHarmonizationPipeline`.
         images: On the CPU.
         prompts: One for each image.
-        options: Of the call.
+        options: Arguments of the pipeline call.
 
     Returns:
-        Means over the images, and a row an image of composite, mask, harmonized and real.
+        Mean scores, and one row of composite, mask, harmonized and real for each image.
     """
     pipe.set_progress_bar_config(disable=True)
     rows, scores = [], []
@@ -355,7 +251,7 @@ def validate_pipeline(
             (mask[0] * 255).round().to(torch.uint8).numpy(),
             prompt,
             generator=torch.Generator().manual_seed(sample_key(VALIDATION_SEED, 0, index)),
-            context=10.0,  # the whole picture
+            context=10.0,  # the whole image
             output_type="pt",
             **options,
         ).images[0]
@@ -367,12 +263,12 @@ def validate_pipeline(
         values["composite_fmse"] = fmse(levels[1], levels[2], mask[None])
         scores.append({name: value.item() for name, value in values.items()})
     means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
-    return means, torch.cat(rows, 1)
+    return Validation(means, torch.cat(rows, 1))
 
 
 @contextlib.contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules into evaluation mode within a `with` block."""
+    """Set modules to evaluation mode within a `with` block."""
     modes = [module.training for module in modules]
     for module in modules:
         module.eval()
@@ -390,14 +286,14 @@ def write_card(
     facts: Mapping[str, Mapping[str, object]],
     scores: Mapping[str, float],
 ) -> None:
-    """Write `FOLDER/README.md`: what the weights are, how and on what they were trained.
+    """Write the model card `FOLDER/README.md`.
 
     Args:
         folder: Folder of the weights.
-        title: First line.
-        usage: Code that uses them.
+        title: Title of the card.
+        usage: Code example.
         facts: Facts by heading.
-        scores: Scores on the validation images, or none.
+        scores: Scores on the validation images; empty without validation.
     """
     lines = [diffusion_card_head("diffusers-training"), f"# {title}", ""]
     lines += ["Trained with Harmony Diffusion.", "", "```python", usage, "```", ""]
@@ -409,7 +305,7 @@ def write_card(
 
 
 def training_facts(args: argparse.Namespace, steps: int, batch: int) -> dict[str, object]:
-    """Return what a card tells of the training."""
+    """Return the facts on the training for the model card."""
     return {
         "steps": steps,
         "images a step": batch,
@@ -419,11 +315,3 @@ def training_facts(args: argparse.Namespace, steps: int, batch: int) -> dict[str
         "empty prompts": f"{args.proportion_empty_prompts:.0%}",
         "seed": args.seed,
     }
-
-
-def push_to_hub(folder: Path, repository: str) -> None:
-    """Upload a folder to the Hub."""
-    from huggingface_hub import HfApi
-
-    hub = HfApi()
-    hub.upload_folder(repo_id=hub.create_repo(repository, exist_ok=True).repo_id, folder_path=folder)

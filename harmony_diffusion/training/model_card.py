@@ -61,7 +61,7 @@ def diffusion_card_head(*tags: str) -> str:
     return "\n".join([*lines, "---", ""])
 
 
-def told_name(name: str | Path) -> str:
+def name_in_card(name: str | Path) -> str:
     """Return how a card names a file or folder; where it lies on this machine is nobody's business.
 
     Of an absolute path the last part, with the one before it for the folder `model` that our scripts write.
@@ -74,11 +74,11 @@ def told_name(name: str | Path) -> str:
 
 def launch_command() -> str:
     """Return how the running script was launched."""
-    given = [told_name(word) for word in sys.argv[1:]]
+    given = [name_in_card(word) for word in sys.argv[1:]]
     return shlex.join(["accelerate", "launch", f"train/{Path(sys.argv[0]).name}", *given])
 
 
-def forget_origins(folder: Path) -> None:
+def drop_local_paths(folder: Path) -> None:
     """Leave out of every configuration in a folder where the weights were loaded from."""
     for path in folder.rglob("*config.json"):
         entries = json.loads(path.read_text("utf-8"))

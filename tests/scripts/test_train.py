@@ -333,7 +333,8 @@ def test_weights_to_start_from_are_those_of_the_model(photographs, tmp_path):
 
 
 def test_settings_that_must_stay_are_flags():
-    flags = re.findall(r'add\(\s*"--(\w+)"', SCRIPT.read_text())
+    shared = (ROOT / "harmony_diffusion" / "training" / "arguments.py").read_text()
+    flags = re.findall(r'add\(\s*"--(\w+)"', SCRIPT.read_text() + shared)
     fixed = re.search(r"^FIXED = \((.*?)^\)", SCRIPT.read_text(), re.MULTILINE | re.DOTALL)
     assert len(flags) == len(set(flags)) and set(re.findall(r'"(\w+)"', fixed[1])) <= set(flags)
 

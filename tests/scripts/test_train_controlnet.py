@@ -35,15 +35,13 @@ from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.training.diffusion_run import (
     SCHEDULES,
-    Board,
-    add_data_arguments,
-    add_optimizer_arguments,
-    add_run_arguments,
-    build_optimizer,
+    add_arguments,
     check_arguments,
     freeze,
     learning_rate,
 )
+from harmony_diffusion.training.optimizers import build_optimizer
+from harmony_diffusion.training.reporter import Reporter
 
 WIDTHS = ["--conditioning_embedding", "8", "8", "16", "16"]
 SMALL = ["--resolution", "64", "--train_batch_size", "2", "--lr_warmup_steps", "0"]
@@ -174,7 +172,7 @@ def test_killed_training_of_the_base_on_precomputed_latents_goes_on(photographs,
     # Perturbed otherwise, or of another picture, these latents are not taken.
     other = [*arguments, "--output", tmp_path / "other", "--precomputed_dir", cut / "precomputed"]
     assert finish("train_inpainting", other)
-    assert not finish("train_inpainting", [*other, "--no-perturb_foreground", "--output", tmp_path / "no"])
+    assert not finish("train_inpainting", [*other, "--no_perturb_foreground", "--output", tmp_path / "no"])
 
 
 @pytest.mark.parametrize("control_input", ["noisy_latents", "unet_input"])
@@ -345,7 +343,7 @@ def test_numbers_of_recipes_are_those_of_the_paper():
             for flag in ("num_processes", "train_batch_size", "gradient_accumulation_steps")
         ]
         assert np.prod(numbers) == 64
-        assert ("--no-perturb_foreground" not in text) == perturbed
+        assert ("--no_perturb_foreground" not in text) == perturbed
         assert re.search(r"^# Not run", text, re.MULTILINE)
 
 
@@ -404,9 +402,7 @@ def test_mini_recipe_trains_its_models_and_makes_tables(shared, tmp_path):
 
 def parsed(*arguments):
     parser = argparse.ArgumentParser()
-    for add in (add_data_arguments, add_run_arguments):
-        add(parser)
-    add_optimizer_arguments(parser, learning_rate=1e-3)
+    add_arguments(parser, learning_rate=1e-3)
     args = parser.parse_args(["--data", "photographs", *arguments])
     check_arguments(parser, args)
     return args
@@ -434,7 +430,7 @@ def test_learning_rates_are_those_of_diffusers_but_for_the_step_at_zero(schedule
         expected = theirs.get_last_lr()[0]
         if schedule != "constant" and step < 4:  # theirs warms up from 0, and takes a first step of none
             expected = 1e-3 * (step + 1) / 4
-        assert learning_rate(args, step, 12, 8) == pytest.approx(expected)
+        assert learning_rate(args, step, 12) == pytest.approx(expected)
         optimizer.step()
         theirs.step()
 
@@ -459,7 +455,7 @@ def test_validation_pictures_come_from_seeds_that_stay(photographs, base, tmp_pa
 
 def test_validation_pictures_reach_tensorboard(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = Board(tmp_path, "tensorboard")
+    board = Reporter(tmp_path, "tensorboard")
     sheet = torch.linspace(0, 1, 3 * 8 * 32).reshape(3, 8, 32)
     board.pictures(sheet, 7)
     board.scalars({"validation/psnr": 20.0}, 7)
@@ -526,9 +522,7 @@ def test_controlnet_is_pushed_with_its_card(hub, photographs, base, tmp_path):
 
 
 def test_8_bit_adam_is_used_or_asked_for():
-    parser = argparse.ArgumentParser()
-    add_optimizer_arguments(parser, learning_rate=1e-3)
-    args = parser.parse_args(["--use_8bit_adam"])
+    args = parsed("--output", "out", "--use_8bit_adam")
     weight = torch.nn.Parameter(torch.zeros(3))
     if importlib.util.find_spec("bitsandbytes") is not None:
         assert type(build_optimizer([weight], args)).__name__ == "AdamW8bit"
@@ -538,7 +532,11 @@ def test_8_bit_adam_is_used_or_asked_for():
 
 
 def test_settings_that_must_stay_are_flags():
-    text = (ROOT / "harmony_diffusion" / "training" / "diffusion_run.py").read_text()
+    own, shared = (
+        (ROOT / "harmony_diffusion" / "training" / f"{name}.py").read_text()
+        for name in ("diffusion_run", "arguments")
+    )
+    text = own + shared
     flags = re.findall(r'add\(\s*"--(\w+)"', text)
     fixed = re.search(r"^FIXED = \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
     assert len(flags) == len(set(flags)) and set(re.findall(r'"(\w+)"', fixed[1])) <= set(flags)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harmony_diffusion.models import create_model
-from harmony_diffusion.training.model_card import told_name, write_model_card
+from harmony_diffusion.training.model_card import name_in_card, write_model_card
 from harmony_diffusion.training.validation import Triple, validate
 
 
@@ -66,4 +66,4 @@ def test_card_tells_command_data_and_scores(tmp_path):
     ],
 )
 def test_card_does_not_tell_where_things_lie(name, told):
-    assert told_name(name) == told
+    assert name_in_card(name) == told

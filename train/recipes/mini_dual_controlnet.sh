@@ -43,7 +43,7 @@ controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_emb
 draft=("${controlnet[@]}" --max_train_steps "$CONTROL_STEPS" --learning_rate 1e-3 --lr_warmup_steps 50
   --ema_decay 0.995)
 high=(--control high --precomputed_dir "$OUT/latents")
-low_plain=(--control low --precomputed_dir "$OUT/latents" --no-perturb_foreground)
+low_plain=(--control low --precomputed_dir "$OUT/latents" --no_perturb_foreground)
 low_perturbed=(--control low --precomputed_dir "$OUT/latents_perturbed" --precompute 1)
 
 stage() { # PROCESSES NAME SCRIPT ARGUMENTS...: train, unless it is done

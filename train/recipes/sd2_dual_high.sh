@@ -13,7 +13,7 @@
 set -e
 accelerate launch --num_processes 8 ${LAUNCH_FLAGS:-} train/train_controlnet.py \
   --control high \
-  --no-perturb_foreground \
+  --no_perturb_foreground \
   --control_scale 1 \
   --resolution 512 \
   --train_batch_size 4 \

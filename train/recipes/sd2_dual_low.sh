@@ -11,11 +11,11 @@
 # Not run.
 # Not in the paper: bf16, and empty prompts (none). The foreground is not perturbed, as in the paper:
 # the blurred colours are then the right ones already, and nothing teaches harmonization. Without the flag
-# --no-perturb_foreground it is.
+# --no_perturb_foreground it is.
 set -e
 accelerate launch --num_processes 8 ${LAUNCH_FLAGS:-} train/train_controlnet.py \
   --control low \
-  --no-perturb_foreground \
+  --no_perturb_foreground \
   --control_scale 1 \
   --resolution 512 \
   --train_batch_size 4 \

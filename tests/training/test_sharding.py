@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.training.trained_model import make_accelerator
+from harmony_diffusion.training.launching import make_accelerator
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "LOCAL_RANK": "0"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "LOCAL_RANK": "0"}
