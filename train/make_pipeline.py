@@ -1,11 +1,11 @@
-"""Put an inpainting model and trained ControlNets into one folder, which the whole library opens.
+"""Save an inpainting model and trained ControlNets as one pipeline folder.
 
     python train/make_pipeline.py --base outputs/base/model --high outputs/high/model \
         --low outputs/low/model --half --output outputs/pipeline
 
 `StableDiffusionHarmonizationPipeline.from_pretrained(OUTPUT)`, `harmony image … --model OUTPUT` and the
-scripts in `eval` take such a folder; its control images are drawn as the ControlNets were trained with them.
-OUTPUT gets a card, and beside each part's weights the card that its training wrote.
+scripts in `eval` open this folder. It stores how control images are drawn, so that they match those of
+the training. OUTPUT receives a model card, and beside the weights of each part the card of its training.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from harmony_diffusion.training.model_card import diffusion_card_head, drop_loca
 CARD = """{head}
 # {title}
 
-Stable Diffusion inpainting steered by ControlNets, trained with Harmony Diffusion.
+Stable Diffusion inpainting with ControlNets, trained with Harmony Diffusion.
 
 ```python
 from harmony_diffusion import StableDiffusionHarmonizationPipeline
@@ -41,7 +41,7 @@ It works at {size} x {size} pixels.
 |---|---|---:|
 {parts}
 
-How the parts were trained, on what, and under which licences: {cards}.
+Training, data and licences of the parts: {cards}.
 """
 
 
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def open_in_single_precision(folder: Path) -> None:
-    """Have transformers open weights as diffusers does: in float32, however they are stored."""
+    """Make transformers open the weights in float32, as diffusers does, whatever the stored format."""
     path = folder / "text_encoder" / "config.json"
     entries = json.loads(path.read_text("utf-8")) | {"dtype": "float32"}
     path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -81,7 +81,7 @@ def write_card(folder: Path, title: str, pipe: Any) -> None:
         title=title,
         size=pipe.config["working_size"],
         parts=parts,
-        cards=cards or "not told",
+        cards=cards or "unknown",
     )
     (folder / "README.md").write_text(text, "utf-8")
 
@@ -91,7 +91,7 @@ def save(args: argparse.Namespace) -> None:
 
     Raises:
         OutputError: It exists.
-        CheckpointError: Parts that are missing or do not belong together.
+        CheckpointError: A part is missing, or does not fit the others.
     """
     if args.output.exists() and not args.overwrite:
         raise OutputError(args.output, "exists already", "Replace it with --overwrite.")

@@ -3,10 +3,10 @@
     python train/prepare_captions.py --data OPEN_IMAGES/manifest-train.csv --output OPEN_IMAGES/captions
     torchrun --nproc_per_node 8 train/prepare_captions.py --data … --output …
 
-OUTPUT receives `captions-I-of-N.jsonl` from each of N processes, one line a photograph, and `captions.json`,
-which says how they were made. The same command, run again after it was killed, goes on where it was, with any
-number of processes. Photographs with several masks are captioned once. `--column` takes captions from a
-column of the data set instead, for example `Label` of Open Images.
+Each of N processes writes `captions-I-of-N.jsonl` to OUTPUT, one line for each photograph;
+`captions.json` holds the settings. To continue a killed run, start the same command again, with any
+number of processes. Photographs with several masks get one caption. `--column` copies captions from a
+column of the data set instead, for example from `Label` of Open Images.
 """
 
 import argparse
@@ -35,7 +35,6 @@ from harmony_diffusion.data.captions import (
     read_captions,
 )
 from harmony_diffusion.data.layouts import Listing, list_dataset
-from harmony_diffusion.data.photographs import parse_filters
 from harmony_diffusion.data.record_files import append_records
 from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.errors import HarmonyError, InputError
@@ -48,7 +47,7 @@ logger = logging.getLogger("prepare_captions")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 COLUMN_CHUNK = 4096  # captions from a column written at a time
 
-# The key of a photograph, and its pixels or what is wrong with it.
+# The key of a photograph, and its pixels or a description of its fault.
 Prepared = tuple[str, torch.Tensor | str]
 
 
@@ -57,22 +56,19 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="a data set of any layout, or the manifest of one")
+    add("--data", type=Path, required=True, help="data set of any layout, or its manifest")
     add("--output", type=Path, required=True, help="folder of the captions")
     add("--split", default="train")
-    add("--filter", action="append", default=[], metavar="COLUMN=VALUE[,VALUE]")
-    add("--shards", type=int, nargs="+", help="parts of Open Images, of 0 to 15")
     add("--captioner", default=DEFAULT_CAPTIONER, help="folder or Hub id of a BLIP (default: %(default)s)")
     add("--column", help="take captions from this column instead")
-    add("--beginning", default="", help="what every caption begins with")
-    add("--max-new-tokens", type=int, default=30)
-    add("--num-beams", type=int, default=3)
+    add("--max_new_tokens", type=int, default=30)
+    add("--num_beams", type=int, default=3)
     add("--dtype", choices=DTYPES, default="bf16")
-    add("--batch-size", type=int, default=32)
-    add("--workers", type=int, default=4, help="processes that decode photographs for each that captions")
+    add("--batch_size", type=int, default=32)
+    add("--workers", type=int, default=4, help="loader processes of each captioning process")
     add("--device", help="default: a GPU if there is one")
-    add("--part", metavar="I/N", help="caption the I-th (from 0) of N parts; default: as torchrun says")
-    add("--skip-bad", action="store_true", help="pass over photographs that cannot be used")
+    add("--part", metavar="I/N", help="caption part I of 0 to N - 1 (default: by the rank of torchrun)")
+    add("--skip_bad", action="store_true", help="skip photographs that cannot be used")
     args = parser.parse_args()
     args.part, args.parts = part_of(args.part, parser)
     if args.device is None:
@@ -81,7 +77,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def part_of(text: str | None, parser: argparse.ArgumentParser) -> tuple[int, int]:
-    """Return which part of how many this process does."""
+    """Return the part of this process and the number of parts."""
     if text is None:
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     part, _, parts = text.partition("/")
@@ -96,8 +92,6 @@ def main() -> None:
     listing = list_dataset(
         args.data,
         args.split,
-        filters=parse_filters(args.filter) or None,
-        shards=args.shards,
         problems=problems,
     )
     for problem in problems or ():
@@ -112,20 +106,22 @@ def main() -> None:
 
 
 def check_settings(args: argparse.Namespace) -> None:
-    """Keep captions of different kinds apart."""
+    """Refuse a folder with captions that were made with other settings."""
     if args.column is not None:
         settings: dict[str, object] = {"column": args.column}
     else:
-        names = ("captioner", "beginning", "max_new_tokens", "num_beams", "dtype")
-        settings = {name: getattr(args, name) for name in names}
+        names = ("captioner", "max_new_tokens", "num_beams", "dtype")
+        settings = {"beginning": ""} | {name: getattr(args, name) for name in names}
     path = args.output / "captions.json"
     if path.exists() and json.loads(path.read_text()) != settings:
-        raise InputError(args.output, f"holds captions made otherwise ({path.read_text()})", "Choose another")
+        raise InputError(
+            args.output, f"holds captions of other settings ({path.read_text()})", "Choose another"
+        )
     write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode(), overwrite=True)
 
 
 def unfinished(args: argparse.Namespace, keys: list[str]) -> list[str]:
-    """Return those of this process's part that have no caption yet, in order."""
+    """Return the sorted keys of this process that have no caption yet."""
     done = read_captions(args.output) if any(args.output.glob("*.jsonl")) else {}
     mine = sorted(key for key in set(keys) if number_of(key) % args.parts == args.part)
     left = [key for key in mine if key not in done]
@@ -143,9 +139,9 @@ def output_file(args: argparse.Namespace) -> Path:
 
 def caption_from_column(args: argparse.Namespace, listing: Listing, root: Path) -> None:
     if not listing.photographs:
-        raise InputError(args.data, f"is of the layout {listing.layout}, which has no columns")
+        raise InputError(args.data, f"has the layout {listing.layout}, which has no columns")
     keys = [picture_key(photograph.picture, root) for photograph in listing.photographs]
-    # Of several masks of a photograph the first one speaks.
+    # The first mask of a photograph provides its caption.
     captions = dict(
         reversed(list(zip(keys, prompts_from_column(listing.photographs, args.column), strict=True)))
     )
@@ -170,7 +166,7 @@ def caption_with_blip(args: argparse.Namespace, listing: Listing, root: Path) ->
             for key, fault in batch:
                 if isinstance(fault, str):
                     if not args.skip_bad:
-                        raise InputError(key, fault, "Pass over such photographs with --skip-bad")
+                        raise InputError(key, fault, "Skip such photographs with --skip_bad")
                     failed += 1
                     logger.warning("%s: %s", key, fault)
             if good:
@@ -178,7 +174,6 @@ def caption_with_blip(args: argparse.Namespace, listing: Listing, root: Path) ->
                     processor,
                     model,
                     torch.stack([values for _, values in good]),
-                    beginning=args.beginning,
                     max_new_tokens=args.max_new_tokens,
                     num_beams=args.num_beams,
                 )

@@ -3,18 +3,18 @@
     python train/prepare_open_images.py --data OPEN_IMAGES --split train --shards 0 1
     python train/prepare_open_images.py --data OPEN_IMAGES --split test --single --count 2000
 
-OPEN_IMAGES is a folder for the dataset as it is published; it may be empty at first. Run the command,
-download what it asks for, and run it again. It goes on where it was, and downloads nothing unless
-`--download` is given:
+OPEN_IMAGES is a folder for the published dataset; it may be empty at first. Run the command, download the
+files that it lists, and run it again: it continues where it stopped. It downloads nothing without
+`--download`. It writes:
 
-1. `urls-SPLIT.txt`: tables and mask archives that are missing (`wget -c -i` or `aria2c -c -i` gets them).
-2. `measures-SPLIT.jsonl`: what was measured of each mask, kept while the job runs and after it was killed.
-3. `manifest-SPLIT.csv`: the masks chosen, with licences; give it as `--data` to every script and to
-   `harmony data check`. `manifest-SPLIT.json` says how it was made and what was left out.
-4. `photographs-SPLIT.txt`: photographs that are missing, in the form that the official `downloader.py` reads.
+1. `urls-SPLIT.txt`: addresses of missing tables and mask archives, for `wget -c -i` or `aria2c -c -i`.
+2. `measures-SPLIT.jsonl`: measurements of the masks; a run that is started again reuses them.
+3. `manifest-SPLIT.csv`: the chosen masks with their licences, a `--data` for every script and for
+   `harmony data check`. `manifest-SPLIT.json` holds the settings and counts the masks that were left out.
+4. `photographs-SPLIT.txt`: missing photographs, in the format of the official `downloader.py`.
 
-Shards 0 and 1 of 16 are the 12.5 % of the training images that the SD2 paper trains on; its test images are
-2,000 with a single mask.
+The SD2 paper trains on 12.5 % of the training images, which are shards 0 and 1 of 16, and tests on 2,000
+images with a single mask.
 """
 
 import argparse
@@ -71,27 +71,27 @@ def parse_args() -> argparse.Namespace:
     add, limits = parser.add_argument, Limits()
     add("--data", type=Path, required=True, help="folder of the dataset")
     add("--split", default="train", choices=("train", "validation", "test"))
-    add("--shards", type=int, nargs="+", default=list(range(16)), help="parts, of 0 to 15 (default: all)")
-    add("--single", action="store_true", help="only images of which one object alone is segmented")
-    add("--count", type=int, help="choose this many images, the same for the same seed")
+    add("--shards", type=int, nargs="+", default=list(range(16)), help="shards from 0 to 15 (default: all)")
+    add("--single", action="store_true", help="only images with exactly one segmented object")
+    add("--count", type=int, help="number of images to choose, the same for the same seed")
     add("--seed", type=int, default=0)
     add(
-        "--least-iou",
+        "--least_iou",
         type=float,
         default=0.7,
-        help="predicted quality of a mask, where stated (default: 0.7)",
+        help="least predicted quality of a mask, if known (default: 0.7)",
     )
-    add("--least-area", type=float, default=limits.least_area, help="share of the frame (default: 0.01)")
-    add("--most-area", type=float, default=limits.most_area, help="share of the frame (default: 0.6)")
-    add("--most-sides", type=int, default=limits.most_sides, help="sides of the frame touched (default: 2)")
+    add("--least_area", type=float, default=limits.least_area, help="share of the frame (default: 0.01)")
+    add("--most_area", type=float, default=limits.most_area, help="share of the frame (default: 0.6)")
+    add("--most_sides", type=int, default=limits.most_sides, help="sides of the frame touched (default: 2)")
     add(
-        "--least-largest-part", type=float, default=limits.least_largest_part,
-        help="share of a mask that its largest connected part has (default: 0.8)",
+        "--least_largest_part", type=float, default=limits.least_largest_part,
+        help="share of a mask in its largest connected part (default: 0.8)",
     )  # fmt: skip
-    add("--keep", nargs="+", default=[], choices=FLAGS, help="boxes so flagged are not left out")
-    add("--workers", type=int, default=4, help="processes that measure masks; 0: this one alone")
+    add("--keep", nargs="+", default=[], choices=FLAGS, help="keep boxes with these flags")
+    add("--workers", type=int, default=4, help="processes that measure masks; 0 = no extra process")
     add("--download", action="store_true", help="download the photographs that are missing")
-    add("--mirror", default=PHOTOGRAPHS_URL, help="where photographs are (default: %(default)s)")
+    add("--mirror", default=PHOTOGRAPHS_URL, help="address of the photographs (default: %(default)s)")
     args = parser.parse_args()
     if not all(0 <= shard < 16 for shard in args.shards):
         parser.error("--shards: numbers from 0 to 15")
@@ -118,7 +118,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def list_missing_files(args: argparse.Namespace) -> None:
-    """Write the addresses of what is missing, and stop if it cannot be done without."""
+    """Write the addresses of missing files, and stop if one of them is required."""
     urls = published_urls(args.split, args.shards)
     there = {path.name for path in args.data.iterdir()}
     boxes = boxes_tables(args.split)
@@ -139,10 +139,10 @@ def list_missing_files(args: argparse.Namespace) -> None:
 
 
 def read_candidates(args: argparse.Namespace, rejected: Counter[str]) -> dict[str, list[Row]]:
-    """Read the rows of masks that the tables have nothing against, by image."""
+    """Read the rows of the masks that pass the checks of the tables, by image."""
     table = masks_table(args.data, args.split)
     digits = {f"{shard:x}" for shard in args.shards}
-    # Read twice, since millions of rows need not be kept.
+    # Reading twice avoids millions of rows in memory.
     per_image = Counter(
         row["ImageID"] for row in read_table(table, MASK_COLUMNS) if row["ImageID"][:1] in digits
     )
@@ -173,7 +173,7 @@ def read_candidates(args: argparse.Namespace, rejected: Counter[str]) -> dict[st
 def choose(
     args: argparse.Namespace, candidates: dict[str, list[Row]], rejected: Counter[str]
 ) -> list[tuple[Row, Measure]]:
-    """Measure masks, image by image in random order, until enough are within the limits; return these."""
+    """Measure masks, image by image in random order, and return the first ones within the limits."""
     limits = Limits(args.least_area, args.most_area, args.most_sides, args.least_largest_part)
     chosen: list[tuple[Row, Measure]] = []
     images: set[str] = set()
@@ -197,7 +197,7 @@ def choose(
 def measured(
     args: argparse.Namespace, candidates: dict[str, list[Row]]
 ) -> Iterator[tuple[Row, Measure | str | None]]:
-    """Yield rows with what was measured, now or in an earlier run; why not, or None for a missing file."""
+    """Yield rows with their measurement, or a description of the fault, or None for a missing file."""
     log = args.data / f"measures-{args.split}.jsonl"
     known: dict[str, Measure | str] = {}
     for record in read_records(log) if log.exists() else ():
@@ -222,7 +222,7 @@ def measured(
 
 
 def found(files: MaskFiles, name: str) -> Source | None:
-    """Return the file of a mask; what a whole archive does not hold is not to be had."""
+    """Return the file of a mask, or None if its archive does not hold it."""
     try:
         return files.find(name)
     except DecodeError:
@@ -283,7 +283,7 @@ def list_missing_photographs(args: argparse.Namespace, chosen: list[tuple[Row, M
 
 
 def download(args: argparse.Namespace, images: list[str]) -> None:
-    """Download photographs; what fails is listed and can be tried again."""
+    """Download photographs; list the failures for another run."""
     folder = args.data / args.split
     folder.mkdir(exist_ok=True)
 
@@ -310,7 +310,7 @@ def download(args: argparse.Namespace, images: list[str]) -> None:
 
 
 def fetched(url: str) -> bytes:
-    """Download a JPEG file whole, at the third try if need be."""
+    """Download a complete JPEG file, in up to three attempts."""
     for pause in (1, 2):
         try:
             return fetched_at_once(url)
@@ -323,7 +323,7 @@ def fetched_at_once(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=60) as response:
         data = response.read()
     if data[:2] != b"\xff\xd8" or data.rstrip(b"\0")[-2:] != b"\xff\xd9":
-        raise OSError("is no whole JPEG file")
+        raise OSError("is not a complete JPEG file")
     return data
 
 

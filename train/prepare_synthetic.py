@@ -2,10 +2,10 @@
 
     python train/prepare_synthetic.py --data PHOTOGRAPHS --output OUT --split train --epochs 1 --size 256
 
-PHOTOGRAPHS is a data set of photographs with masks: a folder with index.csv, or Open Images. The files are,
-pixel by pixel, what training makes on the fly from the same seed, epochs and size. OUT receives
-KIND/{composite_images,masks,real_images}, KIND/KIND_SPLIT.txt, IHD_SPLIT.txt, and sources_SPLIT.csv, which
-says of every real image what it was made of, with the columns (licence, author, …) of the data set.
+PHOTOGRAPHS is a data set of photographs with masks: a folder with index.csv, or Open Images. The files
+equal the composites of a training with the same seed, epochs and size, pixel by pixel. OUT receives
+KIND/{composite_images,masks,real_images}, KIND/KIND_SPLIT.txt, IHD_SPLIT.txt, and sources_SPLIT.csv,
+which names the photograph of every real image, with the columns (licence, author, …) of the data set.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from harmony_diffusion.data.layouts import list_dataset
-from harmony_diffusion.data.photographs import Photograph, parse_filters, subset_weights
+from harmony_diffusion.data.photographs import Photograph, subset_weights
 from harmony_diffusion.data.synthesis.composites import (
     KINDS,
     SyntheticBatch,
@@ -36,15 +36,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="photographs with masks")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--split", default="train", help="part of the photographs (default: train)")
-    parser.add_argument("--filter", action="append", default=[], metavar="COLUMN=VALUE[,VALUE]")
-    parser.add_argument("--shards", type=int, nargs="+", help="parts of Open Images, of 0 to 15")
     parser.add_argument("--size", type=int, default=256, help="side of the square composites (default: 256)")
-    parser.add_argument("--epochs", type=int, default=1, help="composites a photograph (default: 1)")
+    parser.add_argument("--epochs", type=int, default=1, help="composites of each photograph (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--limit", type=int, help="stop after N composites")
-    parser.add_argument("--source-power", type=float, default=0.5, help="1: as is, 0: all sources alike")
-    parser.add_argument("--skip-bad", action="store_true", help="pass over files that cannot be used")
+    parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
@@ -89,18 +84,17 @@ def write_sources(output: Path, split: str, used: dict[str, Photograph]) -> None
 def main() -> None:
     args = parse_args()
     if (args.output / f"IHD_{args.split}.txt").exists():
-        raise OutputError(args.output, f"holds composites of the split {args.split} already")
-    listing = list_dataset(
-        args.data, args.split, filters=parse_filters(args.filter) or None, shards=args.shards
-    )
+        raise OutputError(
+            args.output, f"holds composites of the split {args.split} already", "Choose another folder."
+        )
+    listing = list_dataset(args.data, args.split)
     photographs = listing.photographs
     if not photographs:
-        raise InputError(args.data, f"is of the layout {listing.layout}, which holds no photographs")
-    weights = subset_weights([photograph.subset for photograph in photographs], args.source_power)
-    training_set = PhotographSet(photographs, args.size, weights, args.skip_bad)
-    synthesize = SyntheticComposites(reference_colors(photographs, skip_bad=args.skip_bad)).to(args.device)
+        raise InputError(args.data, f"has the layout {listing.layout}, which holds no photographs")
+    weights = subset_weights([photograph.subset for photograph in photographs])
+    training_set = PhotographSet(photographs, args.size, weights)
+    synthesize = SyntheticComposites(reference_colors(photographs)).to(args.device)
     places = [(epoch, index) for epoch in range(args.epochs) for index in range(len(training_set))]
-    places = places[: args.limit]
     lists: dict[str, list[str]] = defaultdict(list)
     used: dict[str, Photograph] = {}
     for start in range(0, len(places), args.batch_size):

@@ -25,7 +25,7 @@ def run(monkeypatch, *arguments):
 def test_the_files_are_what_training_makes_on_the_fly(photographs_folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     options = ["--data", photographs_folder, "--output", out, "--size", 32, "--epochs", 2, "--seed", 4]
-    run(monkeypatch, *options, "--batch-size", 3, "--device", "cpu")
+    run(monkeypatch, *options, "--batch_size", 3, "--device", "cpu")
     assert check_dataset(out).problems == []
     samples = {sample.name: sample for sample in read_iharmony4(out, "train")}
     assert len(samples) == 16

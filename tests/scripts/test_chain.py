@@ -52,7 +52,7 @@ def test_chain_from_open_images_to_metrics(call, tmp_path, capsys):
     for split in ("train", "test"):
         save_photographs_of(root / f"photographs-{split}.txt", root)
         options = ["--data", root / f"manifest-{split}.csv", "--output", root / f"captions-{split}"]
-        options += ["--captioner", captioner, "--max-new-tokens", 6, "--workers", 0, "--device", "cpu"]
+        options += ["--captioner", captioner, "--max_new_tokens", 6, "--workers", 0, "--device", "cpu"]
         call("train/prepare_captions.py", *options, "--split", split)
     assert (
         len(read_captions(root / "captions-train")) == 4 and len(read_captions(root / "captions-test")) == 3

@@ -40,9 +40,9 @@ def caption(monkeypatch, folder, output, captioner, *options):
     arguments += [
         "--dtype",
         "fp32",
-        "--max-new-tokens",
+        "--max_new_tokens",
         6,
-        "--batch-size",
+        "--batch_size",
         3,
         "--workers",
         0,
@@ -116,7 +116,7 @@ def test_captions_of_another_kind_are_not_mixed_in(folder, tmp_path, captioner, 
     output = tmp_path / "captions"
     caption(monkeypatch, folder, output, captioner)
     with pytest.raises(SystemExit, match="holds captions made otherwise"):
-        caption(monkeypatch, folder, output, captioner, "--num-beams", 1)
+        caption(monkeypatch, folder, output, captioner, "--num_beams", 1)
 
 
 def test_captions_can_come_from_a_column(folder, tmp_path, captioner, monkeypatch):
@@ -145,9 +145,9 @@ def test_a_photograph_of_several_masks_is_captioned_once(folder, tmp_path, capti
 def test_bad_photographs_stop_the_job_or_are_passed_over(folder, tmp_path, captioner, monkeypatch, capsys):
     path = folder / "food" / "5.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(SystemExit, match=r"food/5\.jpg: cannot be decoded.*--skip-bad"):
+    with pytest.raises(SystemExit, match=r"food/5\.jpg: cannot be decoded.*--skip_bad"):
         caption(monkeypatch, folder, tmp_path / "captions", captioner)
-    caption(monkeypatch, folder, tmp_path / "captions", captioner, "--skip-bad")
+    caption(monkeypatch, folder, tmp_path / "captions", captioner, "--skip_bad")
     assert "1 photographs cannot be used" in capsys.readouterr().out
     assert len(read_captions(tmp_path / "captions")) == 9
 

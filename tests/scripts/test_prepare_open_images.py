@@ -98,8 +98,8 @@ def test_good_masks_are_listed_and_the_others_counted(folder, monkeypatch):
 
 
 def test_limits_can_be_widened(folder, monkeypatch):
-    options = ("--keep", "IsGroupOf", "IsDepiction", "IsInside", "--least-iou", 0, "--most-area", 1)
-    prepare(monkeypatch, folder, "--shards", 0, 1, *options, "--most-sides", 4, "--least-largest-part", 0)
+    options = ("--keep", "IsGroupOf", "IsDepiction", "IsInside", "--least_iou", 0, "--most_area", 1)
+    prepare(monkeypatch, folder, "--shards", 0, 1, *options, "--most_sides", 4, "--least_largest_part", 0)
     left_out = json.loads((folder / "manifest-train.json").read_text())["left_out"]
     assert left_out == {"rotated": 1, "small": 2} and len(rows_of(folder)) == 11
 
@@ -269,7 +269,7 @@ def test_bad_options_are_refused(folder, monkeypatch, options):
 
 def test_nothing_that_fits_is_an_error(folder, monkeypatch):
     with pytest.raises(SystemExit, match="has no mask that fits: .*'small': 9"):
-        prepare(monkeypatch, folder, "--least-area", 0.59)
+        prepare(monkeypatch, folder, "--least_area", 0.59)
 
 
 def test_masks_are_measured():

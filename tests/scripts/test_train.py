@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,43 @@ def test_filters_add_up(photographs, tmp_path):
     arguments += ["--filter", "source=made", "--filter", "id=0,1,2,11", "--max_train_steps", "1"]
     assert os.waitpid(fork([*arguments, "--output", tmp_path]), 0)[1] == 0
     assert "- samples: 3\n" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_split_to_train_on_is_chosen(photographs, tmp_path):
+    arguments = [*SMALL_IDIH, "--data", photographs, "--resolution", "64", "--train_batch_size", "2"]
+    arguments += ["--split", "val", "--max_train_steps", "1", "--output", tmp_path]
+    assert os.waitpid(fork(arguments), 0)[1] == 0
+    assert "- samples: 3\n" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_checkpoint_of_version_0_1_0_goes_on_with_the_same_bits(photographs, tmp_path):
+    arguments = [*SMALL_IDIH, "--data", photographs, "--resolution", "64", "--train_batch_size", "2"]
+    arguments += ["--max_train_steps", "2", "--checkpointing_steps", "1", "--use_ema", "--output", tmp_path]
+    assert os.waitpid(fork(arguments), 0)[1] == 0
+    expected = dict(flatten(read_state(tmp_path, 2)))
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    # Exactly what version 0.1.0 wrote for this command.
+    settings = {
+        "model": "idih", "model_config": {"depth": 4, "base_channels": 8}, "freeze": [], "loss": "fn_mse",
+        "min_area": 100.0, "raw_output": False, "loss_stride": 1, "smoothness": 0.0,
+        "clean_background": False, "split": "train", "filter": [], "subset_power": 1.0, "resolution": 64,
+        "whole_frames": 0.35, "quarter_turns": False, "seed": 0, "optimizer": "adam", "learning_rate": 0.001,
+        "backbone_lr_factor": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_weight_decay": 0.0,
+        "adam_epsilon": 1e-08, "max_grad_norm": 0.0, "lr_scheduler": "constant", "lr_warmup_steps": 0,
+        "lr_milestones": [], "lr_gamma": 0.1, "lr_constant_epochs": 0, "use_ema": True, "ema_decay": 0.9995,
+        "mixed_precision": "no", "samples": 9, "batch": 2,
+    }  # fmt: skip
+    state = read_state(tmp_path, 1)
+    torch.save(state | {"settings": settings}, tmp_path / "checkpoint-1" / "training_state.pt")
+    assert os.waitpid(fork(arguments), 0)[1] == 0
+    found = dict(flatten(read_state(tmp_path, 2)))
+    assert expected.keys() == found.keys()
+    assert not [key for key in expected if not torch.equal(expected[key], found[key])]
+    # Other betas cannot be continued, since no flag sets them.
+    settings["adam_beta1"] = 0.5
+    torch.save(state | {"settings": settings}, tmp_path / "checkpoint-1" / "training_state.pt")
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    assert os.waitpid(fork(arguments), 0)[1] != 0
 
 
 def test_numbers_of_recipes_are_those_of_the_papers():

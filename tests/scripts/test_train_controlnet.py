@@ -412,6 +412,7 @@ def test_what_is_not_said_is_what_diffusers_takes(monkeypatch, tmp_path):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     args = parsed("--output", str(tmp_path / "cats"))
     assert args.mixed_precision == "no" and args.hub_model_id == "cats"
+    assert parsed("--output", "out", "--hub_model_id", "someone/cats").hub_model_id == "someone/cats"
     # As `accelerate launch --mixed_precision bf16` and its configuration files hand it over.
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert parsed("--output", "out").mixed_precision == "bf16"
