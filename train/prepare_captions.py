@@ -115,7 +115,7 @@ def check_settings(args: argparse.Namespace) -> None:
     path = args.output / "captions.json"
     if path.exists() and json.loads(path.read_text()) != settings:
         raise InputError(
-            args.output, f"holds captions of other settings ({path.read_text()})", "Choose another"
+            args.output, f"holds captions made otherwise ({path.read_text()})", "Choose another"
         )
     write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode(), overwrite=True)
 

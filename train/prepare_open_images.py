@@ -323,7 +323,7 @@ def fetched_at_once(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=60) as response:
         data = response.read()
     if data[:2] != b"\xff\xd8" or data.rstrip(b"\0")[-2:] != b"\xff\xd9":
-        raise OSError("is not a complete JPEG file")
+        raise OSError("is no whole JPEG file")
     return data
 
 
