@@ -2,10 +2,9 @@
 
 `accelerate launch --config_file train/configs/fsdp.yaml` and `deepspeed_zero2.yaml` turn it on.
 
-What was run: both, with two processes on CPUs (gloo), tiny models, float32 and bfloat16, gradient
-accumulation, clipping, validation and a restart from a checkpoint (DeepSpeed 0.19.8). FSDP is tested in
-`tests/scripts/test_train_controlnet.py`; DeepSpeed too, where it is installed. Not run: GPUs, several
-machines, models of the size of Stable Diffusion.
+Run so far, with two processes of tiny models on CPUs (gloo): FSDP in float32 and bfloat16 with accumulation,
+clipping, validation and a continued run, as in `tests/scripts/test_train_controlnet.py`; DeepSpeed 0.19.8 in
+float32 with the same options. Not run: GPUs, several machines, models of the size of Stable Diffusion.
 """
 
 import argparse

@@ -148,6 +148,24 @@ def test_two_processes_equal_one(model, shared_out, photographs, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_that_were_cut_off_end_with_the_same_bits(photographs, tmp_path):
+    command = ["torchrun", "--nproc_per_node", "2", SCRIPT, *SMALL_IDIH, "--data", photographs, "--use_ema"]
+    command += ["--resolution", "64", "--train_batch_size", "2", "--max_train_steps", "4"]
+    command += ["--checkpointing_steps", "2", "--gradient_accumulation_steps", "2", "--output", tmp_path]
+    run([*map(str, command)])
+    expected = dict(flatten(read_state(tmp_path, 4)))
+    weights = tmp_path / "model" / "diffusion_pytorch_model.safetensors"
+    published = weights.read_bytes()
+    for folder in ("model", "checkpoint-4"):
+        shutil.rmtree(tmp_path / folder)
+    run([*map(str, command)])
+    found = dict(flatten(read_state(tmp_path, 4)))
+    assert expected.keys() == found.keys() and len(expected) > 50
+    assert not [key for key in expected if not torch.equal(expected[key], found[key])]
+    assert weights.read_bytes() == published
+
+
+@pytest.mark.slow
 def test_killed_launch_goes_on(photographs, tmp_path):
     command = ["accelerate", "launch", "--cpu", SCRIPT, *SMALL_IDIH, "--data", photographs]
     command += ["--resolution", "64", "--train_batch_size", "2", "--max_train_steps", "2000"]
