@@ -114,9 +114,7 @@ def check_settings(args: argparse.Namespace) -> None:
         settings = {"beginning": ""} | {name: getattr(args, name) for name in names}
     path = args.output / "captions.json"
     if path.exists() and json.loads(path.read_text()) != settings:
-        raise InputError(
-            args.output, f"holds captions made otherwise ({path.read_text()})", "Choose another"
-        )
+        raise InputError(args.output, f"holds captions made otherwise ({path.read_text()})", "Choose another")
     write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode(), overwrite=True)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, found again, and loaded.
+"""Checkpoints of a run: written completely or not at all, found, and loaded.
 
 Everything random in a run is a function of (seed, step), so the state of a run is its weights, its optimizer
 and the number of steps done: no state of a random generator is ever saved.
@@ -28,15 +28,15 @@ _REMOVED = {"adam_beta1": 0.9, "adam_beta2": 0.999}
 
 
 def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder so that it is there whole or not at all; one that exists is replaced.
+    """Write a folder completely or not at all; replace an existing one.
 
     Args:
         folder: Folder to make.
-        write: Called with a folder beside it to fill.
+        write: Function that fills a temporary folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
-    staging.chmod(0o755)  # mkdtemp makes folders that nobody else may read
+    staging.chmod(0o755)  # mkdtemp denies access to all other users
     try:
         write(staging)
         for path in [*staging.rglob("*"), staging]:
@@ -51,14 +51,14 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
 
 
 def discard_folder(folder: Path) -> None:
-    """Remove a folder; if that is cut short, what is left bears the name of an unfinished one."""
+    """Remove a folder; an interrupted removal leaves only a folder with the prefix of unfinished ones."""
     doomed = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     folder.rename(doomed / folder.name)
     shutil.rmtree(doomed)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder that no other process writes to."""
+    """Remove unfinished folders of a killed process; no other process may write to `folder`."""
     for path in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(path)
 
@@ -78,9 +78,9 @@ def save_checkpoint(
     settings: Mapping[str, Any],
     limit: int | None = None,
 ) -> Path:
-    """Save all that a run needs to go on, as `FOLDER/checkpoint-STEP`, atomically.
+    """Save the state of a run as `FOLDER/checkpoint-STEP`, atomically.
 
-    The subfolder `model` is what `load_model` reads: the averaged weights where there is an average.
+    The subfolder `model` is for `load_model`; it holds the averaged weights if there is an average.
 
     Args:
         folder: Folder of the run.
@@ -88,8 +88,8 @@ def save_checkpoint(
         model: Model, not wrapped.
         optimizer: Optimizer, not wrapped.
         average: Moving average of the weights.
-        settings: What must be the same for a run that goes on from here: plain values.
-        limit: Keep so many checkpoints, the newest; None for all.
+        settings: Settings that a run must share to continue from here: plain values.
+        limit: Number of newest checkpoints to keep; None for all.
 
     Returns:
         The folder of the checkpoint.
@@ -110,12 +110,12 @@ def save_checkpoint(
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies in the folder of a run."""
+    """Return the path of the checkpoint of a step."""
     return folder / f"{_PREFIX}{step}"
 
 
 def discard_old_checkpoints(newest: Path, limit: int | None) -> None:
-    """Keep so many checkpoints of a run, with the one that was just written; None for all."""
+    """Keep the `limit` newest checkpoints of a run, including `newest`; None keeps all."""
     if limit is not None:
         others = [other for other in checkpoints(newest.parent) if other != newest]
         for old in others[: max(0, len(others) - limit + 1)]:
@@ -171,7 +171,7 @@ def load_checkpoint(
     average: MovingAverage | None,
     settings: Mapping[str, Any],
 ) -> int:
-    """Go on from a checkpoint: load weights, optimizer and average in place.
+    """Load weights, optimizer and average of a checkpoint in place.
 
     Args:
         path: Folder made by `save_checkpoint`.
@@ -191,8 +191,8 @@ def load_checkpoint(
     if average is not None:
         for key, value in average.average.items():
             value.copy_(stored[key])
-    # Copied into the tensors at hand: their alignment, on which rounding may depend, is that of a run
-    # that was never interrupted.
+    # Copying into the existing tensors keeps their memory alignment, on which rounding may depend, as in an
+    # uninterrupted run.
     model.load_state_dict(state["weights"] if average is not None else stored)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
@@ -206,7 +206,7 @@ def resume(
     average: MovingAverage | None,
     settings: Mapping[str, Any],
 ) -> int:
-    """Go on from a checkpoint as `load_checkpoint` does, and return the steps done.
+    """Find and load a checkpoint, and return the number of steps done.
 
     Args:
         folder: Folder of the run.

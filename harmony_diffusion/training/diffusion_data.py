@@ -1,4 +1,4 @@
-"""Photographs with prompts as training data of the diffusion method, encoded at each step or beforehand."""
+"""Photographs with prompts as training data of the diffusion method, encoded in each step or in advance."""
 
 import hashlib
 import json
@@ -38,13 +38,13 @@ REFERENCES = 2048  # photographs whose foreground colours are transferred
 
 @dataclass
 class DiffusionData:
-    """Samples, their prompts, and what perturbs their foregrounds.
+    """Samples, their prompts, and the perturbation of their foregrounds.
 
     Attributes:
         samples: Crops with masks; of composites, if the data set has them.
         prompts: One for each source.
         composer: Perturbs the foregrounds of photographs; None to leave them.
-        facts: What a model card tells of it.
+        facts: Facts for the model card.
     """
 
     samples: TrainingSet
@@ -53,7 +53,7 @@ class DiffusionData:
     facts: dict[str, object]
 
     def images(self, items: Item, device: torch.device) -> Triple:
-        """Return float images of what the loader returned, and composites of photographs."""
+        """Return float images from a batch of the loader, and composites from photographs."""
         real, mask = (items[name].to(device, non_blocking=True) for name in ("real", "mask"))
         if self.composer is not None:
             made = self.composer(real, mask, items["key"])
@@ -88,8 +88,8 @@ def open_data(
         caption_column: Column that holds the prompts instead.
         perturb: Perturb colour and light of the foregrounds of photographs.
         composer: What perturbs; by default one that transfers the colours of these photographs.
-        skip_bad: Pass over unusable files.
-        limit: Take the first so many only.
+        skip_bad: Skip unusable files.
+        limit: Use only the first N samples.
         ids: File of names, one a line: take these photographs only, whether others are there or not.
 
     Raises:
@@ -124,7 +124,7 @@ def open_data(
         captions.name if captions else f"column {caption_column}" if caption_column else "empty"
     )
     if perturb and composer is None:
-        # The condition shall be wrong in colour and light and in nothing else.
+        # The condition may differ from the target in colour and light only.
         colors = reference_colors(photographs, REFERENCES, skip_bad)
         composer = SyntheticComposites(colors, jittered=0.0, imperfect=False, placements=IN_PLACE)
     samples_of_photographs = PhotographSet(photographs, resolution, None, skip_bad)
@@ -145,7 +145,7 @@ def _facts(photographs: list[Photograph]) -> dict[str, object]:
 
 
 class PrecomputedSet:
-    """Samples whose latents and text embeddings were computed beforehand, by `precompute`.
+    """Samples with latents and text embeddings from `precompute`.
 
     Epoch N takes variant `N % variants` of each photograph: its crop and its perturbation are those of the
     variant; timestep, noise and dropped prompts are drawn anew in every epoch.

@@ -1,4 +1,4 @@
-"""The model card that lies beside trained weights: what they are, how and on what they were trained."""
+"""Model cards of trained weights: model, training, data, scores."""
 
 import json
 import shlex
@@ -27,10 +27,10 @@ def write_model_card(
         folder: Folder of the weights.
         name: Registry name.
         command: Command that trained the weights.
-        training: What to tell of the training, name by value.
-        data: What to tell of the data, name by value.
-        results: Scores on the validation data, none if there were none.
-        license: Identifier the Hub knows; that of the data rules what it may be.
+        training: Facts on the training, by name.
+        data: Facts on the data, by name.
+        results: Scores on the validation data; empty without validation.
+        license: License identifier of the Hub; it depends on the licenses of the data.
 
     Returns:
         The file.
@@ -62,9 +62,9 @@ def diffusion_card_head(*tags: str) -> str:
 
 
 def name_in_card(name: str | Path) -> str:
-    """Return how a card names a file or folder; where it lies on this machine is nobody's business.
+    """Return the name of a file or folder for a card, without local paths.
 
-    Of an absolute path the last part, with the one before it for the folder `model` that our scripts write.
+    An absolute path is cut to its last part, or to its last two parts if the last one is `model`.
     """
     path = Path(name)
     if not path.is_absolute():
@@ -73,13 +73,13 @@ def name_in_card(name: str | Path) -> str:
 
 
 def launch_command() -> str:
-    """Return how the running script was launched."""
+    """Return the command of the running script, without local paths."""
     given = [name_in_card(word) for word in sys.argv[1:]]
     return shlex.join(["accelerate", "launch", f"train/{Path(sys.argv[0]).name}", *given])
 
 
 def drop_local_paths(folder: Path) -> None:
-    """Leave out of every configuration in a folder where the weights were loaded from."""
+    """Remove the local path of the original weights from every configuration in a folder."""
     for path in folder.rglob("*config.json"):
         entries = json.loads(path.read_text("utf-8"))
         if entries.pop("_name_or_path", None) is not None:

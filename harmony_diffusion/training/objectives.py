@@ -1,4 +1,4 @@
-"""What a training step minimises: a model and its loss as one module, so that DDP and `compile` wrap both."""
+"""Objectives: a model and its loss as one module, so that DDP and `compile` wrap both."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ from harmony_diffusion.training.losses import (
 )
 
 Losses = dict[str, Tensor]
-_OPAQUE = 0.95  # pixels of less opacity mix two objects and have no one true colour
-_ROOT_EPS = 1.5e-5  # (1 / 255)^2: an error of one level is as good as none
+_OPAQUE = 0.95  # pixels with less opacity mix two objects and have no single true colour
+_ROOT_EPS = 1.5e-5  # (1 / 255)^2: an error of one level is negligible
 
 
 class ForegroundObjective(nn.Module):

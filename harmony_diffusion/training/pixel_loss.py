@@ -1,8 +1,8 @@
-"""Errors of latents counted by what they do to the decoded picture.
+"""Errors of latents, weighted by their effect on the decoded image.
 
-The loss of the paper takes all latent channels alike. Of an autoencoder of few channels that is near enough;
-of TAEF2's 32, two hold most of the light, and a small network that halves the error of the thirty others has
-not made the picture any better.
+The loss of the paper gives all latent channels the same weight, which suits an autoencoder with few channels.
+Two of the 32 channels of TAEF2 hold most of the light: a small network that halves the error of the other thirty
+does not improve the image.
 """
 
 from typing import Any
@@ -21,11 +21,11 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def channel_sensitivities(vae: Any) -> Tensor:
-    """Measure how much a little noise in each latent channel changes the decoded picture, `(C,)`.
+    """Measure how much noise in each latent channel changes the decoded image, `(C,)`.
 
     Returns:
-        Mean squared changes of the picture, each divided by the variance of the noise. The noise is added to
-        random latents, one channel after the other.
+        Mean squared changes of the image, divided by the variance of the noise. The noise is added to random
+        latents, one channel at a time.
     """
     draw, channels, variance = generator_of(0, "latents").standard_normal, vae.config["latent_channels"], 0.01
     latents = torch.from_numpy(draw((8, channels, 16, 16), np.float32)).to(vae.device)
@@ -39,15 +39,15 @@ def channel_sensitivities(vae: Any) -> Tensor:
 
 
 def draw_pixel_weights(keys: Tensor, share: float) -> Tensor:
-    """Draw which samples are decoded, `(B,)` float32: 1 / `share` for those that are, 0 for the others."""
+    """Draw the samples to decode, `(B,)` float32: 1 / `share` for these, 0 for the others."""
     return (KeyedDraws(keys).chance("pixel_loss", share) / share).float()
 
 
 class PixelLoss:
-    """Weights of the latent channels for all samples, and the error of the decoded picture for some.
+    """Weights of the latent channels for all samples, and the error of the decoded image for some.
 
-    The weights are the error of the picture to first order. Where a network is unsure, its latents are far
-    from those of any picture, and only decoding tells what becomes of them, which takes long.
+    The weights give the error of the image to first order. Uncertain predictions are far from the latents of any
+    image, so their exact error needs decoding, which is slow.
 
     Attributes:
         channel_weights: `(C, 1, 1)`, with a mean of 1.
@@ -60,15 +60,15 @@ class PixelLoss:
         self.channel_weights = (sensitivities / sensitivities.mean())[:, None, None]
 
     def __call__(self, latents: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-        """Return weighed squared errors of the decoded picture, `(B,)`.
+        """Return weighted squared errors of the decoded image, `(B,)`.
 
         Args:
             latents: Scaled latents, `(B, C, h, w)`.
-            wanted: What they should be.
-            weights: What each sample counts, `(B,)`; those of weight 0 are not decoded.
+            wanted: Target latents.
+            weights: Weight of each sample, `(B,)`; samples of weight 0 are not decoded.
 
         Returns:
-            Errors that are to first order those of the latents, weighted by channel; 0 for weight 0.
+            Errors, to first order equal to the channel-weighted errors of the latents; 0 for weight 0.
         """
         chosen = weights.nonzero()[:, 0]
         errors = torch.zeros_like(weights)
@@ -77,7 +77,7 @@ class PixelLoss:
         return errors.index_add(0, chosen, weights[chosen] * self.errors(latents[chosen], wanted[chosen]))
 
     def errors(self, latents: Tensor, wanted: Tensor) -> Tensor:
-        """Return the squared errors of decoded latents, `(B,)`; to first order those of the weighted ones."""
+        """Return the squared errors of decoded latents, `(B,)`."""
         with torch.no_grad():
             truth = decode_latents(self.vae, wanted)
         return (decode_latents(self.vae, latents) - truth).square().mean((1, 2, 3)) / self.total
