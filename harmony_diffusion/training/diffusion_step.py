@@ -1,7 +1,7 @@
 """One training step of the diffusion method as functions: latents, noise, timesteps, prompts, loss.
 
-Liu et al. 2025, DOI 10.20169/j.issn.2095-2163.24111102, equations 6-11. All random values are functions
-of the keys of the samples, so a step is the same with any number of processes and after any restart.
+Liu et al. 2025, DOI 10.20169/j.issn.2095-2163.24111102, equations 6-11. All that is random is a function of
+the keys of the samples, so that a step is the same in any number of processes and after any restart.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from harmony_diffusion.training.validation import Triple
 
 
 class Conditions(NamedTuple):
-    """Target and conditioning of one training batch.
+    """What the U-Net is trained to turn noise into, and what it is told of it.
 
     Attributes:
         latents: Scaled latents of the real image, Z_0, `(B, C, h, w)`.
@@ -31,9 +31,9 @@ class Conditions(NamedTuple):
         image_latents: Z_ms, scaled latents of the background or of the composite, `(B, C, h, w)`.
         text: Embedded prompts, `(B, L, D)`.
         control: Control images in [0, 1], `(B, 3, H, W)`; None when the U-Net itself is trained.
-        other_control: Control images of the other, frozen ControlNet; None without one.
+        other_control: Those of the other ControlNet, which is there already; None if there is none.
         other_scale: Its scale for each sample, `(B, 1, 1, 1)`.
-        pixel_weights: Weight of the decoded error of each sample, `(B,)`; samples of weight 0 are not decoded.
+        pixel_weights: What the error of the decoded picture counts for each sample, `(B,)`; 0: it is not.
     """
 
     latents: Tensor
@@ -54,12 +54,12 @@ def encode_latents(vae: Any, images: Tensor) -> Tensor:
 
 
 def encode_images(vae: Any, images: Triple, image_channel: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode the real image, and the image that the U-Net sees.
+    """Encode the real image and what the U-Net sees of the picture.
 
     Args:
         vae: Autoencoder.
         images: Composite, mask and real image.
-        image_channel: "masked": the background, with a mid-grey foreground (equation 9); or "composite".
+        image_channel: "masked": the background alone, the rest mid-grey (equation 9); "composite".
 
     Returns:
         `latents`, `mask` and `image_latents` of `Conditions`.
@@ -67,7 +67,7 @@ def encode_images(vae: Any, images: Triple, image_channel: str) -> tuple[Tensor,
     hole = (images.mask > HOLE_THRESHOLD).to(images.real)
     shown = 2 * images.composite - 1
     if image_channel == "masked":
-        # Outside the mask the composite equals the real image.
+        # Where there is no hole the composite is the real image.
         shown = (2 * images.real - 1) * (1 - hole)
     latents, image_latents = encode_latents(vae, torch.cat([2 * images.real - 1, shown])).chunk(2)
     return latents, F.interpolate(hole, latents.shape[-2:]), image_latents
@@ -87,12 +87,12 @@ def embed_prompts(tokenizer: Any, text_encoder: Any, prompts: Sequence[str]) -> 
 
 
 def drops_prompt(keys: Tensor, share: float) -> Tensor:
-    """Draw the samples that lose their prompt, `(B,)` bool."""
+    """Draw which samples go without their prompt, `(B,)` bool."""
     return KeyedDraws(keys).chance("prompt", share).bool()
 
 
 def drops_other_control(keys: Tensor, share: float) -> Tensor:
-    """Draw the samples without the other ControlNet, `(B,)` bool."""
+    """Draw which samples go without the ControlNet that is there already, `(B,)` bool."""
     return KeyedDraws(keys).chance("other_control", share).bool()
 
 
@@ -108,23 +108,23 @@ def sample_timesteps(keys: Tensor, count: int) -> Tensor:
 
 
 class DenoisingObjective(nn.Module):
-    """Loss of equation 8: the squared error of the predicted noise.
+    """The loss of equation 8: the squared error of the predicted noise.
 
-    With the `prediction_type` "v_prediction" of the scheduler: the squared error of the velocity (Salimans and
-    Ho, ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D). This error stays large at high noise, where a
-    control sets large shapes and colours.
+    Of a U-Net that predicts velocity, as the scheduler's `prediction_type` says, the squared error of the
+    velocity (Salimans and Ho, ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D). It does not fade
+    where there is much noise, which is where a control decides on large shapes and colours.
 
     Args:
         unet: Inpainting U-Net.
-        scheduler: Scheduler with the noise schedule of the training.
-        controlnet: ControlNet to train; None to train the U-Net.
-        control_input: Input of the ControlNet, see `make_controlnet`.
+        scheduler: Whose noise schedule is trained on.
+        controlnet: Trained ControlNet; None to train the U-Net.
+        control_input: What the ControlNet sees.
         control_scale: Lambda of equation 7.
         snr_gamma: Weigh timesteps by min(SNR, gamma) / SNR, velocities by min(SNR, gamma) / (SNR + 1), so
-            that timesteps with little noise count less and the training converges sooner (Hang et al., ICCV
-            2023); None: equal weights, as in the paper.
-        other: Frozen ControlNet of the other kind, beside which `controlnet` is trained.
-        pixel_loss: Weights errors by their effect on the image; None: equal weights, as in the paper.
+            that those of little noise count less and the training converges sooner (Hang et al., ICCV 2023);
+            None: all alike, as in the paper.
+        other: ControlNet of the other kind that is there already, frozen: the new one learns what is missing.
+        pixel_loss: Counts errors by what they do to the picture; None: all latents alike, as in the paper.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class DenoisingObjective(nn.Module):
     def loss(
         self, predicted: Tensor, conditions: Conditions, noise: Tensor, noisy: Tensor, timesteps: Tensor
     ) -> Tensor:
-        """Return the loss of a prediction of the U-Net."""
+        """Return the loss of what the U-Net predicted."""
         velocity = self.noising.config["prediction_type"] == "v_prediction"
         target: Any = noise
         if velocity:
@@ -191,7 +191,7 @@ class DenoisingObjective(nn.Module):
         if self.pixel_loss is None and self.snr_gamma is None:
             return errors.mean()
         snr = compute_snr(self.noising, timesteps)
-        factor = snr + 1 if velocity else snr  # errors of the prediction divided by errors of the latents
+        factor = snr + 1 if velocity else snr  # by which errors of the prediction exceed those of the latents
         if self.pixel_loss is not None and conditions.pixel_weights is not None:
             level = (snr / (snr + 1)).view(-1, 1, 1, 1)
             if velocity:

@@ -1,8 +1,8 @@
 """Errors of latents, weighted by their effect on the decoded image.
 
-The loss of the paper gives all latent channels the same weight, which suits an autoencoder with few channels.
-Two of the 32 channels of TAEF2 hold most of the light: a small network that halves the error of the other thirty
-does not improve the image.
+The loss of the paper gives all latent channels the same weight, which suits an autoencoder with few
+channels. Two of the 32 channels of TAEF2 hold most of the light: a small network that halves the error of
+the other thirty does not improve the image.
 """
 
 from typing import Any
@@ -46,8 +46,8 @@ def draw_pixel_weights(keys: Tensor, share: float) -> Tensor:
 class PixelLoss:
     """Weights of the latent channels for all samples, and the error of the decoded image for some.
 
-    The weights give the error of the image to first order. Uncertain predictions are far from the latents of any
-    image, so their exact error needs decoding, which is slow.
+    The weights give the error of the image to first order. Uncertain predictions are far from the latents of
+    any image, so their exact error needs decoding, which is slow.
 
     Attributes:
         channel_weights: `(C, 1, 1)`, with a mean of 1.
