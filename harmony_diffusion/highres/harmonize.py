@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from harmony_diffusion.boxes import Box, bounding_box, box_around
-from harmony_diffusion.errors import InputError, SizeMismatchError
+from harmony_diffusion.errors import SizeMismatchError
 from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail, row_bands
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.contract import HarmonyModel
+from harmony_diffusion.numbers import check_number
 
 # Side of the part of a frame that is looked at, as a share of the frame's: no object is enlarged beyond it.
 _LEAST_SEEN = 0.2
@@ -53,8 +54,7 @@ def harmonize_picture(
         MaskError: No visible background is left to harmonize to.
         InputError: `strength` lies outside [0, 1].
     """
-    if not 0 <= strength <= 1:
-        raise InputError("strength", f"is {strength}, expected a number from 0 to 1")
+    strength = check_number("strength", strength, 0, 1)
     mask, allowed = shown_mask(picture, mask), allowed_background(picture, reference)
     if not mask.any() and not model.predicts_filters:
         return picture, None

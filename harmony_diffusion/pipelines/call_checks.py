@@ -1,6 +1,5 @@
 """What can be refused in a call of the diffusion pipeline before any picture is read."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from harmony_diffusion.errors import InputError, InputTypeError
+from harmony_diffusion.numbers import check_integer, check_number
 from harmony_diffusion.pipelines.harmonization import OUTPUT_TYPES
 
 # Scale, and start and end of the steps in which it counts.
@@ -49,10 +49,9 @@ def check_sampling(
         ("num_inference_steps", num_inference_steps),
         ("num_images_per_prompt", num_images_per_prompt),
     ):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InputError(name, f"must be an integer of 1 or more, got {count!r}")
-    _check_number("guidance_scale", guidance_scale, 0, math.inf)
-    _check_number("strength", strength, 0, 1)
+        check_integer(name, count, 1)
+    check_number("guidance_scale", guidance_scale, 0)
+    check_number("strength", strength, 0, 1)
     if init not in ("noise", "composite"):
         raise InputError("init", f"must be 'noise' or 'composite', got {init!r}")
     if init == "noise" and strength != 1:
@@ -77,11 +76,11 @@ def check_controls(control_cfg: Any, **settings: tuple[Any, Any]) -> dict[str, C
         raise InputError("control_cfg", f"must be 'both' or 'cond', got {control_cfg!r}")
     checked = {}
     for name, (scale, window) in settings.items():
-        _check_number(f"{name}_scale", scale, -math.inf, math.inf)
+        check_number(f"{name}_scale", scale)
         if not isinstance(window, list | tuple) or len(window) != 2:
             raise InputError(f"{name}_window", f"must be a start and an end, got {window!r}")
         for share in window:
-            _check_number(f"{name}_window", share, 0, 1)
+            check_number(f"{name}_window", share, 0, 1)
         if window[0] >= window[1]:
             raise InputError(f"{name}_window", f"must start before it ends, got {tuple(window)}")
         checked[f"controlnet_{name}"] = (float(scale), (float(window[0]), float(window[1])))
@@ -99,7 +98,7 @@ def check_result(output_type: Any, detail: Any, feather: Any, return_layers: boo
         raise InputError("output_type", f"must be one of {', '.join(kinds)}, got {output_type!r}")
     if detail not in ("generated", "preserve"):
         raise InputError("detail", f"must be 'generated' or 'preserve', got {detail!r}")
-    _check_number("feather", feather, 0, math.inf)
+    check_number("feather", feather, 0)
     if return_layers and output_type == "latent":
         raise InputError("return_layers", "is of pictures, and output_type is 'latent'")
 
@@ -165,11 +164,3 @@ def one_for_each(text: str | list[str] | None, count: int, name: str) -> list[st
             name, f"has {len(text)} texts for {count} composite(s)", "Give one for each, or one."
         )
     return text
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-        bounds = (
-            "" if low == -math.inf else f" of {low} or more" if high == math.inf else f" in [{low}, {high}]"
-        )
-        raise InputError(name, f"must be a number{bounds}, got {value!r}")

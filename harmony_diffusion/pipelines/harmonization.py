@@ -1,7 +1,6 @@
 """Harmonize pictures with any model of the registry, at the resolution they come in."""
 
 import logging
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from harmony_diffusion.images.masks import check_background, load_mask
 from harmony_diffusion.images.picture import Picture, load_pairs
 from harmony_diffusion.models import MODELS, load_model
 from harmony_diffusion.models.contract import HarmonyModel
+from harmony_diffusion.numbers import check_number
 from harmony_diffusion.pipelines.output import HarmonizationOutput
 
 logger = logging.getLogger(__name__)
@@ -129,8 +129,7 @@ class HarmonizationPipeline(DiffusionPipeline):
         Raises:
             InputError: A value out of its range.
         """
-        if not isinstance(strength, int | float) or not math.isfinite(strength) or not 0 <= strength <= 1:
-            raise InputError("strength", f"must be a number from 0 to 1, got {strength!r}")
+        check_number("strength", strength, 0, 1)
         if output_type not in OUTPUT_TYPES:
             raise InputError("output_type", f"must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
         if prompt is not None and not self._warned_of_prompt:
