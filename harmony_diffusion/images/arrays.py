@@ -1,13 +1,15 @@
 """NumPy arrays and torch tensors that callers hand over, checked and laid out as `(H, W, C)`."""
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 
-from harmony_diffusion.errors import InputError, InputNote, InputTypeError, TooLargeError
+from harmony_diffusion.errors import DecodeError, InputError, InputNote, InputTypeError, TooLargeError
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
@@ -51,7 +53,7 @@ def check_size(name: object, height: int, width: int, max_pixels: int, min_side:
             name,
             f"has {width}x{height} = {height * width / 1e6:.1f} million pixels, "
             f"more than the limit of {max_pixels / 1e6:g} million",
-            "Raise the limit with `max_pixels` (`--max-pixels`) if the picture is meant.",
+            "If it is meant, raise the limit with `load_picture(…, max_pixels=…)` (`--max-pixels`).",
         )
     if min(height, width) < min_side:
         raise InputError(
@@ -61,8 +63,14 @@ def check_size(name: object, height: int, width: int, max_pixels: int, min_side:
         )
 
 
-def choose_frame(shown: str, count: int, frame: int) -> None:
+def choose_frame(shown: str, count: int, frame: int, purpose: str = "picture") -> None:
     """Check that a file has the frame that is wanted, and note that it has others.
+
+    Args:
+        shown: Name of the file, for messages.
+        count: Frames it has.
+        frame: The one that is wanted, from 0.
+        purpose: What it is taken for: a "picture", of which the caller can choose a frame, or a "mask".
 
     Raises:
         InputError: There is no such frame.
@@ -70,7 +78,34 @@ def choose_frame(shown: str, count: int, frame: int) -> None:
     if not 0 <= frame < count:
         raise InputError(shown, f"has {count} frame(s), and no frame {frame}", "Frames are counted from 0.")
     if count > 1 and frame == 0:
-        note(shown, f"has {count} frames, and the first is taken; choose with `frame` (`--frame`)")
+        choice = "; choose with `load_picture(…, frame=…)` (`--frame`)" if purpose == "picture" else ""
+        note(shown, f"has {count} frames, and the first is taken{choice}")
+
+
+def truncated_error(shown: str, allow_truncated: bool | None) -> DecodeError:
+    """Return the error about a file of which the end is missing.
+
+    Args:
+        shown: Name of the file.
+        allow_truncated: False where the caller could allow it, None where that would not help.
+    """
+    again = "Copy or download the file again"
+    if allow_truncated is not None:
+        again += (
+            ", or accept what is there with `load_picture(…, allow_truncated=True)` (`--allow-truncated`)"
+        )
+    return DecodeError(shown, "is truncated: the end of the file is missing", f"{again}.")
+
+
+@contextlib.contextmanager
+def silent_opencv() -> Iterator[None]:
+    """Keep OpenCV from printing about damaged files to the terminal."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def row_chunks(height: int, rows: int = 64) -> Iterator[slice]:

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import stat
+import warnings
 from typing import BinaryIO
 
 import numpy as np
@@ -22,11 +23,20 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from harmony_diffusion.errors import DecodeError, HarmonyError, InputError, InputNote, TooLargeError
-from harmony_diffusion.images.arrays import MIN_SIDE, Raster, check_size, choose_frame, clamp_float, note
-from harmony_diffusion.images.exif import exif_of_tiff, settle_exif, upright
+from harmony_diffusion.images.arrays import (
+    MIN_SIDE,
+    Raster,
+    check_size,
+    choose_frame,
+    clamp_float,
+    note,
+    truncated_error,
+)
+from harmony_diffusion.images.exif import exif_of_texts, exif_of_tiff, settle_exif, upright, xmp_of_texts
 from harmony_diffusion.images.file_signatures import HEAD, avif_is_deep, picture_format, webp_size
-from harmony_diffusion.images.high_depth_files import read_png16, read_tiff
 from harmony_diffusion.images.icc import cmyk_to_rgb
+from harmony_diffusion.images.png16_files import read_png16
+from harmony_diffusion.images.tiff_files import read_tiff
 
 # What Pillow logs about damaged files is for those who listen, and not for the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -40,7 +50,6 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "AVIF": AvifImageFile,
     "GIF": GifImageFile,
 }
-_AGAIN = "Copy or download the file again"
 _REASONS = {
     errno.ENOENT: ("does not exist", "Check the path."),
     errno.EACCES: ("permission denied", "Change the permissions of the file, or copy it."),
@@ -97,8 +106,9 @@ def read_file(
     *,
     max_pixels: int,
     frame: int = 0,
-    allow_truncated: bool = False,
+    allow_truncated: bool | None = False,
     min_side: int = MIN_SIDE,
+    purpose: str = "picture",
 ) -> Raster:
     """Decode a picture file, upright.
 
@@ -107,7 +117,9 @@ def read_file(
         max_pixels: Limit of height times width, checked before anything is decoded.
         frame: Which picture to take of an animation or of a file of several pages, from 0.
         allow_truncated: Accept a file of which the end is missing; what is missing is filled by the decoder.
+            None = do not, and do not offer it.
         min_side: Shortest side accepted.
+        purpose: See `choose_frame`.
 
     Raises:
         InputError: The file cannot be opened, has no such frame, or its values cannot be used.
@@ -122,16 +134,29 @@ def read_file(
         raster = None
         try:
             if kind == "TIFF":
-                raster = read_tiff(file, shown, frame, max_pixels, min_side)
+                raster = read_tiff(
+                    file,
+                    shown,
+                    frame=frame,
+                    max_pixels=max_pixels,
+                    min_side=min_side,
+                    allow_truncated=allow_truncated,
+                    purpose=purpose,
+                )
             elif kind == "PNG" and head[24:25] == b"\x10":
-                raster = read_png16(file, shown, max_pixels, min_side)
+                raster = read_png16(file, shown, frame, max_pixels, min_side, purpose)
             elif kind == "WEBP" and (size := webp_size(head)):
                 check_size(shown, *size, max_pixels, min_side)
             elif kind == "AVIF" and avif_is_deep(head):
                 note(shown, "has more than 8 bits a channel, and is reduced to 8")
             if raster is None:
                 file.seek(0)
-                image = _open_with_pillow(file, kind, shown, max_pixels, min_side, frame)
+                image = _open_with_pillow(file, kind, shown, max_pixels, min_side)
+                if kind != "TIFF":
+                    choose_frame(shown, getattr(image, "n_frames", 1), frame, purpose)
+                if frame:
+                    image.seek(frame)
+                    check_size(shown, image.height, image.width, max_pixels, min_side)
                 _load(image, shown, allow_truncated)
                 raster = raster_of_pil(image, shown, lossy=_is_lossy(kind, head, image))
             return raster
@@ -140,38 +165,37 @@ def read_file(
         except Image.DecompressionBombError as error:
             raise TooLargeError(shown, f"is refused by Pillow: {error}", "Give a smaller picture.") from error
         except Exception as error:  # a damaged file makes the decoders raise almost anything
-            raise _decode_error(shown, error) from error
+            offered = None if allow_truncated or kind == "PNG" and head[24:25] == b"\x10" else allow_truncated
+            raise _decode_error(shown, error, offered) from error
 
 
-def _decode_error(shown: str, error: Exception) -> DecodeError:
+def _decode_error(shown: str, error: Exception, allow_truncated: bool | None = None) -> DecodeError:
     text = " ".join(str(error).split()) or type(error).__name__
     if "truncated" in text.lower():
-        return DecodeError(
-            shown,
-            "is truncated: the end of the file is missing",
-            f"{_AGAIN}, or accept what is there with `allow_truncated` (`--allow-truncated`).",
-        )
-    return DecodeError(shown, f"is damaged and cannot be decoded ({text})", f"{_AGAIN}.")
+        return truncated_error(shown, allow_truncated)
+    return DecodeError(
+        shown, f"is damaged and cannot be decoded ({text})", "Copy or download the file again."
+    )
 
 
 def _open_with_pillow(
-    file: BinaryIO, kind: str, shown: str, max_pixels: int, min_side: int, frame: int
+    file: BinaryIO, kind: str, shown: str, max_pixels: int, min_side: int
 ) -> ImageFile.ImageFile:
-    image = _PLUGINS[kind](file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, about damaged tags
+        image = _PLUGINS[kind](file)
     check_size(shown, image.height, image.width, max_pixels, min_side)
-    choose_frame(shown, getattr(image, "n_frames", 1), frame)
-    if frame:
-        image.seek(frame)
-        check_size(shown, image.height, image.width, max_pixels, min_side)
     return image
 
 
-def _load(image: ImageFile.ImageFile, shown: str, allow_truncated: bool) -> None:
+def _load(image: ImageFile.ImageFile, shown: str, allow_truncated: bool | None) -> None:
     try:
         image.load()
     except OSError as error:
-        if not (allow_truncated and "truncated" in str(error)):
+        if "truncated" not in str(error):
             raise
+        if not allow_truncated:
+            raise truncated_error(shown, allow_truncated) from error
         # What was decoded stays in the image; without tiles left to decode, Pillow hands it out.
         image.tile = []
         note(shown, "is truncated, and the part that is missing is filled")
@@ -218,7 +242,7 @@ def raster_of_pil(image: Image.Image, name: str, *, lossy: bool | None = None) -
     """
     channels, alpha, indices = _split(image, name)
     profile = image.info.get("icc_profile") or None
-    orientation, exif = settle_exif(_exif_block(image), name)
+    orientation, exif = orientation_and_exif(image, name)
     return Raster(
         upright(channels, orientation),
         None if alpha is None else upright(alpha, orientation),
@@ -229,11 +253,14 @@ def raster_of_pil(image: Image.Image, name: str, *, lossy: bool | None = None) -
     )
 
 
-def _exif_block(image: Image.Image) -> bytes | None:
+def orientation_and_exif(image: Image.Image, name: str) -> tuple[int, bytes | None]:
+    """Return the orientation of a decoded Pillow image, 1 to 8, and the EXIF block to keep."""
     if isinstance(image, TiffImageFile):  # Pillow has turned it upright already
-        return exif_of_tiff(image.getexif())
+        return settle_exif(exif_of_tiff(image.getexif()), name)
     block = image.info.get("exif")
-    return block if isinstance(block, bytes) and block else None
+    if not isinstance(block, bytes) or not block:
+        block = exif_of_texts(image.info)
+    return settle_exif(block, name, xmp_of_texts(image.info))
 
 
 def _split(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

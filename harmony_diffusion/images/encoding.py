@@ -17,6 +17,7 @@ from harmony_diffusion.images.exif import (
     Entry,
     directory_bytes,
     directory_entries,
+    numbers_entry,
 )
 
 FORMATS = {
@@ -193,7 +194,7 @@ def _write_tiff(file: BinaryIO, raster: Raster) -> None:
         file.write(window.astype(window.dtype.newbyteorder(order), copy=False).data)
         file.write(b"\0" * (window.nbytes % 2))
     for tag, entries in directories.items():
-        main[tag] = _numbers(order, _LONG, [_write_directory(file, order, entries)])
+        main[tag] = numbers_entry(order, _LONG, [_write_directory(file, order, entries)])
     main.update(_tiff_layout(raster, order, offsets, sizes))
     start = _write_directory(file, order, main)
     file.seek(len(head))
@@ -214,26 +215,21 @@ def _tiff_layout(raster: Raster, order: ByteOrder, offsets: list[int], sizes: li
     samples = 3 if raster.alpha is None else 4
     dtype = raster.channels.dtype
     layout = {
-        256: _numbers(order, _LONG, [width]),
-        257: _numbers(order, _LONG, [height]),
-        258: _numbers(order, _SHORT, [8 * dtype.itemsize] * samples),
-        259: _numbers(order, _SHORT, [1]),  # not compressed
-        262: _numbers(order, _SHORT, [2]),  # RGB
-        273: _numbers(order, _LONG, offsets),
-        274: _numbers(order, _SHORT, [1]),  # upright
-        277: _numbers(order, _SHORT, [samples]),
-        278: _numbers(order, _LONG, [_STRIP]),
-        279: _numbers(order, _LONG, sizes),
-        284: _numbers(order, _SHORT, [1]),  # the samples of a pixel side by side
-        339: _numbers(order, _SHORT, [3 if dtype == np.float32 else 1] * samples),
+        256: numbers_entry(order, _LONG, [width]),
+        257: numbers_entry(order, _LONG, [height]),
+        258: numbers_entry(order, _SHORT, [8 * dtype.itemsize] * samples),
+        259: numbers_entry(order, _SHORT, [1]),  # not compressed
+        262: numbers_entry(order, _SHORT, [2]),  # RGB
+        273: numbers_entry(order, _LONG, offsets),
+        274: numbers_entry(order, _SHORT, [1]),  # upright
+        277: numbers_entry(order, _SHORT, [samples]),
+        278: numbers_entry(order, _LONG, [_STRIP]),
+        279: numbers_entry(order, _LONG, sizes),
+        284: numbers_entry(order, _SHORT, [1]),  # the samples of a pixel side by side
+        339: numbers_entry(order, _SHORT, [3 if dtype == np.float32 else 1] * samples),
     }
     if raster.alpha is not None:
-        layout[338] = _numbers(order, _SHORT, [2])  # alpha that the colours are not multiplied with
+        layout[338] = numbers_entry(order, _SHORT, [2])  # alpha that the colours are not multiplied with
     if raster.profile:
         layout[34675] = Entry(_UNDEFINED, len(raster.profile), raster.profile)
     return layout
-
-
-def _numbers(order: ByteOrder, kind: int, values: list[int]) -> Entry:
-    form = {_SHORT: "H", _LONG: "I"}[kind]
-    return Entry(kind, len(values), struct.pack(f"{order}{len(values)}{form}", *values))

@@ -5,8 +5,10 @@ Specification: CIPA DC-008 (Exif 2.32), section 4.6: an EXIF block is a small TI
 """
 
 import contextlib
+import re
 import struct
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,6 +29,19 @@ GPS_DIRECTORY = 0x8825
 DESCRIPTIVE_TAGS = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
 
 
+_XMP = ("xmp", "XML:com.adobe.xmp")
+_RAW_EXIF, _RAW_XMP = (
+    ("Raw profile type exif", "Raw profile type APP1"),
+    (
+        "Raw profile type xmp",
+        "Raw profile type APP1",
+    ),
+)
+# Keywords of PNG texts that may tell the orientation.
+TEXT_KEYWORDS = (*_XMP, *_RAW_EXIF, *_RAW_XMP)
+_XMP_ORIENTATION = re.compile(r"""tiff:Orientation(?:\s*=\s*["']|\s*>)\s*([1-8])\s*(?:["']|<)""")
+
+
 class Entry(NamedTuple):
     """One entry of a directory: type code, number of items, and their bytes in the order of the file."""
 
@@ -35,7 +50,7 @@ class Entry(NamedTuple):
     value: bytes
 
 
-def split_orientation(block: bytes) -> tuple[int, bytes | None]:
+def split_orientation(block: bytes) -> tuple[int | None, bytes | None]:
     r"""Read the orientation of an EXIF block and set it to 1 there.
 
     The embedded thumbnail is unlinked, as it would show the picture before it was changed.
@@ -44,22 +59,24 @@ def split_orientation(block: bytes) -> tuple[int, bytes | None]:
         block: The block, with or without the leading `Exif\0\0`.
 
     Returns:
-        The orientation, 1 to 8, and the block with the leading `Exif\0\0`; 1 and None when the block is
-        damaged.
+        The orientation, 1 to 8 or None where none is given, and the block with the leading `Exif\0\0`;
+        None for a block that is damaged.
     """
     body = bytearray(block[6:] if block.startswith(_PREFIX) else block)
     try:
         orientation = _reset(body)
     except (struct.error, KeyError):
+        return None, None
+    if orientation is not None and not 1 <= orientation <= 8:
         return 1, None
-    return (orientation, _PREFIX + bytes(body)) if 1 <= orientation <= 8 else (1, None)
+    return orientation, _PREFIX + bytes(body)
 
 
-def _reset(body: bytearray) -> int:
+def _reset(body: bytearray) -> int | None:
     order = _ORDERS[bytes(body[:4])]
     (start,) = struct.unpack_from(order + "I", body, 4)
     (count,) = struct.unpack_from(order + "H", body, start)
-    orientation = 1
+    orientation = None
     for entry in range(start + 2, start + 2 + 12 * count, 12):
         tag, kind, _ = struct.unpack_from(order + "HHI", body, entry)
         if tag == _ORIENTATION:
@@ -161,11 +178,62 @@ def directory_bytes(order: ByteOrder, entries: dict[int, Entry], offset: int) ->
     return head + b"\0\0\0\0" + data
 
 
-def settle_exif(block: bytes | None, name: str) -> tuple[int, bytes | None]:
-    """Return the orientation and the block to keep; a damaged one is dropped with a note."""
-    if not block:
-        return 1, None
-    orientation, kept = split_orientation(block)
-    if kept is None:
+def numbers_entry(order: ByteOrder, kind: int, values: list[int]) -> Entry:
+    """Return an entry of numbers of 16 bits (kind 3) or 32 bits (kind 4)."""
+    form = {3: "H", 4: "I"}[kind]
+    return Entry(kind, len(values), struct.pack(f"{order}{len(values)}{form}", *values))
+
+
+def settle_exif(block: bytes | None, name: str, xmp: bytes | str | None = None) -> tuple[int, bytes | None]:
+    """Read the orientation of a picture, and settle which EXIF data to keep.
+
+    Args:
+        block: EXIF block; a damaged one is dropped with a note.
+        name: Of the picture, for messages.
+        xmp: XMP packet, which is asked for the orientation where the EXIF block does not tell it.
+
+    Returns:
+        The orientation, 1 to 8, and the block to keep.
+    """
+    found, kept = split_orientation(block) if block else (None, None)
+    if block and kept is None:
         note(name, "its EXIF data are damaged, and are dropped")
-    return orientation, kept
+    return found or _orientation_of_xmp(xmp or b""), kept
+
+
+def _orientation_of_xmp(xmp: bytes | str) -> int:
+    text = xmp.decode("utf-8", errors="replace") if isinstance(xmp, bytes) else str(xmp)
+    match = _XMP_ORIENTATION.search(text)
+    return int(match[1]) if match else 1
+
+
+def exif_of_texts(texts: Mapping[Any, Any]) -> bytes | None:
+    """Return the EXIF block that ImageMagick writes as text into PNG files, if there is one."""
+    for keyword in _RAW_EXIF:
+        data = _raw_profile(texts.get(keyword))
+        if data.startswith((_PREFIX, *_ORDERS)):
+            return data
+    return None
+
+
+def xmp_of_texts(texts: Mapping[Any, Any]) -> bytes | str | None:
+    """Return the XMP packet of a picture, by the names that formats and programs give it."""
+    for keyword in _XMP:
+        if isinstance(texts.get(keyword), bytes | str):
+            return texts[keyword]  # type: ignore[no-any-return]
+    for keyword in _RAW_XMP:
+        data = _raw_profile(texts.get(keyword))
+        if data and not data.startswith(_PREFIX):
+            return data
+    return None
+
+
+def _raw_profile(text: object) -> bytes:
+    """Decode a "raw profile" of ImageMagick: its name, its length, and lines of hexadecimal digits."""
+    if not isinstance(text, str):
+        return b""
+    lines = text.strip().split("\n", 2)
+    try:
+        return bytes.fromhex(lines[2]) if len(lines) == 3 else b""
+    except ValueError:
+        return b""
