@@ -15,10 +15,9 @@ from harmony_diffusion.diffusion.working_region import (
     shadow_mask,
     split_layers,
 )
-from harmony_diffusion.errors import InputTypeError, SizeMismatchError
 from harmony_diffusion.highres.harmonize import shown_mask
 from harmony_diffusion.images.masks import check_background
-from harmony_diffusion.images.picture import Picture, load_pairs, load_picture
+from harmony_diffusion.images.picture import Picture, load_pairs, load_pictures
 
 # Pixels that hold more of the foreground than this are generated anew: their old value would show the network
 # the colours it is to replace.
@@ -121,8 +120,8 @@ def load_working_pictures(
     """
     pairs = load_pairs(composite, mask)
     pictures = [picture for picture, _ in pairs]
-    foregrounds = _load_like(foreground, pictures, "foreground")
-    backgrounds = _load_like(background, pictures, "background")
+    foregrounds = _load_others(foreground, "foreground", pictures)
+    backgrounds = _load_others(background, "background", pictures)
     works = []
     for index, (picture, array) in enumerate(pairs):
         check_background(array)
@@ -154,29 +153,8 @@ def _cut_other(work: WorkingPicture, picture: Picture, region: WorkingRegion) ->
     return work.composite if picture is work.picture else region.cut(picture.to_tensor()[None])
 
 
-def _load_like(source: Any, pictures: list[Picture], name: str) -> list[Picture]:
-    """Load one picture for each composite, of the same size; the composites themselves without a source.
-
-    Raises:
-        InputError: Not as many, or of another size.
-    """
-    if source is None:
-        return pictures
-    sources = (
-        list(source) if isinstance(source, list | tuple) or getattr(source, "ndim", 3) == 4 else [source]
-    )
-    if len(sources) != len(pictures):
-        raise InputTypeError(name, f"has {len(sources)} pictures for {len(pictures)} composite(s)")
-    loaded = [load_picture(one, name=name) for one in sources]
-    for picture, composite in zip(loaded, pictures, strict=True):
-        if picture.size != composite.size:
-            raise SizeMismatchError(
-                name,
-                f"is {picture.size[1]}x{picture.size[0]} pixels, "
-                f"but {composite.name} is {composite.size[1]}x{composite.size[0]}",
-                "Give it as it lies in the composite (`harmony compose` places a cut-out).",
-            )
-    return loaded
+def _load_others(source: Any, name: str, pictures: list[Picture]) -> list[Picture]:
+    return pictures if source is None else load_pictures(source, name=name, like=pictures)
 
 
 def groups_of_equal_size(works: list[WorkingPicture]) -> Iterator[list[WorkingPicture]]:

@@ -41,7 +41,7 @@ def note(subject: object, text: str) -> None:
     warnings.warn(f"{subject}: {text}", InputNote, stacklevel=3)
 
 
-def check_size(name: object, height: int, width: int, max_pixels: int, min_side: int = MIN_SIDE) -> None:
+def check_size(name: object, height: int, width: int, max_pixels: float, min_side: int = MIN_SIDE) -> None:
     """Reject pictures that are too large to be meant or too small to hold anything.
 
     Raises:
@@ -146,10 +146,7 @@ def array_of(source: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
         `(H, W)` or `(H, W, C)`.
     """
     if isinstance(source, torch.Tensor):
-        tensor = source.detach().cpu()
-        if tensor.dtype == torch.bfloat16:
-            tensor = tensor.float()
-        array = tensor.numpy()
+        array = _array_of_tensor(source, name)
         array = array[0] if array.ndim == 4 and len(array) == 1 else array
         _check_axes(array, name, "`(C, H, W)` or `(1, C, H, W)`")
         if array.ndim == 3:
@@ -158,21 +155,40 @@ def array_of(source: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
                 raise InputError(name, f"a tensor of shape {tuple(source.shape)} is not `(C, H, W)`", hint)
             array = np.moveaxis(array, 0, 2)
         return array
-    array = source[0] if source.ndim == 4 and len(source) == 1 else source
+    array = np.asarray(source)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    array = array[0] if array.ndim == 4 and len(array) == 1 else array
     _check_axes(array, name, "`(H, W)` or `(H, W, C)`")
     return array
+
+
+def _array_of_tensor(source: torch.Tensor, name: str) -> np.ndarray:
+    try:
+        tensor = source.detach().cpu()
+        if tensor.dtype == torch.bfloat16:
+            tensor = tensor.float()
+        return tensor.resolve_conj().resolve_neg().numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise InputTypeError(
+            name,
+            f"a tensor of {source.dtype} on {source.device} ({source.layout}) is not read",
+            "Give a dense tensor of float32 or uint8.",
+        ) from error
 
 
 def _check_axes(array: np.ndarray, name: str, expected: str) -> None:
     if array.ndim == 4 and len(array) > 1:
         raise InputError(
-            name, f"is a batch of {len(array)}, one picture is expected", "Use `load_pairs` for batches."
+            name,
+            f"is a batch of {len(array)}, one picture is expected",
+            "Give one picture, or use `load_pairs` for batches.",
         )
     if array.ndim not in (2, 3):
         raise InputError(name, f"has shape {array.shape}", f"Give an array of shape {expected}.")
 
 
-def picture_of_array(source: np.ndarray | torch.Tensor, name: str, max_pixels: int) -> Raster:
+def picture_of_array(source: np.ndarray | torch.Tensor, name: str, max_pixels: float) -> Raster:
     """Check an array or tensor that is to be a picture.
 
     Args:

@@ -104,7 +104,7 @@ def _check_kind(mode: int, shown: str) -> None:
 def read_file(
     path: str | os.PathLike[str],
     *,
-    max_pixels: int,
+    max_pixels: float,
     frame: int = 0,
     allow_truncated: bool | None = False,
     min_side: int = MIN_SIDE,
@@ -179,7 +179,7 @@ def _decode_error(shown: str, error: Exception, allow_truncated: bool | None = N
 
 
 def _open_with_pillow(
-    file: BinaryIO, kind: str, shown: str, max_pixels: int, min_side: int
+    file: BinaryIO, kind: str, shown: str, max_pixels: float, min_side: int
 ) -> ImageFile.ImageFile:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about damaged tags
@@ -207,7 +207,7 @@ def _is_lossy(kind: str, head: bytes, image: Image.Image) -> bool:
     return kind in ("JPEG", "AVIF") or image.info.get("compression") == "jpeg"
 
 
-def read_pil(image: Image.Image, name: str, *, max_pixels: int, min_side: int = MIN_SIDE) -> Raster:
+def read_pil(image: Image.Image, name: str, *, max_pixels: float, min_side: int = MIN_SIDE) -> Raster:
     """Take the pixels of a Pillow image that a caller has opened or made, upright.
 
     Raises:

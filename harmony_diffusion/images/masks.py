@@ -18,9 +18,12 @@ from harmony_diffusion.images.arrays import (
     white_of,
 )
 from harmony_diffusion.images.decoding import read_file, read_pil
+from harmony_diffusion.numbers import check_integer, check_number
 
 MaskSource = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 Label = int | tuple[int, int, int]
+
+_CHOOSE_LABEL = "Choose one with `load_mask(…, label=…)` (`--label`)."
 
 # Lossy formats: values this close to black or white (of 255) are noise, and a mask with this share of them is
 # a hard one. Measured on hard edges: JPEG noise stays below 40 from quality 75 on, WebP noise from 50 on.
@@ -32,7 +35,18 @@ _AREA = 0.01
 # Channels further apart than this (of 255) in this share of the pixels make a colour picture.
 _COLORED = 24
 _COLORED_SHARE = 0.001
+# An inverted mask is white along this share of the border; a real foreground rarely is.
+_MOST_OF_BORDER = 0.75
+_MOSTLY = 0.98  # share of black and white pixels in a picture that is likely a mask
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
+
+
+class _IsLabelMap(Exception):
+    """A mask has several values, and the caller has to choose one."""
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.fix = reason, fix
 
 
 def load_mask(
@@ -45,6 +59,7 @@ def load_mask(
     label: Label | None = None,
     resize: bool = False,
     max_pixels: int = MAX_PIXELS,
+    reference: bool = False,
 ) -> np.ndarray:
     """Load a mask.
 
@@ -63,37 +78,52 @@ def load_mask(
         label: The foreground is the pixels of this value (or palette index, or RGB colour) of a label map.
         resize: Resize the mask to `size`: nearest when it is hard, bilinear when it is soft.
         max_pixels: Limit of height times width, checked before a file is decoded.
+        reference: The mask marks a part of the background, and not the foreground.
 
     Returns:
         `(H, W)` float32 in [0, 1].
 
     Raises:
         InputError: Something that cannot be read.
-        MaskError: It cannot say what the foreground is.
+        MaskError: It does not tell what the foreground is.
         SizeMismatchError: It has another size than `size`, and `resize` is false.
 
     Example:
         >>> load_mask(np.eye(32, dtype=bool)).sum()
         np.float32(32.0)
     """
+    limit = check_number("max_pixels", max_pixels, 1)
+    label = None if label is None else _checked_label(label)
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
-        raster = read_file(source, max_pixels=max_pixels, min_side=1)
+        raster = read_file(source, max_pixels=limit, min_side=1, allow_truncated=None, purpose="mask")
     elif isinstance(source, Image.Image):
-        raster = read_pil(source, name, max_pixels=max_pixels, min_side=1)
+        raster = read_pil(source, name, max_pixels=limit, min_side=1)
     elif isinstance(source, np.ndarray | torch.Tensor):
-        raster = _raster_of_array(source, name, max_pixels, label)
+        raster = _raster_of_array(source, name, limit, label)
     else:
         raise InputTypeError(
             name, f"is a {type(source).__name__}", "Give a path, PIL image, NumPy array or torch tensor."
         )
-    mask = _labelled(raster, name, label) if label is not None else _read(raster, name)
+    try:
+        mask = _labelled(raster, name, label) if label is not None else _read(raster, name)
+    except _IsLabelMap as found:
+        fix = "Give a black and white picture." if reference else f"{_CHOOSE_LABEL} {found.fix}".strip()
+        raise MaskError(name, found.reason, fix) from None
     if invert:
         mask = 1 - mask
     if size is not None and mask.shape != tuple(size):
-        mask = _resized(mask, size, name, size_of, resize)
-    _note_oddities(mask, name)
+        mask = _resized(mask, (size[0], size[1]), name, size_of, resize)
+    if not reference:
+        _note_oddities(mask, name)
     return mask
+
+
+def _checked_label(label: Label) -> Label:
+    if isinstance(label, list | tuple | np.ndarray) and len(label) == 3:
+        red, green, blue = (check_integer("label", value) for value in label)
+        return red, green, blue
+    return check_integer("label", label)
 
 
 def check_background(
@@ -117,7 +147,7 @@ def check_background(
 
 
 def _raster_of_array(
-    source: np.ndarray | torch.Tensor, name: str, max_pixels: int, label: Label | None
+    source: np.ndarray | torch.Tensor, name: str, max_pixels: float, label: Label | None
 ) -> Raster:
     array = array_of(source, name)
     if array.ndim == 3 and array.shape[0] == 1 and array.shape[2] not in (1, 2, 3, 4):
@@ -197,11 +227,7 @@ def _read(raster: Raster, name: str) -> np.ndarray:
     colors = _colors(channels)
     foreground = [color for color in colors.tolist() if any(color)]
     if len(foreground) > 1 and len(colors) <= _MOST_LABELS:
-        raise MaskError(
-            name,
-            f"is a label map of {len(colors)} colours",
-            f"Choose one with `label` (`--label`). {_known_labels(raster)}",
-        )
+        raise _IsLabelMap(f"is a label map of {len(colors)} colours", _known_labels(raster))
     if len(foreground) == 1 and len(colors) == 2:
         note(name, f"has one colour on black; the colour {tuple(foreground[0])} is taken for the foreground")
         return (channels == np.array(foreground[0])).all(axis=2).astype(np.float32)
@@ -243,7 +269,7 @@ def _scaled(plane: np.ndarray, name: str, lossy: bool) -> np.ndarray:
         return (plane > 0).astype(np.float32)
     if lossy and _is_near_binary(counts):
         return _cleaned(plane, levels, name)
-    _check_matte(plane, levels, white, name)
+    _check_matte(plane, levels, white)
     if lossy:
         note(name, "is soft and of a lossy format: compression noise stays in it. PNG keeps masks exact")
     if white != white_of(plane.dtype):
@@ -278,22 +304,21 @@ def _noise_beside_edges(plane: np.ndarray) -> int:
     return int(np.where(foreground, 255 - plane, plane)[~edge].max())
 
 
-def _check_matte(plane: np.ndarray, levels: list[int], white: int, name: str) -> None:
+def _check_matte(plane: np.ndarray, levels: list[int], white: int) -> None:
     """Refuse label maps, and masks that are not between black and white.
 
     Raises:
-        MaskError: The values are labels, or are all dark.
+        _IsLabelMap: The values are labels, or are all dark.
     """
     shown = ", ".join(map(str, levels[:12])) + (", …" if len(levels) > 12 else "")
-    choose = "Choose the foreground's value with `label` (`--label`)."
     if len(levels) <= _MOST_LABELS:
         areas = _areas(plane, white)
         if len(areas) > 1 or any(area < white / 4 for area in areas):
-            raise MaskError(name, f"looks like a label map with the values {shown}", choose)
+            raise _IsLabelMap(f"looks like a label map with the values {shown}")
     if levels[-1] < white / 2:
-        raise MaskError(name, f"has no value above {levels[-1]} of {white} (values {shown})", choose)
+        raise _IsLabelMap(f"has no value above {levels[-1]} of {white} (values {shown})")
     if len(levels) <= 2 and levels[0] > 0 and levels[0] != white:
-        raise MaskError(name, f"has no background, only the value(s) {shown}", choose)
+        raise _IsLabelMap(f"has no background, only the value(s) {shown}")
 
 
 def _areas(plane: np.ndarray, white: int) -> list[int]:
@@ -314,7 +339,7 @@ def _resized(mask: np.ndarray, size: tuple[int, int], name: str, size_of: str, r
             f"is {mask.shape[1]}x{mask.shape[0]} pixels, but {size_of} is {size[1]}x{size[0]}",
             "One of them is turned by 90 degrees: turn it back."
             if turned
-            else "Give a mask of the same size, or allow resizing with `resize` (`--resize-mask`).",
+            else "Give one of the same size, or use `load_mask(…, size=…, resize=True)` (`--resize-mask`).",
         )
     hard = bool(((mask == 0) | (mask == 1)).all())
     method = cv2.INTER_NEAREST_EXACT if hard else cv2.INTER_LINEAR
@@ -322,16 +347,35 @@ def _resized(mask: np.ndarray, size: tuple[int, int], name: str, size_of: str, r
 
 
 def _note_oddities(mask: np.ndarray, name: str) -> None:
-    foreground = mask > 0.5
     if not mask.any():
         note(name, "is empty: there is no foreground, and the picture stays as it is")
     elif mask.min() == 1:
         note(name, "covers the whole picture: there is no background to harmonize to")
-    elif foreground.mean() > 0.9 and all(
-        edge.any() for edge in (foreground[0], foreground[-1], foreground[:, 0], foreground[:, -1])
-    ):
+    elif border := _border_of_inverted(mask > 0.5):
         note(
             name,
-            f"marks {100 * foreground.mean():.0f} % of the picture and touches all its borders; if white is "
-            "the background, use `invert` (`--invert-mask`)",
+            f"marks {100 * (mask > 0.5).mean():.0f} % of the picture and touches {border}; if white is the "
+            "background, use `load_mask(…, invert=True)` (`--invert-mask`)",
         )
+
+
+def _border_of_inverted(foreground: np.ndarray) -> str:
+    """Return which border a mask touches whose black part is an island, as foregrounds are; else nothing."""
+    edges = (foreground[0], foreground[-1], foreground[:, 0], foreground[:, -1])
+    share, all_edges = foreground.mean(), all(edge.any() for edge in edges)
+    if share > 0.9 and all_edges:
+        return "all its borders"
+    most = share > 0.5 and np.concatenate(edges).mean() > _MOST_OF_BORDER
+    return ("all its borders" if all_edges else "most of its border") if most else ""
+
+
+def is_black_and_white(values: np.ndarray) -> bool:
+    """Tell whether a picture `(H, W, 3)` or mask `(H, W)` holds black and white and hardly anything else."""
+    step = max(1, int((values.shape[0] * values.shape[1] / 1e6) ** 0.5))
+    values = values[::step, ::step].astype(np.float32) / white_of(values.dtype)
+    if values.ndim == 3:
+        if (values.max(axis=2) - values.min(axis=2)).max() > _COLORED / 255:
+            return False
+        values = values[..., 0]
+    black, white = (values <= _RINGING / 255).mean(), (values >= 1 - _RINGING / 255).mean()
+    return bool(min(black, white) > _AREA / 4 and black + white > _MOSTLY)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harmony_diffusion.errors import InputError, InputTypeError
+from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
 from harmony_diffusion.images.arrays import (
     MAX_PIXELS,
     Raster,
@@ -22,12 +22,14 @@ from harmony_diffusion.images.arrays import (
 from harmony_diffusion.images.decoding import read_file, read_pil
 from harmony_diffusion.images.encoding import format_of, pil_of, write_picture
 from harmony_diffusion.images.icc import apply_curve, grey_curve, rgb_profile
-from harmony_diffusion.images.masks import MaskSource, load_mask
+from harmony_diffusion.images.masks import MaskSource, is_black_and_white, load_mask
 from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.numbers import check_integer, check_number
 
 _ALL = slice(None)
 # Two computations of the same sRGB value, in windows of different size, differ by less than this.
 _ROUNDING = 1e-6
+_SWAPPED = "is black and white, and the mask is not: the composite and the mask may be swapped"
 
 PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, torch.Tensor, "Picture"]
 
@@ -244,16 +246,18 @@ class Picture:
         Raises:
             OutputError: The format cannot hold the picture.
         """
-        kind = self._check_encoding(path, quality, png_level)
+        kind, quality, png_level = self._check_encoding(path, quality, png_level)
         raster = Raster(self.pixels, self.alpha, self.profile, self.exif)
         write_picture(file, kind, raster, name=os.fsdecode(path), quality=quality, png_level=png_level)
 
-    def _check_encoding(self, path: str | os.PathLike[str], quality: int, png_level: int | None) -> str:
-        if not 1 <= quality <= 100:
-            raise InputError("quality", f"is {quality}", "Give a number from 1 to 100.")
-        if png_level is not None and not 0 <= png_level <= 9:
-            raise InputError("png_level", f"is {png_level}", "Give a number from 0 to 9.")
-        return format_of(path, alpha=self.alpha is not None, profile=self.profile is not None)
+    def _check_encoding(
+        self, path: str | os.PathLike[str], quality: int, png_level: int | None
+    ) -> tuple[str, int, int | None]:
+        """Return the format and both numbers as Python integers."""
+        quality = check_integer("quality", quality, 1, 100)
+        if png_level is not None:
+            png_level = check_integer("png_level", png_level, 0, 9)
+        return format_of(path, alpha=self.alpha is not None, profile=self.profile is not None), quality, png_level
 
 
 def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -303,15 +307,18 @@ def load_picture(
         >>> load_picture(np.zeros((32, 48, 3), np.uint8)).size
         (32, 48)
     """
+    limit = check_number("max_pixels", max_pixels, 1)
     if isinstance(source, Picture):
         return source
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
-        raster = read_file(source, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated)
+        raster = read_file(
+            source, max_pixels=limit, frame=check_integer("frame", frame), allow_truncated=allow_truncated
+        )
     elif isinstance(source, Image.Image):
-        raster = read_pil(source, name, max_pixels=max_pixels)
+        raster = read_pil(source, name, max_pixels=limit)
     elif isinstance(source, np.ndarray | torch.Tensor):
-        raster = picture_of_array(source, name, max_pixels)
+        raster = picture_of_array(source, name, limit)
     else:
         raise InputTypeError(
             name, f"is a {type(source).__name__}", "Give a path, PIL image, NumPy array or torch tensor."
@@ -394,41 +401,131 @@ def load_pairs(
         >>> picture.size == mask.shape
         True
     """
-    composites = _listed(composite, "composite")
-    masks = _listed(mask, "mask", count=len(composites))
-    if len(composites) != len(masks):
-        raise InputError(
-            "mask", f"there are {len(masks)} for {len(composites)} composite(s)", "Give one for each."
-        )
+    pictures = load_pictures(composite, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated)
+    options = {"invert": invert, "label": label, "resize": resize, "max_pixels": max_pixels}
+    sources = _listed(mask, "mask", len(pictures))
     pairs = []
-    for i, (one, its_mask) in enumerate(zip(composites, masks, strict=True)):
-        index = f"[{i}]" if len(composites) > 1 else ""
-        picture = load_picture(
-            one, name=f"composite{index}", max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated
-        )
-        loaded = load_mask(
-            its_mask,
-            size=picture.size,
-            size_of=picture.name,
-            name=f"mask{index}",
-            invert=invert,
-            label=label,
-            resize=resize,
-            max_pixels=max_pixels,
-        )
+    for i, (picture, source) in enumerate(zip(pictures, sources, strict=True)):
+        name = f"mask[{i}]" if len(pictures) > 1 else "mask"
+        seems_swapped = is_black_and_white(picture.pixels)
+        try:
+            loaded = load_mask(source, size=picture.size, size_of=picture.name, name=name, **options)  # type: ignore[arg-type]
+        except MaskError:
+            if seems_swapped:
+                note(picture.name, _SWAPPED)
+            raise
+        if seems_swapped and not is_black_and_white(loaded):
+            note(picture.name, _SWAPPED)
         pairs.append((picture, loaded))
     return pairs
 
 
-def _listed(source: Any, name: str, count: int = 0) -> list[Any]:
-    """Return a list of single sources; `(count, H, W)` counts as a batch when there is more than one."""
+def load_pictures(
+    source: PictureSource | Sequence[PictureSource],
+    *,
+    name: str = "composite",
+    like: Sequence[Picture] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    frame: int = 0,
+    allow_truncated: bool = False,
+) -> list[Picture]:
+    """Load one picture or several.
+
+    Args:
+        source: What `load_picture` takes, a list of such, an array `(N, H, W, C)` or a tensor `(N, C, H, W)`.
+        name: Of the argument, for messages.
+        like: The composites these pictures belong to: there must be as many, of the same sizes.
+        max_pixels: See `load_picture`.
+        frame: See `load_picture`.
+        allow_truncated: See `load_picture`.
+
+    Raises:
+        InputError: See `load_picture`; also when there are not as many as composites.
+        SizeMismatchError: One has another size than its composite.
+
+    Example:
+        >>> len(load_pictures(np.zeros((2, 32, 48, 3), np.uint8)))
+        2
+    """
+    sources = _listed(source, name, None if like is None else len(like))
+    pictures = [
+        load_picture(
+            one,
+            name=f"{name}[{i}]" if len(sources) > 1 else name,
+            max_pixels=max_pixels,
+            frame=frame,
+            allow_truncated=allow_truncated,
+        )
+        for i, one in enumerate(sources)
+    ]
+    for picture, other in zip(pictures, like or (), strict=False):
+        if picture.size != other.size:
+            raise SizeMismatchError(
+                picture.name,
+                f"is {picture.size[1]}x{picture.size[0]} pixels, "
+                f"but {other.name} is {other.size[1]}x{other.size[0]}",
+                "Give it as it lies in the composite (`harmony compose` places a cut-out).",
+            )
+    return pictures
+
+
+def load_reference_masks(
+    source: MaskSource | Sequence[MaskSource | None] | None,
+    pictures: Sequence[Picture],
+    *,
+    resize: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> list[np.ndarray | None]:
+    """Load for each picture the mask of the part of the background to harmonize to.
+
+    Args:
+        source: What `load_pairs` takes as masks; None, in the list or alone, for the whole background.
+        pictures: The composites.
+        resize: See `load_mask`.
+        max_pixels: See `load_mask`.
+
+    Returns:
+        One mask `(H, W)` float32 in [0, 1] or None for each picture.
+
+    Raises:
+        InputError: See `load_mask`; also when there are not as many masks as pictures.
+        SizeMismatchError: A mask has another size than its composite, and `resize` is false.
+    """
+    if source is None:
+        return [None] * len(pictures)
+    sources = _listed(source, "reference_mask", len(pictures))
+    return [
+        None
+        if one is None
+        else load_mask(
+            one,
+            size=picture.size,
+            size_of=picture.name,
+            name=f"reference_mask[{i}]" if len(pictures) > 1 else "reference_mask",
+            resize=resize,
+            max_pixels=max_pixels,
+            reference=True,
+        )
+        for i, (one, picture) in enumerate(zip(sources, pictures, strict=True))
+    ]
+
+
+def _listed(source: Any, name: str, count: int | None) -> list[Any]:
+    """Return a list of single sources, as many as there are composites where `count` tells that.
+
+    An array or tensor `(count, H, W)` is a batch when there is more than one composite.
+
+    Raises:
+        InputError: There are more or fewer, or none.
+    """
+    sources = [source]
     if isinstance(source, list | tuple):
-        if not source:
-            raise InputError(name, "is an empty list", "Give at least one.")
-        return list(source)
-    if isinstance(source, np.ndarray | torch.Tensor):
-        if source.ndim == 4:
-            return list(source)
-        if source.ndim == 3 and len(source) == count > 1:
-            return list(source)
-    return [source]
+        sources = list(source)
+    elif isinstance(source, np.ndarray | torch.Tensor):
+        if source.ndim == 4 or (source.ndim == 3 and len(source) == count and count > 1):
+            sources = list(source)
+    if not sources:
+        raise InputError(name, "is an empty list", "Give at least one.")
+    if count is not None and len(sources) != count:
+        raise InputTypeError(name, f"there are {len(sources)} for {count} composite(s)", "Give one for each.")
+    return sources

@@ -22,7 +22,7 @@ _LONGEST_TEXT = 1 << 24
 
 
 def read_png16(
-    file: BinaryIO, shown: str, frame: int, max_pixels: int, min_side: int, purpose: str
+    file: BinaryIO, shown: str, frame: int, max_pixels: float, min_side: int, purpose: str
 ) -> Raster:
     """Decode a PNG file of 16 bits a channel, upright; of an animation, its first frame.
 

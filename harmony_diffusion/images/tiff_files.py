@@ -46,7 +46,7 @@ def read_tiff(
     shown: str,
     *,
     frame: int,
-    max_pixels: int,
+    max_pixels: float,
     min_side: int,
     allow_truncated: bool | None,
     purpose: str,

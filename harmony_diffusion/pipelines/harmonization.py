@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from harmony_diffusion.errors import InputError, InputTypeError
+from harmony_diffusion.errors import InputError
 from harmony_diffusion.highres.harmonize import harmonize_picture
-from harmony_diffusion.images.masks import check_background, load_mask
-from harmony_diffusion.images.picture import Picture, load_pairs
+from harmony_diffusion.images.masks import MaskSource, check_background
+from harmony_diffusion.images.picture import Picture, PictureSource, load_pairs, load_reference_masks
 from harmony_diffusion.models import MODELS, load_model
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.numbers import check_number
@@ -72,12 +73,12 @@ class HarmonizationPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        composite: Any,
-        mask: Any,
+        composite: PictureSource | Sequence[PictureSource],
+        mask: MaskSource | Sequence[MaskSource],
         prompt: str | list[str] | None = None,
         *,
         strength: float = 1.0,
-        reference_mask: Any = None,
+        reference_mask: MaskSource | Sequence[MaskSource | None] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> HarmonizationOutput | tuple[Any, Any]:
@@ -93,7 +94,8 @@ class HarmonizationPipeline(DiffusionPipeline):
                 soft values are kept. Same kinds as `composite`, with one channel.
             prompt: Accepted so that pipelines can be swapped; these models read no text.
             strength: 0 returns the input, 1 the model's result, values between blend the two.
-            reference_mask: Which part of the background to harmonize to, as `mask`; all of it by default.
+            reference_mask: Which part of the background to harmonize to, as `mask`; all of it by
+                default, or where a list holds None.
             output_type: `"pil"` (8 bits), `"np"` (arrays in the composite's own dtype), `"pt"` (float tensors
                 in [0, 1]) or `"picture"` (bit depth, profile and EXIF kept; write with `save`).
             return_dict: Return a `HarmonizationOutput`, else the tuple `(images, filters)`.
@@ -106,7 +108,7 @@ class HarmonizationPipeline(DiffusionPipeline):
         """
         self.check_inputs(prompt, strength, output_type)
         pairs = load_pairs(composite, mask)
-        references = self.load_references(reference_mask, [picture for picture, _ in pairs])
+        references = load_reference_masks(reference_mask, [picture for picture, _ in pairs])
         for (_, foreground), reference in zip(pairs, references, strict=True):
             check_background(foreground, reference)
 
@@ -135,23 +137,6 @@ class HarmonizationPipeline(DiffusionPipeline):
         if prompt is not None and not self._warned_of_prompt:
             logger.warning("`prompt` is ignored: %s reads no text.", type(self.model).__name__)
             self._warned_of_prompt = True
-
-    @staticmethod
-    def load_references(reference_mask: Any, pictures: list[Picture]) -> list[Any]:
-        """Load one reference mask a picture, `(H, W)` in [0, 1], or None where the whole background counts.
-
-        Raises:
-            InputError: Not one mask for every picture, or of another size.
-        """
-        if reference_mask is None:
-            return [None] * len(pictures)
-        masks = reference_mask if isinstance(reference_mask, list | tuple) else [reference_mask]
-        if len(masks) != len(pictures):
-            raise InputTypeError("reference_mask", f"has {len(masks)} masks for {len(pictures)} composites")
-        return [
-            load_mask(mask, size=picture.size, name="reference_mask")
-            for mask, picture in zip(masks, pictures, strict=True)
-        ]
 
 
 def export_pictures(pictures: list[Picture], output_type: str) -> Any:
