@@ -239,7 +239,7 @@ class Worker:
 
     def _write_picture(self, name: str, picture: Any) -> Record:
         encoded = io.BytesIO()
-        picture.encode(encoded, name, quality=self.settings.quality, png_level=self.settings.png_level)
+        picture.encoder(name, quality=self.settings.quality, png_level=self.settings.png_level)(encoded)
         content = encoded.getvalue()
         self._write(name, content)
         return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
@@ -397,7 +397,7 @@ class Worker:
         own = ".png" if composite.suffix == ".gif" else composite.suffix
         output = f"{name}.harmonized{settings.suffix or own}"
         encoded = io.BytesIO()
-        result.encode(encoded, output, quality=settings.quality, png_level=settings.png_level)
+        result.encoder(output, quality=settings.quality, png_level=settings.png_level)(encoded)
         return output, encoded.getvalue()
 
     def _reason(self, error: Exception, names: dict[Path, str] | None = None) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from harmony_diffusion import __version__
 from harmony_diffusion.cli import batch, compose, convert, data, image, models
+from harmony_diffusion.cli.number_types import join_negative
+from harmony_diffusion.cli.terminal import close_quietly, say
 from harmony_diffusion.errors import HarmonyError, InputNote
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
@@ -16,7 +18,14 @@ EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0 when done, 2 on bad input, 130 when interrupted (`batch` has more)."""
-    args = build_parser().parse_args(arguments)
+    try:
+        given = join_negative(sys.argv[1:] if arguments is None else arguments)
+        return _run(build_parser().parse_args(given))
+    finally:
+        close_quietly()
+
+
+def _run(args: argparse.Namespace) -> int:
     # Threads of PyTorch that spin while waiting take the cores from those that work (eval/bench_inference.py
     # shows it). Read when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HarmonyError as error:
         if args.debug:
             raise
-        print(f"harmony: {error}", file=sys.stderr)
+        say(f"harmony: {error}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("harmony: interrupted", file=sys.stderr)
+        say("harmony: interrupted")
         return EXIT_INTERRUPTED
 
 
@@ -49,4 +58,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     kind = "note" if issubclass(category, InputNote) else "warning"
-    print(f"harmony: {kind}: {message}", file=sys.stderr)
+    say(f"harmony: {kind}: {message}")

@@ -6,9 +6,11 @@ from typing import Any
 from harmony_diffusion.cli.harmonizing import (
     add_shared_options,
     harmonize_and_write,
+    mask_options,
     prepare_outputs,
     reading_options,
 )
+from harmony_diffusion.cli.number_types import integer, number, position
 
 
 def add_command(commands: Any) -> None:
@@ -24,8 +26,10 @@ def add_command(commands: Any) -> None:
     compose.add_argument(
         "--invert-mask", action="store_true", help="the mask is white where nothing is pasted"
     )
-    compose.add_argument("--at", type=_position, metavar="X,Y", help="left and top (default: centred)")
-    compose.add_argument("--scale", type=float, default=1.0, help="size of the foreground (default: 1)")
+    compose.add_argument("--resize-mask", action="store_true", help="scale a mask of another size")
+    compose.add_argument("--label", type=integer(), help="value of what to paste in a label map")
+    compose.add_argument("--at", type=position, metavar="X,Y", help="left and top (default: centred)")
+    compose.add_argument("--scale", type=number(), default=1.0, help="size of the foreground (default: 1)")
     add_shared_options(compose)
     compose.set_defaults(run=run_compose)
 
@@ -35,25 +39,18 @@ def run_compose(args: argparse.Namespace) -> None:
     outputs = prepare_outputs(
         args, ["_composite", "_mask", *(["_before_after"] if args.side_by_side else [])]
     )
-    from harmony_diffusion.images.compose import paste_foreground, save_mask
+    from harmony_diffusion.images.compose import mask_encoder, paste_foreground
     from harmony_diffusion.images.masks import load_mask
     from harmony_diffusion.images.picture import load_picture
 
-    foreground = load_picture(args.foreground, **{**reading_options(args), "name": "foreground"})
-    background = load_picture(args.background, **{**reading_options(args), "name": "background"})
+    foreground = load_picture(args.foreground, **reading_options(args))
+    background = load_picture(args.background, **reading_options(args))
     mask = args.mask and load_mask(
-        args.mask, size=foreground.size, invert=args.invert_mask, max_pixels=args.max_pixels
+        args.mask, size=foreground.size, size_of=foreground.name, **mask_options(args)
     )
     composite, mask = paste_foreground(foreground, background, mask, at=args.at, scale=args.scale)
-    composite.save(outputs["_composite"], overwrite=args.overwrite)
-    save_mask(mask, outputs["_mask"], overwrite=args.overwrite)
-    print(f"{outputs['_composite']}\n{outputs['_mask']}")
-    harmonize_and_write(args, composite, mask, None, outputs)
-
-
-def _position(text: str) -> tuple[int, int]:
-    try:
-        x, y = (int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected X,Y in pixels, got {text!r}") from None
-    return x, y
+    files = {
+        "_composite": composite.encoder(outputs["_composite"]),
+        "_mask": mask_encoder(mask),
+    }
+    harmonize_and_write(args, composite, mask, None, outputs, files)

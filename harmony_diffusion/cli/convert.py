@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from harmony_diffusion.cli.terminal import show
+
 
 def add_command(commands: Any) -> None:
     """Describe `harmony convert`."""
@@ -23,4 +25,4 @@ def run_convert(args: argparse.Namespace) -> None:
     """Convert official weights to a folder that `--model` takes."""
     from harmony_diffusion.models.convert import convert_checkpoint
 
-    print(convert_checkpoint(args.model, args.checkpoint, args.output, overwrite=args.overwrite))
+    show(str(convert_checkpoint(args.model, args.checkpoint, args.output, overwrite=args.overwrite)))

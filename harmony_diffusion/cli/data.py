@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harmony_diffusion.cli.number_types import integer
+from harmony_diffusion.cli.terminal import show
 from harmony_diffusion.errors import InputError
 
 
@@ -23,7 +25,7 @@ def add_command(commands: Any) -> None:
     check.add_argument(
         "--filter", action="append", default=[], metavar="COLUMN=VALUE[,VALUE]", help="part of a manifest"
     )
-    check.add_argument("--shards", type=int, nargs="+", help="parts of Open Images, of 0 to 15")
+    check.add_argument("--shards", type=integer(0, 15), nargs="+", help="parts of Open Images, of 0 to 15")
     check.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     check.set_defaults(run=run_data_check)
     select = actions.add_parser(
@@ -34,7 +36,7 @@ def add_command(commands: Any) -> None:
     select.add_argument("path", metavar="PATH", type=Path, help="folder of Open Images")
     select.add_argument("-o", "--output", metavar="OUT", required=True, help="list to write, one name a line")
     select.add_argument("--split", default="test", help="part of the data set (default: test)")
-    select.add_argument("--count", type=int, default=2000, help="how many (default: 2000)")
+    select.add_argument("--count", type=integer(1), default=2000, help="how many (default: 2000)")
     select.add_argument("--overwrite", action="store_true", help="replace the list if it exists")
     select.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     select.set_defaults(run=run_data_select)
@@ -46,11 +48,12 @@ def run_data_check(args: argparse.Namespace) -> None:
     from harmony_diffusion.data.photographs import parse_filters
 
     report = check_dataset(args.path, args.split, filters=parse_filters(args.filter), shards=args.shards)
+    faults = report.faults
     for problem in report.problems:
-        print(f"{problem.file}: {problem.reason}")
-    print(f"{report.layout}: {report.count} samples looked at, {len(report.problems)} problems")
-    if report.problems:
-        raise InputError(args.path, f"has {len(report.problems)} problems")
+        show(f"{'' if problem in faults else 'note: '}{problem.file}: {problem.reason}")
+    show(f"{report.layout}: {report.count} samples looked at, {len(faults)} problems")
+    if faults:
+        raise InputError(args.path, f"has {len(faults)} problems", "They are listed above.")
 
 
 def run_data_select(args: argparse.Namespace) -> None:
@@ -60,4 +63,4 @@ def run_data_select(args: argparse.Namespace) -> None:
 
     names = select_open_images(args.path, args.count, args.split)
     write_atomically(args.output, "".join(f"{name}\n" for name in names).encode(), overwrite=args.overwrite)
-    print(args.output)
+    show(args.output)

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harmony_diffusion.cli.number_types import integer, number
+from harmony_diffusion.cli.terminal import show
 from harmony_diffusion.errors import InputError
 
 
@@ -16,20 +18,26 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "--model", help="a name of `harmony models` with weights, a saved folder, or sd2-dual"
     )
     parser.add_argument(
-        "--strength", type=float, default=1.0, help="0 keeps the input, 1 is full (default: 1)"
+        "--strength", type=number(0, 1), default=1.0, help="0 keeps the input, 1 is full (default: 1)"
     )
     parser.add_argument("--side-by-side", action="store_true", help="also write OUT_before_after")
     diffusion = parser.add_argument_group("sd2-dual (Stable Diffusion 2 with two ControlNets)")
     diffusion.add_argument("--prompt", metavar="TEXT", help="what the whole picture shows")
-    diffusion.add_argument("--high-scale", type=float, metavar="X", help="strength of the edges (default: 1)")
     diffusion.add_argument(
-        "--low-scale", type=float, metavar="X", help="strength of the colours (default: 1)"
+        "--high-scale", type=number(), metavar="X", help="strength of the edges (default: 1)"
     )
-    diffusion.add_argument("--steps", type=int, metavar="N", help="steps from noise to picture (default: 20)")
-    diffusion.add_argument("--seed", type=int, metavar="N", help="same number, same result")
+    diffusion.add_argument(
+        "--low-scale", type=number(), metavar="X", help="strength of the colours (default: 1)"
+    )
+    diffusion.add_argument(
+        "--steps", type=integer(1, 10_000), metavar="N", help="steps from noise to picture (default: 20)"
+    )
+    diffusion.add_argument("--seed", type=integer(0, 2**64 - 1), metavar="N", help="same number, same result")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument("--max-pixels", type=int, default=100_000_000, help="refuse larger pictures")
-    parser.add_argument("--frame", type=int, default=0, help="frame of an animated file or page of a TIFF")
+    parser.add_argument("--max-pixels", type=integer(1), default=100_000_000, help="refuse larger pictures")
+    parser.add_argument(
+        "--frame", type=integer(0), default=0, help="frame of an animated file or page of a TIFF"
+    )
     parser.add_argument("--allow-truncated", action="store_true", help="read what is left of a damaged file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -38,7 +46,7 @@ def prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Pa
     """Name every file to be written, and refuse before any work what could not be written at the end."""
     from harmony_diffusion.images.output_files import check_output
 
-    target = Path(args.output)
+    target = check_suffix(args.output)
     paths = {"": target}
     for extra in extras:
         # A mask must not be changed by a lossy format.
@@ -51,18 +59,56 @@ def prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Pa
     return paths
 
 
+def check_suffix(path: str) -> Path:
+    """Return the path of a picture to be written.
+
+    Raises:
+        OutputError: No picture format is written under its suffix.
+    """
+    from harmony_diffusion.images.encoding import format_of
+
+    format_of(path)
+    return Path(path)
+
+
 def reading_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `load_picture` that were given."""
     return {"max_pixels": args.max_pixels, "frame": args.frame, "allow_truncated": args.allow_truncated}
 
 
+def mask_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `load_mask` that were given."""
+    return {
+        "invert": args.invert_mask,
+        "label": args.label,
+        "resize": args.resize_mask,
+        "max_pixels": args.max_pixels,
+    }
+
+
 def harmonize_and_write(
-    args: argparse.Namespace, composite: Any, mask: Any, reference: Any, outputs: dict[str, Path]
+    args: argparse.Namespace,
+    composite: Any,
+    mask: Any,
+    reference: Any,
+    outputs: dict[str, Path],
+    files: dict[str, Any],
 ) -> None:
-    """Harmonize, and write the result and what else was asked for."""
+    """Harmonize; then write the result and what else was asked for, all files or none.
+
+    Args:
+        args: The command line.
+        composite: Picture.
+        mask: Its mask.
+        reference: Mask of the part of the background to harmonize to, or None.
+        outputs: Path of each file by the end of its name.
+        files: What writes those that are known already, by the same keys.
+    """
     from harmony_diffusion.images.compose import side_by_side
+    from harmony_diffusion.images.output_files import write_together
     from harmony_diffusion.pipelines.loading import load_pipeline
 
+    composite.encoder(outputs[""])  # refuses what the format cannot hold before any work is done
     controls = args.high_scale != 0 or args.low_scale != 0
     pipe = load_pipeline(args.model or "default", controls=controls)
     pipe.set_progress_bar_config(disable=True)
@@ -75,11 +121,13 @@ def harmonize_and_write(
         return_dict=False,
     )
     result = images[0]
-    result.save(outputs[""], overwrite=args.overwrite)
-    print(outputs[""])
+    files[""] = result.encoder(outputs[""])
     if args.side_by_side:
-        side_by_side(composite, result).save(outputs["_before_after"], overwrite=args.overwrite)
-        print(f"before/after: {outputs['_before_after']}")
+        key = "_before_after"
+        files[key] = side_by_side(composite, result).encoder(outputs[key])
+    write_together([(outputs[key], files[key]) for key in files], overwrite=args.overwrite)
+    for key in files:
+        show(f"before/after: {outputs[key]}" if key == "_before_after" else str(outputs[key]))
 
 
 def _settings(args: argparse.Namespace, pipe: Any, reference: Any) -> dict[str, Any]:
@@ -90,10 +138,16 @@ def _settings(args: argparse.Namespace, pipe: Any, reference: Any) -> dict[str, 
     given = {names[key]: value for key in names if (value := getattr(args, key)) is not None}
     if isinstance(pipe, HarmonizationPipeline):
         if given or args.seed is not None:
-            raise InputError("--high-scale, --low-scale, --steps and --seed", "are for `--model sd2-dual`")
+            raise InputError(
+                "--high-scale, --low-scale, --steps and --seed",
+                "are for `--model sd2-dual`",
+                "Leave them out.",
+            )
         return {"strength": args.strength, "reference_mask": reference}
     if reference is not None:
-        raise InputError("--reference-mask", "is for the other models: this one looks at all surroundings")
+        raise InputError(
+            "--reference-mask", "is for the other models: this one looks at all surroundings", "Leave it out."
+        )
     import torch
     from diffusers.utils.torch_utils import get_device
 

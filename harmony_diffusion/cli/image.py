@@ -6,9 +6,11 @@ from typing import Any
 from harmony_diffusion.cli.harmonizing import (
     add_shared_options,
     harmonize_and_write,
+    mask_options,
     prepare_outputs,
     reading_options,
 )
+from harmony_diffusion.cli.number_types import integer
 
 
 def add_command(commands: Any) -> None:
@@ -17,8 +19,8 @@ def add_command(commands: Any) -> None:
     image.add_argument("composite", metavar="COMPOSITE", help="picture with the pasted foreground")
     image.add_argument("mask", metavar="MASK", help="picture of the same size, white on the foreground")
     image.add_argument("--invert-mask", action="store_true", help="the mask is white on the background")
-    image.add_argument("--resize-mask", action="store_true", help="scale a mask of another size")
-    image.add_argument("--label", type=int, help="value of the foreground in a label map")
+    image.add_argument("--resize-mask", action="store_true", help="scale masks of another size")
+    image.add_argument("--label", type=integer(), help="value of the foreground in a label map")
     image.add_argument(
         "--reference-mask", metavar="FILE", help="white on the part of the background to harmonize to"
     )
@@ -29,19 +31,12 @@ def add_command(commands: Any) -> None:
 def run_image(args: argparse.Namespace) -> None:
     """Harmonize one composite and write the result."""
     outputs = prepare_outputs(args, ["_before_after"] if args.side_by_side else [])
-    from harmony_diffusion.images.masks import load_mask
-    from harmony_diffusion.images.picture import load_picture
+    from harmony_diffusion.images.picture import load_pairs, load_reference_masks
 
-    composite = load_picture(args.composite, **reading_options(args))
-    mask = load_mask(
-        args.mask,
-        size=composite.size,
-        invert=args.invert_mask,
-        resize=args.resize_mask,
-        label=args.label,
-        max_pixels=args.max_pixels,
+    ((composite, mask),) = load_pairs(
+        args.composite, args.mask, **{**reading_options(args), **mask_options(args)}
     )
-    reference = args.reference_mask and load_mask(
-        args.reference_mask, size=composite.size, name="reference_mask", max_pixels=args.max_pixels
+    (reference,) = load_reference_masks(
+        args.reference_mask, [composite], resize=args.resize_mask, max_pixels=args.max_pixels
     )
-    harmonize_and_write(args, composite, mask, reference, outputs)
+    harmonize_and_write(args, composite, mask, reference, outputs, {})

@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import Any
 
+from harmony_diffusion.cli.terminal import show
+
 
 def add_command(commands: Any) -> None:
     """Describe `harmony models`."""
@@ -35,15 +37,15 @@ def run_models(args: argparse.Namespace) -> None:
             }
         )
     if args.json:
-        print(json.dumps(rows, indent=2))
+        show(json.dumps(rows, indent=2))
         return
-    print(
+    show(
         f"{'name':20} {'kind':10} {'parameters':>11}  {'weights':15} licence of the official code or weights"
     )
     for row in rows:
         name = f"{row['name']}{' *' if row['default'] else ''}"
-        print(f"{name:20} {row['kind']:10} {row['parameters']:11,}  {row['weights']:15} {row['license']}")
-    print("* default")
+        show(f"{name:20} {row['kind']:10} {row['parameters']:11,}  {row['weights']:15} {row['license']}")
+    show("* default")
 
 
 def _weights_of(parameters: int, shipped: bool) -> str:

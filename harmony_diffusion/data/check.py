@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harmony_diffusion.data.iharmony4 import count_problems
+from harmony_diffusion.data.iharmony4 import OtherCount, count_problems
 from harmony_diffusion.data.layouts import detect_layout, list_dataset
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import HarmonySample, Problem
@@ -30,6 +30,11 @@ class Report:
     layout: str
     count: int = 0
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[Problem]:
+        """The problems without counts that differ from those of iHarmony4 as it was published."""
+        return [problem for problem in self.problems if not isinstance(problem, OtherCount)]
 
 
 def check_dataset(

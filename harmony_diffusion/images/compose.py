@@ -1,17 +1,19 @@
 """Paste a cut-out foreground on a background: the composite and the mask that harmonization starts from."""
 
-import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
 from harmony_diffusion.images.arrays import white_of
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.picture import Picture
+from harmony_diffusion.numbers import check_integer, check_number
 
 
 def paste_foreground(
@@ -43,15 +45,24 @@ def paste_foreground(
         InputError: `scale` is not a positive number, or the foreground would lie outside the background.
     """
     alpha = _foreground_alpha(foreground, mask)
-    if not (math.isfinite(scale) and scale > 0):
-        raise InputError("scale", f"must be a positive number, got {scale}")
+    scale = check_number("scale", scale)
+    if scale <= 0:
+        raise InputError("scale", f"must be a positive number, got {scale:g}", "1 keeps the size.")
+    if min(foreground.size) * scale > 16 * max(background.size):
+        raise InputError(
+            "scale", f"{scale:g} makes the foreground much larger than the background", "Give a smaller one."
+        )
     height, width = (max(1, round(side * scale)) for side in foreground.size)
     frame_height, frame_width = background.size
     if height > 16 * frame_height or width > 16 * frame_width:
         raise InputError(
-            "scale", f"makes the foreground {width}x{height} on a {frame_width}x{frame_height} background"
+            "scale",
+            f"{scale:g} makes the foreground {width}x{height} on a {frame_width}x{frame_height} background",
+            "Give a smaller one.",
         )
-    left, top = at if at is not None else ((frame_width - width) // 2, (frame_height - height) // 2)
+    left, top = (
+        _position(at) if at is not None else ((frame_width - width) // 2, (frame_height - height) // 2)
+    )
 
     first_row, last_row = max(top, 0), min(top + height, frame_height)
     first_column, last_column = max(left, 0), min(left + width, frame_width)
@@ -60,7 +71,7 @@ def paste_foreground(
             "at",
             f"{left},{top} puts the {width}x{height} foreground wholly outside the "
             f"{frame_width}x{frame_height} background",
-            "Choose a position inside it",
+            "Choose a position inside it.",
         )
     rows, columns = slice(first_row, last_row), slice(first_column, last_column)
     cut = slice(first_row - top, last_row - top), slice(first_column - left, last_column - left)
@@ -69,7 +80,9 @@ def paste_foreground(
     premultiplied = _resize(colour * alpha[..., None], height, width)[cut]
     coverage = _resize(alpha, height, width)[cut].clip(0, 1)
     if not coverage.any():
-        raise MaskError(foreground.name, "nothing of it is visible on the background")
+        raise MaskError(
+            foreground.name, "nothing of it is visible on the background", "Choose another position or mask."
+        )
 
     below = background.read_srgb(rows, columns)
     pasted = (premultiplied + below * (1 - coverage[..., None])).clip(0, 1)
@@ -83,8 +96,14 @@ def paste_foreground(
 
 def side_by_side(before: Picture, after: Picture, gap: int = 4) -> Picture:
     """Put two pictures of the same size, depth and profile beside each other, with a white gap between."""
-    bar = np.full((before.size[0], gap, 3), white_of(before.pixels.dtype), before.pixels.dtype)
-    return replace(before, pixels=np.hstack((before.pixels, bar, after.pixels)), alpha=None)
+    white = white_of(before.pixels.dtype)
+    bar = np.full((before.size[0], gap, 3), white, before.pixels.dtype)
+    alpha = None
+    if before.alpha is not None:
+        opaque = np.full((before.size[0], gap), white, before.alpha.dtype)
+        after_alpha = before.alpha if after.alpha is None else after.alpha
+        alpha = np.hstack((before.alpha, opaque, after_alpha))
+    return replace(before, pixels=np.hstack((before.pixels, bar, after.pixels)), alpha=alpha)
 
 
 def save_mask(mask: np.ndarray, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -93,8 +112,21 @@ def save_mask(mask: np.ndarray, path: str | os.PathLike[str], *, overwrite: bool
     Raises:
         OutputError: The file exists and `overwrite` is false, or it cannot be written.
     """
+    write_atomically(path, mask_encoder(mask), overwrite=overwrite)
+
+
+def mask_encoder(mask: np.ndarray) -> Callable[[BinaryIO], None]:
+    """Return the function that writes a mask, float `(H, W)` in [0, 1], into an open file as a grey PNG."""
     image = Image.fromarray(np.rint(mask * 255).astype(np.uint8))
-    write_atomically(path, lambda file: image.save(file, "PNG"), overwrite=overwrite)
+    return lambda file: image.save(file, "PNG")
+
+
+def _position(at: tuple[int, int]) -> tuple[int, int]:
+    try:
+        left, top = at
+    except (TypeError, ValueError):
+        raise InputTypeError("at", f"must be left and top, got {at!r}", "Give two integers.") from None
+    return check_integer("at", left), check_integer("at", top)
 
 
 def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarray:
@@ -102,12 +134,13 @@ def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarra
     if mask is not None and mask.shape != foreground.size:
         raise SizeMismatchError(
             "mask",
-            f"is {mask.shape[1]}x{mask.shape[0]} and the foreground {width}x{height}",
+            f"is {mask.shape[1]}x{mask.shape[0]} pixels, but the foreground is {width}x{height}",
+            "Give one of the same size, or use `load_mask(…, size=…, resize=True)` (`--resize-mask`).",
         )
     visible = foreground.visible
     if visible is None and mask is None:
         raise MaskError(
-            foreground.name, "has no transparency, so nothing says what to paste", "Give a mask (--mask)"
+            foreground.name, "has no transparency, so nothing says what to paste", "Give a `mask` (`--mask`)."
         )
     if visible is None or mask is None:
         return mask if visible is None else visible  # type: ignore[return-value]

@@ -78,9 +78,12 @@ def _output_error(path: object, error: Exception) -> OutputError:
     return OutputError(path, (error.strerror if isinstance(error, OSError) else None) or str(error))
 
 
+Content = bytes | Callable[[BinaryIO], object]
+
+
 def write_atomically(
     path: str | os.PathLike[str],
-    content: bytes | Callable[[BinaryIO], object],
+    content: Content,
     *,
     overwrite: bool = False,
     inputs: Iterable[object] = (),
@@ -101,29 +104,57 @@ def write_atomically(
     Raises:
         OutputError: The file exists and `overwrite` is false, or it cannot be written there.
     """
-    target = check_output(path, overwrite=overwrite, inputs=inputs)
-    temporary = None
+    write_together([(path, content)], overwrite=overwrite, inputs=inputs, scratch=scratch)
+
+
+def write_together(
+    files: Iterable[tuple[str | os.PathLike[str], Content]],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[object] = (),
+    scratch: Path | None = None,
+) -> None:
+    """Write several files as `write_atomically` does: when one of them cannot be made, none is written.
+
+    Args:
+        files: Path and content of each.
+        overwrite: Whether files that exist already may be replaced.
+        inputs: Paths that are read; see `check_output`.
+        scratch: See `write_atomically`.
+
+    Raises:
+        OutputError: A file exists and `overwrite` is false, or cannot be written there.
+    """
+    inputs = list(inputs)
+    targets = [
+        (path, check_output(path, overwrite=overwrite, inputs=inputs), content) for path, content in files
+    ]
+    finished: list[tuple[str, Path]] = []
+    current: str | os.PathLike[str] = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=".harmony-", suffix=".tmp", dir=scratch or target.parent
-        )
-        os.close(descriptor)
-        with open(temporary, "w+b") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                content(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, _permissions(target))
-        os.replace(temporary, target)
-        temporary = None
+        for current, target, content in targets:  # noqa: B007
+            descriptor, temporary = tempfile.mkstemp(
+                prefix=".harmony-", suffix=".tmp", dir=scratch or target.parent
+            )
+            finished.append((temporary, target))
+            os.close(descriptor)
+            with open(temporary, "w+b") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, _permissions(target))
+        while finished:
+            os.replace(*finished[0])
+            del finished[0]
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise _output_error(path, error) from error
+        raise _output_error(current, error) from error
     finally:
-        if temporary is not None:
+        for temporary, _ in finished:
             Path(temporary).unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
 """The image contract: pictures and masks in, the same kind of picture out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Union
 
@@ -220,44 +220,28 @@ class Picture:
             OutputError: The file exists and `overwrite` is false, it cannot be written there, or the format
                 cannot hold the picture.
         """
-        self._check_encoding(path, quality, png_level)
+        content = self.encoder(path, quality=quality, png_level=png_level)
+        write_atomically(path, content, overwrite=overwrite, inputs=(self.name,))
 
-        def write(file: BinaryIO) -> None:
-            self.encode(file, path, quality=quality, png_level=png_level)
-
-        write_atomically(path, write, overwrite=overwrite, inputs=(self.name,))
-
-    def encode(
-        self,
-        file: BinaryIO,
-        path: str | os.PathLike[str],
-        *,
-        quality: int = 95,
-        png_level: int | None = None,
-    ) -> None:
-        """Write the bytes that `save` would write to `path` to an open file.
+    def encoder(
+        self, path: str | os.PathLike[str], *, quality: int = 95, png_level: int | None = None
+    ) -> Callable[[BinaryIO], None]:
+        """Return the function that writes the picture into an open file, in the format of a path's suffix.
 
         Args:
-            file: Open for reading and writing, empty.
-            path: Name whose suffix tells the format; the file itself is not touched.
+            path: See `save`; nothing is written there.
             quality: See `save`.
             png_level: See `save`.
 
         Raises:
             OutputError: The format cannot hold the picture.
         """
-        kind, quality, png_level = self._check_encoding(path, quality, png_level)
-        raster = Raster(self.pixels, self.alpha, self.profile, self.exif)
-        write_picture(file, kind, raster, name=os.fsdecode(path), quality=quality, png_level=png_level)
-
-    def _check_encoding(
-        self, path: str | os.PathLike[str], quality: int, png_level: int | None
-    ) -> tuple[str, int, int | None]:
-        """Return the format and both numbers as Python integers."""
         quality = check_integer("quality", quality, 1, 100)
-        if png_level is not None:
-            png_level = check_integer("png_level", png_level, 0, 9)
-        return format_of(path, alpha=self.alpha is not None, profile=self.profile is not None), quality, png_level
+        level = None if png_level is None else check_integer("png_level", png_level, 0, 9)
+        kind = format_of(path, alpha=self.alpha is not None, profile=self.profile is not None)
+        raster = Raster(self.pixels, self.alpha, self.profile, self.exif)
+        name = os.fsdecode(path)
+        return lambda file: write_picture(file, kind, raster, name=name, quality=quality, png_level=level)
 
 
 def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
