@@ -32,7 +32,7 @@ from harmony_diffusion.images.arrays import (
     note,
     truncated_error,
 )
-from harmony_diffusion.images.exif import exif_of_texts, exif_of_tiff, settle_exif, upright, xmp_of_texts
+from harmony_diffusion.images.exif import exif_and_xmp, exif_of_tiff, settle_exif, upright
 from harmony_diffusion.images.file_signatures import HEAD, avif_is_deep, picture_format, webp_size
 from harmony_diffusion.images.icc import cmyk_to_rgb
 from harmony_diffusion.images.png16_files import read_png16
@@ -50,6 +50,7 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "AVIF": AvifImageFile,
     "GIF": GifImageFile,
 }
+_EIGHT_BITS = ("L", "LA", "RGB", "RGBA", "RGBX", "RGBa")
 _REASONS = {
     errno.ENOENT: ("does not exist", "Check the path."),
     errno.EACCES: ("permission denied", "Change the permissions of the file, or copy it."),
@@ -126,47 +127,68 @@ def read_file(
         DecodeError: It is no picture of a format that is read, or is damaged.
         TooLargeError: It has more than `max_pixels` pixels.
     """
-    shown = os.fsdecode(path)
     with open_regular(path) as file:
-        head = file.read(HEAD)
-        kind = picture_format(head, shown)
-        file.seek(0)
-        raster = None
-        try:
-            if kind == "TIFF":
-                raster = read_tiff(
-                    file,
-                    shown,
-                    frame=frame,
-                    max_pixels=max_pixels,
-                    min_side=min_side,
-                    allow_truncated=allow_truncated,
-                    purpose=purpose,
-                )
-            elif kind == "PNG" and head[24:25] == b"\x10":
-                raster = read_png16(file, shown, frame, max_pixels, min_side, purpose)
-            elif kind == "WEBP" and (size := webp_size(head)):
-                check_size(shown, *size, max_pixels, min_side)
-            elif kind == "AVIF" and avif_is_deep(head):
-                note(shown, "has more than 8 bits a channel, and is reduced to 8")
-            if raster is None:
-                file.seek(0)
-                image = _open_with_pillow(file, kind, shown, max_pixels, min_side)
-                if kind != "TIFF":
-                    choose_frame(shown, getattr(image, "n_frames", 1), frame, purpose)
-                if frame:
-                    image.seek(frame)
-                    check_size(shown, image.height, image.width, max_pixels, min_side)
-                _load(image, shown, allow_truncated)
-                raster = raster_of_pil(image, shown, lossy=_is_lossy(kind, head, image))
-            return raster
-        except (HarmonyError, InputNote):
-            raise
-        except Image.DecompressionBombError as error:
-            raise TooLargeError(shown, f"is refused by Pillow: {error}", "Give a smaller picture.") from error
-        except Exception as error:  # a damaged file makes the decoders raise almost anything
-            offered = None if allow_truncated or kind == "PNG" and head[24:25] == b"\x10" else allow_truncated
-            raise _decode_error(shown, error, offered) from error
+        return read_stream(
+            file,
+            os.fsdecode(path),
+            max_pixels=max_pixels,
+            frame=frame,
+            allow_truncated=allow_truncated,
+            min_side=min_side,
+            purpose=purpose,
+        )
+
+
+def read_stream(
+    file: BinaryIO,
+    shown: str,
+    *,
+    max_pixels: float,
+    frame: int = 0,
+    allow_truncated: bool | None = False,
+    min_side: int = MIN_SIDE,
+    purpose: str = "picture",
+) -> Raster:
+    """Decode a picture from an open file or from memory; see `read_file`."""
+    head = file.read(HEAD)
+    kind = picture_format(head, shown)
+    file.seek(0)
+    is_png16 = kind == "PNG" and head[24:25] == b"\x10"
+    raster = None
+    try:
+        if kind == "TIFF":
+            raster = read_tiff(
+                file,
+                shown,
+                frame=frame,
+                max_pixels=max_pixels,
+                min_side=min_side,
+                allow_truncated=allow_truncated,
+                purpose=purpose,
+            )
+        elif is_png16:
+            raster = read_png16(file, shown, frame, max_pixels, min_side, purpose)
+        elif kind == "WEBP" and (size := webp_size(head)):
+            check_size(shown, *size, max_pixels, min_side)
+        elif kind == "AVIF" and avif_is_deep(head):
+            note(shown, "has more than 8 bits a channel, and is reduced to 8")
+        if raster is None:
+            file.seek(0)
+            image = _open_with_pillow(file, kind, shown, max_pixels, min_side)
+            if kind != "TIFF":
+                choose_frame(shown, getattr(image, "n_frames", 1), frame, purpose)
+            if frame:
+                image.seek(frame)
+                check_size(shown, image.height, image.width, max_pixels, min_side)
+            _load(image, shown, allow_truncated)
+            raster = raster_of_pil(image, shown, lossy=_is_lossy(kind, head, image))
+        return raster
+    except (HarmonyError, InputNote):
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(shown, f"is refused by Pillow: {error}", "Give a smaller picture.") from error
+    except Exception as error:  # a damaged file makes the decoders raise almost anything
+        raise _decode_error(shown, error, None if allow_truncated or is_png16 else allow_truncated) from error
 
 
 def _decode_error(shown: str, error: Exception, allow_truncated: bool | None = None) -> DecodeError:
@@ -221,12 +243,41 @@ def read_pil(image: Image.Image, name: str, *, max_pixels: float, min_side: int 
     if image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         note(name, "has 16 bits a channel, which Pillow reduces to 8; give its path to keep them")
     try:
+        raster = _tiff_of_pil(image, name, max_pixels, min_side)
+        if raster is not None:
+            return raster
         image.load()
         return raster_of_pil(image, name)
     except (HarmonyError, InputNote):
         raise
     except Exception as error:  # a damaged file makes the decoders raise almost anything
         raise _decode_error(name, error) from error
+
+
+def _tiff_of_pil(image: Image.Image, name: str, max_pixels: float, min_side: int) -> Raster | None:
+    """Decode the 8-bit TIFF file behind an image that is not loaded yet; Pillow gets some layouts wrong."""
+    file = getattr(image, "fp", None)
+    if (
+        not isinstance(image, TiffImageFile)
+        or not image.tile
+        or file is None
+        or image.mode not in _EIGHT_BITS
+    ):
+        return None
+    if any("16" in str(tile[3]) for tile in image.tile):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputNote)  # about its frames
+        file.seek(0)
+        return read_tiff(
+            file,
+            name,
+            frame=image.tell(),
+            max_pixels=max_pixels,
+            min_side=min_side,
+            allow_truncated=None,
+            purpose="picture",
+        )
 
 
 def raster_of_pil(image: Image.Image, name: str, *, lossy: bool | None = None) -> Raster:
@@ -242,7 +293,11 @@ def raster_of_pil(image: Image.Image, name: str, *, lossy: bool | None = None) -
     """
     channels, alpha, indices = _split(image, name)
     profile = image.info.get("icc_profile") or None
-    orientation, exif = orientation_and_exif(image, name)
+    if isinstance(image, TiffImageFile):  # Pillow has turned it upright already
+        orientation, exif = settle_exif(exif_of_tiff(image.getexif()), name)
+    else:
+        block, xmp = exif_and_xmp(image.info)
+        orientation, exif = settle_exif(block, name, xmp)
     return Raster(
         upright(channels, orientation),
         None if alpha is None else upright(alpha, orientation),
@@ -251,16 +306,6 @@ def raster_of_pil(image: Image.Image, name: str, *, lossy: bool | None = None) -
         None if indices is None else upright(indices, orientation),
         image.format in ("JPEG", "AVIF") if lossy is None else lossy,
     )
-
-
-def orientation_and_exif(image: Image.Image, name: str) -> tuple[int, bytes | None]:
-    """Return the orientation of a decoded Pillow image, 1 to 8, and the EXIF block to keep."""
-    if isinstance(image, TiffImageFile):  # Pillow has turned it upright already
-        return settle_exif(exif_of_tiff(image.getexif()), name)
-    block = image.info.get("exif")
-    if not isinstance(block, bytes) or not block:
-        block = exif_of_texts(image.info)
-    return settle_exif(block, name, xmp_of_texts(image.info))
 
 
 def _split(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

@@ -33,7 +33,8 @@ FORMATS = {
 _LARGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65536}
 _LARGEST_JPEG_EXIF = 65533
 _PNG_COLOR = {3: 2, 4: 6}  # samples a pixel -> colour type
-_SHORT, _LONG, _UNDEFINED = 3, 4, 7  # entry types of TIFF
+_TEXT, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 2, 3, 4, 5, 7  # entry types of TIFF
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _STRIP = 64  # rows
 _LARGEST_TIFF = 1 << 32
 
@@ -178,12 +179,15 @@ def _interleaved(raster: Raster, rows: slice, dtype: type[np.generic]) -> np.nda
 
 
 def _write_tiff(file: BinaryIO, raster: Raster) -> None:
-    """Write an uncompressed TIFF file, a few rows at a time (TIFF 6.0, sections 2 to 6 and 18)."""
+    """Write an uncompressed TIFF file, a few rows at a time (TIFF 6.0, sections 2 to 6 and 18).
+
+    Not by tifffile: it writes tags with values, but no EXIF and GPS directories, to which a tag has to point.
+    """
     order: ByteOrder = "<"
     directories: dict[int, dict[int, Entry]] = {0: {}}
     if raster.exif:  # its entries are copied to the byte, so that the file takes their byte order
         order, directories = directory_entries(raster.exif)
-    main = {tag: entry for tag, entry in directories.pop(0).items() if tag in DESCRIPTIVE_TAGS}
+    main = {tag: entry for tag, entry in directories.pop(0).items() if _is_well_formed(tag, entry, order)}
     head = b"II*\0" if order == "<" else b"MM\0*"
     file.write(head + b"\0\0\0\0")
     offsets, sizes = [], []
@@ -199,6 +203,21 @@ def _write_tiff(file: BinaryIO, raster: Raster) -> None:
     start = _write_directory(file, order, main)
     file.seek(len(head))
     file.write(struct.pack(order + "I", start))
+
+
+def _is_well_formed(tag: int, entry: Entry, order: ByteOrder) -> bool:
+    """Tell whether a descriptive tag has the kind of value that TIFF readers expect; some fail on others."""
+    if tag not in DESCRIPTIVE_TAGS:
+        return False
+    if tag in (_X_RESOLUTION, _Y_RESOLUTION):
+        return (entry.kind, entry.items) == (_RATIONAL, 1) and all(struct.unpack(order + "II", entry.value))
+    if tag == _RESOLUTION_UNIT:
+        return (entry.kind, entry.items) == (_SHORT, 1) and struct.unpack(order + "H", entry.value)[0] in (
+            1,
+            2,
+            3,
+        )
+    return entry.kind == _TEXT
 
 
 def _write_directory(file: BinaryIO, order: ByteOrder, entries: dict[int, Entry]) -> int:

@@ -195,16 +195,28 @@ def settle_exif(block: bytes | None, name: str, xmp: bytes | str | None = None) 
     Returns:
         The orientation, 1 to 8, and the block to keep.
     """
-    found, kept = split_orientation(block) if block else (None, None)
+    kept = split_orientation(block)[1] if block else None
     if block and kept is None:
         note(name, "its EXIF data are damaged, and are dropped")
-    return found or _orientation_of_xmp(xmp or b""), kept
+    return orientation_of(block, xmp), kept
 
 
-def _orientation_of_xmp(xmp: bytes | str) -> int:
+def orientation_of(block: bytes | None, xmp: bytes | str | None) -> int:
+    """Return the orientation, 1 to 8, of an EXIF block, else of an XMP packet, else 1."""
+    found = split_orientation(block)[0] if block else None
+    if found is not None or not xmp:
+        return found or 1
     text = xmp.decode("utf-8", errors="replace") if isinstance(xmp, bytes) else str(xmp)
     match = _XMP_ORIENTATION.search(text)
     return int(match[1]) if match else 1
+
+
+def exif_and_xmp(info: Mapping[Any, Any]) -> tuple[bytes | None, bytes | str | None]:
+    """Return the EXIF block and the XMP packet of a Pillow image, given its `info`."""
+    block = info.get("exif")
+    if not isinstance(block, bytes) or not block:
+        block = exif_of_texts(info)
+    return block, xmp_of_texts(info)
 
 
 def exif_of_texts(texts: Mapping[Any, Any]) -> bytes | None:

@@ -8,14 +8,25 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from harmony_diffusion.errors import DecodeError, InputError, MaskError, SizeMismatchError
-from harmony_diffusion.images.decoding import open_regular
+from harmony_diffusion.images.arrays import with_depth
+from harmony_diffusion.images.decoding import open_regular, read_stream
+from harmony_diffusion.images.exif import exif_and_xmp, orientation_of
 from harmony_diffusion.images.sources import ArchiveMember, Content, Source
 
 MAX_PIXELS = 200_000_000
-_ORIENTATION = 0x0112
+# How Pillow turns a picture upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_pair(
@@ -65,7 +76,7 @@ def read_mask(mask: Source) -> np.ndarray:
     Raises:
         InputError: The file is missing, damaged or too large.
     """
-    image = _open(mask, None)
+    image = _open(mask, None, is_mask=True)
     plane = np.asarray(image if image.mode == "L" else image.convert("L"))
     return plane * np.uint8(255) if plane.max() == 1 else plane
 
@@ -77,10 +88,12 @@ def _decode_picture(source: Source, shortest: int | None) -> tuple[np.ndarray, t
     return pixels, image.info["full_size"]
 
 
-def _open(source: Source, shortest: int | None) -> Image.Image:
+def _open(source: Source, shortest: int | None, is_mask: bool = False) -> Image.Image:
     try:
         with _open_file(source) as file:
-            image = Image.open(file)
+            image: Image.Image = Image.open(file)
+            if image.format == "TIFF" or image.mode[0] in "IF":
+                return _open_exactly(file, source, is_mask)
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise DecodeError(source, f"has {width}x{height} pixels, more than is read")
@@ -88,14 +101,27 @@ def _open(source: Source, shortest: int | None) -> Image.Image:
                 scale = max(1, min(width, height) // shortest)
                 image.draft("RGB", (width // scale, height // scale))
             image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = orientation_of(*exif_and_xmp(image.info))
             if orientation != 1:
-                ImageOps.exif_transpose(image, in_place=True)
+                image = image.transpose(_TURNS[orientation])
     except InputError:
         raise
     except Exception as error:
         raise DecodeError(source, f"cannot be decoded: {error}") from error
     image.info["full_size"] = (width, height) if orientation >= 5 else (height, width)
+    return image
+
+
+def _open_exactly(file: BinaryIO, source: Source, is_mask: bool) -> Image.Image:
+    """Decode files that Pillow alone decodes wrongly: deep values, and some layouts of TIFF."""
+    file.seek(0)
+    raster = read_stream(file, str(source), max_pixels=MAX_PIXELS, min_side=1)
+    channels = raster.channels
+    if is_mask and channels.dtype == np.uint16 and channels.max() <= 255:  # values of 8 bits
+        channels = channels.astype(np.uint8)
+    channels = with_depth(channels, np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(channels[..., 0] if channels.shape[2] == 1 else channels))
+    image.info["full_size"] = channels.shape[:2]
     return image
 
 
