@@ -5,6 +5,7 @@ import os
 from harmony_diffusion.errors import DecodeError
 
 HEAD = 4096  # bytes to look at
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _RAW_SUFFIXES = (
     ".dng",
@@ -66,7 +67,7 @@ def picture_format(head: bytes, path: str | os.PathLike[str]) -> str:
         raise DecodeError(path, "is an empty file (0 bytes)", "Copy or download it again.")
     if head[4:8] == b"ftyp":
         return _iso_media(head, path)
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if head[:4] in TIFF_HEADS:
         if head[8:10] == b"CR" or os.fsdecode(path).lower().endswith(_RAW_SUFFIXES):
             raise DecodeError(path, "is a camera raw file", _DEVELOP)
         return "TIFF"

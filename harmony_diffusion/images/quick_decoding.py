@@ -14,6 +14,7 @@ from harmony_diffusion.errors import DecodeError, InputError, MaskError, SizeMis
 from harmony_diffusion.images.arrays import with_depth
 from harmony_diffusion.images.decoding import open_regular, read_stream
 from harmony_diffusion.images.exif import exif_and_xmp, orientation_of
+from harmony_diffusion.images.file_signatures import TIFF_HEADS
 from harmony_diffusion.images.sources import ArchiveMember, Content, Source
 
 MAX_PIXELS = 200_000_000
@@ -91,8 +92,12 @@ def _decode_picture(source: Source, shortest: int | None) -> tuple[np.ndarray, t
 def _open(source: Source, shortest: int | None, is_mask: bool = False) -> Image.Image:
     try:
         with _open_file(source) as file:
+            is_tiff = file.read(4) in TIFF_HEADS
+            file.seek(0)
+            if is_tiff:
+                return _open_exactly(file, source, is_mask)
             image: Image.Image = Image.open(file)
-            if image.format == "TIFF" or image.mode[0] in "IF":
+            if image.mode[0] in "IF":
                 return _open_exactly(file, source, is_mask)
             width, height = image.size
             if width * height > MAX_PIXELS:
