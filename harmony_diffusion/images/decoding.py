@@ -240,7 +240,7 @@ def read_pil(image: Image.Image, name: str, *, max_pixels: float, min_side: int 
     check_size(name, image.height, image.width, max_pixels, min_side)
     if getattr(image, "n_frames", 1) > 1:
         note(name, f"has {image.n_frames} frames, and the one it stands at is taken")  # type: ignore[attr-defined]
-    if image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+    if image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         note(name, "has 16 bits a channel, which Pillow reduces to 8; give its path to keep them")
     try:
         raster = _tiff_of_pil(image, name, max_pixels, min_side)
@@ -264,7 +264,7 @@ def _tiff_of_pil(image: Image.Image, name: str, max_pixels: float, min_side: int
         or image.mode not in _EIGHT_BITS
     ):
         return None
-    if any("16" in str(tile[3]) for tile in image.tile):
+    if any(";16" in str(tile[3]) for tile in image.tile):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputNote)  # about its frames
