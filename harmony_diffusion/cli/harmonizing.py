@@ -1,12 +1,14 @@
 """What `harmony image` and `harmony compose` share: options, outputs, the call of the pipeline."""
 
 import argparse
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.cli.number_types import integer, number
 from harmony_diffusion.cli.terminal import show
-from harmony_diffusion.errors import InputError
+from harmony_diffusion.errors import InputError, InputNote
 
 
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
@@ -112,14 +114,17 @@ def harmonize_and_write(
     controls = args.high_scale != 0 or args.low_scale != 0
     pipe = load_pipeline(args.model or "default", controls=controls)
     pipe.set_progress_bar_config(disable=True)
-    images, _ = pipe(
-        composite,
-        mask,
-        args.prompt,
-        **_settings(args, pipe, reference),
-        output_type="picture",
-        return_dict=False,
-    )
+    with warnings.catch_warnings():
+        # These notes were shown when the picture and its mask were loaded from their files.
+        warnings.filterwarnings("ignore", f"(mask|{re.escape(composite.name)}): ", InputNote)
+        images, _ = pipe(
+            composite,
+            mask,
+            args.prompt,
+            **_settings(args, pipe, reference),
+            output_type="picture",
+            return_dict=False,
+        )
     result = images[0]
     files[""] = result.encoder(outputs[""])
     if args.side_by_side:
