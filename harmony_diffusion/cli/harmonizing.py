@@ -96,7 +96,7 @@ def harmonize_and_write(
     outputs: dict[str, Path],
     files: dict[str, Any],
 ) -> None:
-    """Harmonize; then write the result and what else was asked for, all files or none.
+    """Harmonize, then write all result files or none.
 
     Args:
         args: The command line.

@@ -38,7 +38,7 @@ from harmony_diffusion.images.icc import cmyk_to_rgb
 from harmony_diffusion.images.png16_files import read_png16
 from harmony_diffusion.images.tiff_files import read_tiff
 
-# What Pillow logs about damaged files is for those who listen, and not for the terminal.
+# Keep Pillow's log of damaged files from the terminal; callers can still add a handler.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {

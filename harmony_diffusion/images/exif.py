@@ -89,7 +89,7 @@ def _reset(body: bytearray) -> int | None:
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror `(H, W)` or `(H, W, C)` as an EXIF orientation (1 to 8) asks for.
+    """Turn and mirror `(H, W)` or `(H, W, C)` as an EXIF orientation (1 to 8) prescribes.
 
     Returns:
         The upright array; `array` itself for orientation 1.
@@ -190,7 +190,7 @@ def settle_exif(block: bytes | None, name: str, xmp: bytes | str | None = None) 
     Args:
         block: EXIF block; a damaged one is dropped with a note.
         name: Of the picture, for messages.
-        xmp: XMP packet, which is asked for the orientation where the EXIF block does not tell it.
+        xmp: XMP packet; its orientation counts where the EXIF block has none.
 
     Returns:
         The orientation, 1 to 8, and the block to keep.

@@ -65,7 +65,7 @@ def load_mask(
 
     Alpha is the mask where it varies, else the luminance. Masks with only 0 and one other value are hard:
     that value becomes 1. Others keep their soft values; a lossy file that is black and white but for its
-    noise is cleaned. `InputNote`s tell of everything that had to be decided.
+    noise is cleaned. An `InputNote` reports each decision.
 
     Args:
         source: Path of a picture file; PIL image; array `(H, W)`, `(H, W, 1)`, `(1, H, W)`, or with colours
@@ -85,7 +85,7 @@ def load_mask(
 
     Raises:
         InputError: Something that cannot be read.
-        MaskError: It does not tell what the foreground is.
+        MaskError: The foreground cannot be determined.
         SizeMismatchError: It has another size than `size`, and `resize` is false.
 
     Example:

@@ -281,7 +281,7 @@ def load_picture(
         allow_truncated: Accept a file of which the end is missing.
 
     Returns:
-        The picture in its own depth and colour space, turned upright as its EXIF data ask for.
+        The picture in its own depth and colour space, turned upright as its EXIF data or XMP packet say.
 
     Raises:
         InputError: Anything that cannot be used; its subclasses tell types (`InputTypeError`), damaged or
@@ -495,7 +495,7 @@ def load_reference_masks(
 
 
 def _listed(source: Any, name: str, count: int | None) -> list[Any]:
-    """Return a list of single sources, as many as there are composites where `count` tells that.
+    """Return a list of single sources, exactly `count` of them unless `count` is None.
 
     An array or tensor `(count, H, W)` is a batch when there is more than one composite.
 

@@ -23,7 +23,7 @@ from harmony_diffusion.images.arrays import (
 from harmony_diffusion.images.exif import exif_of_tiff, settle_exif, upright
 from harmony_diffusion.images.tiff_pixels import COMPRESSIONS, DEFLATE, LZW, read_pixels
 
-# What tifffile logs about damaged files is for those who listen, and not for the terminal.
+# Keep tifffile's log of damaged files from the terminal; callers can still add a handler.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _RAW_PHOTOMETRIC = (32803, 34892)  # colour filter array, linear raw
@@ -112,10 +112,10 @@ def _check_tags(page: tifffile.TiffPage, file: BinaryIO) -> None:
 
 
 def _is_for_pillow(page: tifffile.TiffPage, shown: str) -> bool:
-    """Tell pages that Pillow decodes from those decoded here.
+    """Return True for a page that Pillow decodes, False for one decoded here.
 
     Raises:
-        DecodeError: Nobody decodes it right.
+        DecodeError: Neither decodes its layout exactly.
     """
     bits, photometric, compression = page.bitspersample, int(page.photometric or 0), int(page.compression)
     readable = photometric in (_WHITE_IS_ZERO, _GREY, _RGB)
