@@ -249,7 +249,7 @@ def predict_with_model(pipe: Any, options: dict[str, Any], cases: Sequence[Case]
     images = []
     for case in cases:
         try:
-            images += pipe(case.composite, case.mask, output_type="np", **options).images
+            images += pipe(case.composite, case.mask, output_type="array", **options).images
         except InputError as error:
             raise InputError(f"{case.sample.subset}/{case.sample.name}", str(error)) from error
     return images

@@ -48,7 +48,7 @@ def call(pipe, composite=None, mask=None, prompt="a cup", **options):
     """Call the pipeline on a whole picture of 64 pixels, two steps, unless told otherwise."""
     composite = picture() if composite is None else composite
     mask = object_mask(composite.shape[:2]) if mask is None else mask
-    settings = {"num_inference_steps": 2, "generator": seeded(), "context": 10.0, "output_type": "np"}
+    settings = {"num_inference_steps": 2, "generator": seeded(), "context": 10.0, "output_type": "array"}
     return pipe(composite, mask, prompt, **{**settings, **options})
 
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2 inpainting: where it can be had, and whether what was loaded is it."""
+"""Find, load and check Stable Diffusion 2 inpainting."""
 
 import json
 import os
@@ -22,12 +22,12 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A repository on the Hub that holds the base weights.
+    """A repository on the Hub with base weights.
 
     Attributes:
         repository: Its id.
         license: Licence of the weights, as the repository states it.
-        note: What it is.
+        note: Description.
     """
 
     repository: str
@@ -65,15 +65,15 @@ def load_base_components(
 
     Args:
         source: Folder in diffusers layout, or id of a repository on the Hub. By default what the environment
-            variable HARMONY_SD2_INPAINTING names, else the first of `BASE_MODELS` that can be had.
+            variable HARMONY_SD2_INPAINTING names, else the first reachable one of `BASE_MODELS`.
         dtype: Type of the weights; by default as saved.
 
     Returns:
         Components by name; the scheduler is UniPC, which needs about 20 steps.
 
     Raises:
-        CheckpointError: Nothing could be loaded, or it is another kind of model; says what was tried, and why
-            it failed.
+        CheckpointError: Nothing could be loaded, or it is another kind of model; lists each attempt and its
+            error.
     """
     source = source or os.environ.get(ENVIRONMENT_VARIABLE)
     candidates = [os.fspath(source)] if source else [model.repository for model in BASE_MODELS]
@@ -96,7 +96,7 @@ def load_base_components(
 
 
 def _load(source: str, dtype: torch.dtype | None) -> dict[str, Any]:
-    # A folder that is not there would be taken for the id of a repository, with a puzzling message.
+    # diffusers would take an absent folder for the id of a repository, with a misleading message.
     if os.path.isabs(source) and not Path(source).is_dir():
         raise FileNotFoundError("there is no such folder")
     unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
@@ -113,10 +113,10 @@ def _load(source: str, dtype: torch.dtype | None) -> dict[str, Any]:
 
 
 def read_pipeline_config(source: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Read what a local folder of a base model says of the pipeline that it is for.
+    """Read the pipeline settings in a local folder of a base model.
 
     Returns:
-        `working_size` and `image_channel`, where it says so; nothing for models of others.
+        `working_size` and `image_channel`, if the folder has them.
     """
     path = Path(source or "") / "model_index.json"
     entries = json.loads(path.read_text("utf-8")) if source and path.is_file() else {}
@@ -124,7 +124,7 @@ def read_pipeline_config(source: str | os.PathLike[str] | None) -> dict[str, Any
 
 
 def load_autoencoder(source: str, dtype: torch.dtype | None = None) -> Any:
-    """Load the autoencoder of a model in diffusers layout, of whichever of the known classes it is."""
+    """Load the autoencoder of a model in diffusers layout, of either known class."""
     config = AutoencoderKL.load_config(source, subfolder="vae")
     kinds = {kind.__name__: kind for kind in (AutoencoderKL, TinyAutoencoder)}
     kind: Any = kinds.get(config.get("_class_name"), AutoencoderKL)
@@ -132,15 +132,15 @@ def load_autoencoder(source: str, dtype: torch.dtype | None = None) -> Any:
 
 
 def check_base(unet: Any, text_encoder: Any, scheduler: Any) -> None:
-    """Check that components are those of a text-guided inpainting model that predicts noise or velocity.
+    """Check that components form a text-guided inpainting model that predicts noise or velocity.
 
     Args:
-        unet: U-Net, or None where it was left out.
+        unet: U-Net, or None.
         text_encoder: Text encoder, or None.
         scheduler: Scheduler.
 
     Raises:
-        CheckpointError: They are of another kind of model.
+        CheckpointError: They belong to another kind of model.
     """
     if scheduler is not None:
         predicted = scheduler.config.get("prediction_type", "epsilon")

@@ -1,9 +1,9 @@
-"""The two ControlNet conditions of the foreground: its edges, and its colours without detail.
+"""Draw the two control images of the foreground: its edges, and its colours without detail.
 
 Liu et al. 2025, DOI 10.20169/j.issn.2095-2163.24111102, section 2.2: Canny edges keep the structure, a
-Gaussian blur keeps the colours. The paper gives neither thresholds nor width; the defaults are those of the
-usual Canny ControlNets, and the blur at which texture and lettering are gone at 512 pixels but parts of an
-object still differ.
+Gaussian blur keeps the colours. The paper gives neither thresholds nor width. The default thresholds are
+those of the usual Canny ControlNets. The default blur removes texture and lettering at 512 pixels, and keeps
+the colours of an object's parts apart.
 """
 
 import math
@@ -18,9 +18,9 @@ from harmony_diffusion.highres.thumbnail import fill_smoothly
 from harmony_diffusion.morphology import erode
 
 SIGMA = 8.0
-# Beyond this many standard deviations a Gaussian is cut off; less than 1e-4 of it lies there.
+# A Gaussian is cut off at this many standard deviations; less than 1e-4 of its weight is beyond.
 _REACH = 4.0
-# The rim of a cut-out still holds some of its old surroundings.
+# The rim of a cut-out still shows its old surroundings.
 _RIM = 2
 
 
@@ -34,7 +34,7 @@ def canny_image(
 ) -> Tensor:
     """Draw the edges of the foreground (Canny, PAMI 1986, by OpenCV: 3x3 Sobel, L1 norm, strongest channel).
 
-    What lies outside the mask has no influence.
+    Pixels outside the mask have no influence.
 
     Args:
         foreground: Image that holds the foreground, in [0, 1], `(B, 3, H, W)`.
@@ -81,9 +81,9 @@ def canny_image(
 def gaussian_image(
     foreground: Tensor, mask: Tensor, *, sigma: float = SIGMA, premultiplied: bool = True
 ) -> Tensor:
-    """Blur the foreground, so that its colours remain and its detail goes.
+    """Blur the foreground: keep its colours, and remove its detail.
 
-    What lies outside the mask has no influence; beyond the frame its outermost pixels are repeated.
+    Pixels outside the mask have no influence; the outermost pixels of the frame are repeated beyond it.
 
     Args:
         foreground: Image that holds the foreground, in [0, 1], `(B, 3, H, W)`.
@@ -97,7 +97,7 @@ def gaussian_image(
 
     Raises:
         SizeMismatchError: `foreground` and `mask` do not fit together.
-        InputError: `sigma` is negative or no number.
+        InputError: `sigma` is negative or not finite.
     """
     _check(foreground, mask)
     if not (math.isfinite(sigma) and sigma >= 0):
@@ -128,13 +128,13 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
     weights = torch.exp(-0.5 * (steps / sigma).square())
     weights /= weights.sum()
     down, right = (_blur_matrix(weights, length).to(image) for length in image.shape[-2:])
-    # A network that runs under autocast is shown the condition that it was trained with.
+    # Autocast would change the control image that the network was trained with.
     with torch.autocast(image.device.type, enabled=False):
         return down @ (image @ right.T)
 
 
 def _blur_matrix(weights: Tensor, length: int) -> Tensor:
-    """Return what blurs a line of pixels, its ends repeated; on a CPU far faster than a convolution."""
+    """Return the matrix that blurs a line of pixels, its ends repeated; faster on CPUs than a convolution."""
     reach = len(weights) // 2
     places = torch.arange(length)[:, None] + torch.arange(-reach, reach + 1)
     matrix = weights.new_zeros(length, length)

@@ -1,4 +1,4 @@
-"""Which control images a ControlNet is trained with; kept beside its weights for the pipeline."""
+"""Settings of the control images of one ControlNet, saved beside its weights."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +21,7 @@ class ControlSettings:
 
     Attributes:
         role: "high", edges, or "low", blurred colours.
-        control_input: What the ControlNet sees beside its control image, see `make_controlnet`.
+        control_input: Latent input of the ControlNet, see `make_controlnet`.
         canny_thresholds: See `canny_image`.
         silhouette: See `canny_image`.
         sigma: See `gaussian_image`.
@@ -36,7 +36,7 @@ class ControlSettings:
     premultiplied: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what does not exist.
+        """Check role and input.
 
         Raises:
             InputError: Unknown role or input.
@@ -58,7 +58,7 @@ class ControlSettings:
         return gaussian_image(foreground, mask, sigma=self.sigma, premultiplied=self.premultiplied)
 
     def of_pipeline(self) -> dict[str, Any]:
-        """Return those arguments of the pipeline that this ControlNet was trained with."""
+        """Return the pipeline arguments that this ControlNet was trained with."""
         names = {"high": ("canny_thresholds", "silhouette"), "low": ("sigma", "premultiplied")}[self.role]
         return {name: getattr(self, name) for name in ("control_input", *names)}
 
@@ -71,7 +71,7 @@ def load_control_settings(folder: Path) -> ControlSettings:
     """Read `FOLDER/control.json`.
 
     Raises:
-        CheckpointError: It is not there, or says something else.
+        CheckpointError: It is absent, or holds other entries.
     """
     try:
         entries = json.loads((folder / FILE).read_text("utf-8"))

@@ -1,23 +1,21 @@
-"""ControlNets for an inpainting U-Net: made from it, fed by the pipeline, run only when they count.
+"""ControlNets for an inpainting U-Net: made from it, checked against it, and embedded once.
 
 `ControlNetModel` is diffusers' own. Equation 6 of the paper gives the trainable copy of the encoder the noisy
-latents alone (`control_input="noisy_latents"`, 4 channels); the original ControlNet gives it what the frozen
-encoder sees (`"unet_input"`, 9 channels). With an autoencoder of C latent channels these are C and 2 C + 1.
+latents alone (`control_input="noisy_latents"`, 4 channels); the original ControlNet gives it the input of the
+frozen encoder (`"unet_input"`, 9 channels). With an autoencoder of C latent channels these are C and 2 C + 1.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding, ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from harmony_diffusion.errors import CheckpointError, InputError
+from harmony_diffusion.highres.offload import load_offloaded
 
 ControlInput = Literal["noisy_latents", "unet_input"]
-Residuals = tuple[list[Tensor], Tensor]
 
 # What a ControlNet reads in each mode: Z_t, or [Z_t, M', Z_ms].
 # 1 over the root mean square of SiLU under a normal distribution.
@@ -37,7 +35,7 @@ def control_channels(unet: Any) -> dict[str, int]:
 
 
 def is_inpainting_unet(unet: Any) -> bool:
-    """Tell whether a U-Net reads noisy latents, mask and latents of the background (4 + 1 + 4 channels)."""
+    """Return True if a U-Net reads noisy latents, mask and latents of the background (4 + 1 + 4 channels)."""
     return bool(unet.config["in_channels"] == 2 * unet.config["out_channels"] + 1)
 
 
@@ -49,20 +47,20 @@ def make_controlnet(
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256),
     unit_embedding: bool = False,
 ) -> ControlNetModel:
-    """Make a ControlNet that adds nothing yet, from any inpainting U-Net.
+    """Make an untrained ControlNet, which adds zeros, from any inpainting U-Net.
 
-    It holds the encoder's weights; for `"noisy_latents"` the first convolution keeps the weights of the
-    channels of the noisy latents. The convolutions that lead out of it are zero.
+    It copies the encoder's weights; for `"noisy_latents"` the first convolution keeps the weights of the
+    channels of the noisy latents. Its output convolutions are zero.
 
     Args:
         unet: Inpainting U-Net, its input channels in the order [Z_t, M', Z_ms].
-        control_input: What the ControlNet sees beside its control image.
+        control_input: Latent input of the ControlNet, see `CONTROL_INPUTS`.
         conditioning_channels: Channels of the control image.
-        conditioning_embedding_out_channels: Widths of the network that embeds the control image; each after
-            the first halves the resolution, and together they must do as much as the autoencoder.
-        unit_embedding: Start that network with weights that keep the scale of what passes through it. With
-            diffusers' own a control image arrives a hundred times weaker, and thousands of steps go by before
-            it counts; the paper's settings have them.
+        conditioning_embedding_out_channels: Widths of the network that embeds the control image. Each after
+            the first halves the resolution; together they must shrink it as much as the autoencoder does.
+        unit_embedding: Initialise that network so that it keeps the scale of its input. With diffusers' own
+            initialisation, as in the paper, a control image arrives a hundred times weaker, and has no
+            effect for thousands of steps.
 
     Returns:
         The ControlNet, in the dtype and on the device of the U-Net.
@@ -94,7 +92,7 @@ def make_controlnet(
         controlnet.conv_in = nn.Conv2d(channels, wide.out_channels, kernel_size=3, padding=1)
         controlnet.conv_in.load_state_dict({"weight": wide.weight[:, :channels], "bias": wide.bias})
         controlnet.register_to_config(in_channels=channels)
-    # ModelMixin.to advises against a change of type, which is none here: nothing was loaded.
+    # ModelMixin.to would warn of a change of type, but no weights were loaded.
     return nn.Module.to(controlnet, unet.device, unet.dtype)
 
 
@@ -106,7 +104,7 @@ def _keep_scale(embedding: nn.Module) -> None:
 
 
 def check_controlnet(controlnet: Any, unet: Any, control_input: str, name: str) -> None:
-    """Check that a ControlNet fits the U-Net and what the pipeline will feed it.
+    """Check that a ControlNet fits the U-Net and its own input.
 
     Raises:
         CheckpointError: It does not.
@@ -135,7 +133,7 @@ def _plain(value: Any) -> Any:
 class ReusableEmbedding(ControlNetConditioningEmbedding):
     """Embed a control image, and pass on an embedding that was computed before.
 
-    The control image does not change between steps, so its embedding needs computing once, not at each step.
+    The control image does not change between steps, so one embedding serves all of them.
     """
 
     def forward(self, conditioning: Tensor) -> Tensor:
@@ -146,7 +144,7 @@ class ReusableEmbedding(ControlNetConditioningEmbedding):
 
 
 def make_embedding_reusable(controlnet: Any) -> None:
-    """Let a ControlNet accept embedded control images; for images it computes what it did before."""
+    """Let a ControlNet accept embedded control images; its results for images do not change."""
     embedding = controlnet.controlnet_cond_embedding
     if type(embedding) is ControlNetConditioningEmbedding:
         # Same weights and names, so that it saves, loads, moves and compiles as before.
@@ -154,14 +152,14 @@ def make_embedding_reusable(controlnet: Any) -> None:
 
 
 def embed_control_image(controlnet: Any, image: Tensor) -> Tensor:
-    """Compute the part of a ControlNet that is the same at every step.
+    """Embed a control image, the part of a ControlNet that is equal at every step.
 
     Args:
         controlnet: A ControlNet after `make_embedding_reusable`.
         image: Control image in [0, 1], `(B, 3, H, W)`.
 
     Returns:
-        `(B, C, h, w)`, to be given to the ControlNet in place of the image.
+        `(B, C, h, w)`, an input of the ControlNet in place of the image.
     """
     load_offloaded(controlnet)
     device, dtype = image.device, controlnet.dtype
@@ -171,78 +169,27 @@ def embed_control_image(controlnet: Any, image: Tensor) -> Tensor:
     reverse = controlnet.config.controlnet_conditioning_channel_order == "bgr"
     image = image.flip(1) if reverse else image
     embedding = controlnet.controlnet_cond_embedding(image.to(dtype))
-    # The network will turn round the channels of what it is given.
+    # The network reverses the channels of its input.
     return (embedding.flip(1) if reverse else embedding).to(device)
-
-
-def load_offloaded(module: Any) -> None:
-    """Move a model that is offloaded to its device, where a part of it is called and not the whole."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None and hasattr(hook, "pre_forward"):
-        hook.pre_forward(module)
 
 
 @dataclass
 class Control:
-    """One ControlNet with its control image and when it counts.
+    """One ControlNet with its control image, scale and step range.
 
     Attributes:
         controlnet: The network.
         embedding: Its embedded control images, `(B, C, h, w)`.
-        scale: Strength, lambda of equation 7.
-        window: Start and end of the steps in which it counts, as shares of all steps.
+        scale: Strength, lambda of equation 7; in training a number for each sample, `(B, 1, 1, 1)`.
+        window: Start and end of its steps, as shares of all steps.
     """
 
     controlnet: Any
     embedding: Tensor
-    scale: float
+    scale: float | Tensor
     window: tuple[float, float]
 
     def is_active(self, step: int, steps: int) -> bool:
-        """Tell whether it counts in a step; where it does not, it need not run."""
+        """Return True if the ControlNet runs in a step."""
         start, end = self.window
-        return self.scale != 0 and step / steps >= start and (step + 1) / steps <= end
-
-
-def control_residuals(
-    controls: Sequence[Control], sample: Tensor, timestep: Tensor, prompt_embeds: Tensor
-) -> Residuals | None:
-    """Run ControlNets and add up what they give: lambda_h F_h + lambda_l F_l of equation 7.
-
-    Args:
-        controls: Those that count in this step.
-        sample: What they see, Z_t or all that the U-Net sees, `(N, C, h, w)`; N is a multiple of the control
-            images' batch size.
-        timestep: Of this step.
-        prompt_embeds: `(N, L, D)`.
-
-    Returns:
-        The summands of the skip connections and of the middle block, or None without controls.
-    """
-    total: Residuals | None = None
-    for control in controls:
-        repeats = len(sample) // len(control.embedding)
-        embedding = torch.cat([control.embedding] * repeats) if repeats > 1 else control.embedding
-        down, middle = control.controlnet(
-            sample,
-            timestep,
-            encoder_hidden_states=prompt_embeds,
-            controlnet_cond=embedding,
-            conditioning_scale=control.scale,
-            return_dict=False,
-        )
-        if total is not None:
-            down = [ours + theirs for ours, theirs in zip(total[0], down, strict=True)]
-            middle = total[1] + middle
-        total = down, middle
-    return total
-
-
-def for_conditional_half(residuals: Residuals) -> Residuals:
-    """Put zeros before residuals `(B, …)`, so that they count for the conditional half of `(2B, …)` only."""
-    down, middle = residuals
-    return [_after_zeros(tensor) for tensor in down], _after_zeros(middle)
-
-
-def _after_zeros(tensor: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(tensor), tensor])
+        return bool(self.scale != 0) and step / steps >= start and (step + 1) / steps <= end

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2 inpainting with random weights, small or full size: to test and measure offline."""
+"""Stable Diffusion 2 inpainting with random weights, small or full size, for tests and measurements."""
 
 from typing import Any
 

@@ -1,113 +1,93 @@
 """One picture on its way through the diffusion pipeline: cut out for the network, and put back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harmony_diffusion.diffusion.working_region import (
-    Layers,
-    WorkingRegion,
-    choose_region,
-    shadow_mask,
-    split_layers,
-)
+from harmony_diffusion.diffusion.conditioning import inpainting_mask
+from harmony_diffusion.diffusion.shadows import Layers, shadow_mask, split_layers
+from harmony_diffusion.diffusion.working_region import WorkingRegion, choose_region
 from harmony_diffusion.highres.harmonize import shown_mask
 from harmony_diffusion.images.masks import check_background
-from harmony_diffusion.images.picture import Picture, load_pairs, load_pictures
-
-# Pixels that hold more of the foreground than this are generated anew: their old value would show the network
-# the colours it is to replace.
-HOLE_THRESHOLD = 0.1
+from harmony_diffusion.images.picture import Picture, PictureSource, load_pictures
 
 
-@dataclass
+@dataclass(frozen=True)
+class View:
+    """What the network sees of a picture, all `(1, C, h, w)` at working size.
+
+    Attributes:
+        composite: The composite, in [0, 1].
+        foreground: Picture that holds the foreground, in [0, 1].
+        foreground_mask: 1 on the foreground.
+        background: Picture that holds the background, in [0, 1].
+        inpainting_mask: M of equation 9: 1 where the network generates, else 0.
+    """
+
+    composite: Tensor
+    foreground: Tensor
+    foreground_mask: Tensor
+    background: Tensor
+    inpainting_mask: Tensor
+
+
+@dataclass(frozen=True)
 class WorkingPicture:
-    """A picture, and what the network sees of it, all `(1, C, h, w)` at working size.
+    """A picture, and what the network sees of it.
 
     Attributes:
         index: Position among the pictures of the call.
         picture: The composite.
-        mask: 1 on the foreground, `(1, 1, H, W)`.
-        generation_mask: What may change, as `mask`: the foreground, and where its shadow may fall.
-        region: Which part the network sees; None when there is no foreground and nothing to do.
-        composite: What it sees of the composite, in [0, 1].
-        foreground: Picture that holds the foreground, in [0, 1].
-        foreground_mask: 1 on the foreground.
-        background: Picture that holds the background, in [0, 1].
-        hole: 1 where the background is not shown to the network, else 0; M of the paper.
+        mask: 1 on the foreground, 0 where the picture is hidden, `(H, W)` float32.
+        generation_mask: Where the picture may change, as `mask`: the foreground, and its shadow's place.
+        region: The part that the network sees; None without foreground.
+        view: The part at working size; None without foreground.
     """
 
     index: int
     picture: Picture
-    mask: Tensor
-    generation_mask: Tensor
+    mask: np.ndarray
+    generation_mask: np.ndarray
     region: WorkingRegion | None = None
-    composite: Any = None
-    foreground: Any = None
-    foreground_mask: Any = None
-    background: Any = None
-    hole: Any = None
+    view: View | None = None
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Working height and width."""
-        return (self.region.working_height, self.region.working_width) if self.region else (0, 0)
+    def paste(self, generated: Tensor, pasting: dict[str, Any]) -> Picture:
+        """Put the network's output back into the picture; see `WorkingRegion.paste_picture`.
 
-    def paste(
-        self,
-        generated: Tensor,
-        *,
-        detail: Literal["generated", "preserve"],
-        feather: float,
-        match_surroundings: bool,
-    ) -> Picture:
-        """Put what was generated, `(1, 3, h, w)` in [0, 1], back into the picture; see `WorkingRegion`."""
+        Args:
+            generated: `(1, 3, h, w)` in [0, 1].
+            pasting: Options of `paste_picture`.
+        """
         assert self.region is not None
-        before = self.picture.to_tensor()[None]
-        after = self.region.paste(
-            generated.float().cpu(),
-            before,
-            self.generation_mask,
-            detail=detail,
-            feather=feather,
-            match_surroundings=match_surroundings,
+        return self.region.paste_picture(
+            self.picture, self.generation_mask, generated.float().cpu(), **pasting
         )
-        window = self.region.window
-        before, after = before[0, :, *window], after[0, :, *window]
-        changed = (after != before).any(0).numpy()
-        visible = self.picture.visible
-        if visible is not None:
-            changed &= visible[window] > 0
-        pixels = self.picture.pixels.copy()
-        values = after.permute(1, 2, 0).numpy()
-        np.copyto(pixels[window], self.picture.write_srgb(values, *window), where=changed[..., None])
-        return self.picture.with_pixels(pixels)
 
     def split(self, result: Picture) -> Layers:
-        """Take a result apart into foreground and shadow."""
-        composite = self.picture.to_tensor()[None]
-        return split_layers(result.to_tensor()[None], composite, self.mask, self.generation_mask)
+        """Split a result into foreground and shadow."""
+        composite, *masks = self.picture.to_tensor(), self.mask, self.generation_mask
+        planes = [torch.from_numpy(mask)[None, None] for mask in masks]
+        return split_layers(result.to_tensor()[None], composite[None], *planes)
 
 
-def load_working_pictures(
-    composite: Any,
-    mask: Any,
-    foreground: Any,
-    background: Any,
+def make_working_pictures(
+    pairs: Sequence[tuple[Picture, np.ndarray]],
+    foreground: PictureSource | Sequence[PictureSource] | None,
+    background: PictureSource | Sequence[PictureSource] | None,
     *,
     shadow: bool,
     working_size: int,
     context: float,
 ) -> list[WorkingPicture]:
-    """Load pictures and masks, and cut out what the network works on.
+    """Cut out what the network works on.
 
     Args:
-        composite: See `load_pairs`.
-        mask: See `load_pairs`.
+        pairs: Composites and their masks, as `load_pairs` returns them.
         foreground: Picture of the composite's size to take the foreground's edges and colours from, or a list
             of such; None = the composite.
         background: Picture of the composite's size without the foreground, or a list; None = the composite.
@@ -116,95 +96,117 @@ def load_working_pictures(
         context: See `choose_region`.
 
     Raises:
-        InputError: Something that cannot be used; its subclasses tell what.
+        InputError: An input that cannot be used; the subclass says which kind.
     """
-    pairs = load_pairs(composite, mask)
     pictures = [picture for picture, _ in pairs]
-    foregrounds = _load_others(foreground, "foreground", pictures)
-    backgrounds = _load_others(background, "background", pictures)
-    works = []
-    for index, (picture, array) in enumerate(pairs):
-        check_background(array)
-        shown = torch.from_numpy(shown_mask(picture, array).copy())[None, None]
-        work = WorkingPicture(index, picture, shown, shadow_mask(shown) if shadow else shown)
-        if shown.any():
-            _cut(work, foregrounds[index], backgrounds[index], working_size, context)
-        works.append(work)
-    return works
+    foregrounds = _load_like(foreground, pictures, "foreground")
+    backgrounds = _load_like(background, pictures, "background")
+    for _, mask in pairs:
+        check_background(mask)
+    return [
+        _cut(index, *pair, foregrounds[index], backgrounds[index], shadow, working_size, context)
+        for index, pair in enumerate(pairs)
+    ]
 
 
 def _cut(
-    work: WorkingPicture, foreground: Picture, background: Picture, working_size: int, context: float
-) -> None:
-    region = choose_region(work.generation_mask, working_size=working_size, context=context)
-    work.region = region
-    work.composite = region.cut(work.picture.to_tensor()[None])
-    work.foreground = _cut_other(work, foreground, region)
-    work.background = _cut_other(work, background, region)
-    work.foreground_mask = region.cut(work.mask)
-    unknown = work.generation_mask
-    if work.picture.visible is not None:
-        hidden = torch.from_numpy(work.picture.visible == 0)[None, None]
-        unknown = torch.maximum(unknown, hidden.to(unknown))
-    work.hole = (region.cut(unknown) > HOLE_THRESHOLD).float()
+    index: int,
+    picture: Picture,
+    mask: np.ndarray,
+    foreground: Picture,
+    background: Picture,
+    shadow: bool,
+    working_size: int,
+    context: float,
+) -> WorkingPicture:
+    mask = generated = shown_mask(picture, mask)
+    if not mask.any():
+        return WorkingPicture(index, picture, mask, generated)
+    if shadow:
+        generated = shadow_mask(torch.from_numpy(mask)[None, None])[0, 0].numpy()
+    region = choose_region(
+        torch.from_numpy(generated)[None, None], working_size=working_size, context=context
+    )
+    visible = picture.visible
+    unknown = generated if visible is None else np.where(visible == 0, np.float32(1), generated)
+    composite = region.cut_picture(picture)
+    view = View(
+        composite=composite,
+        foreground=composite if foreground is picture else region.cut_picture(foreground),
+        foreground_mask=_cut_mask(region, mask),
+        background=composite if background is picture else region.cut_picture(background),
+        inpainting_mask=inpainting_mask(_cut_mask(region, unknown)),
+    )
+    return WorkingPicture(index, picture, mask, generated, region, view)
 
 
-def _cut_other(work: WorkingPicture, picture: Picture, region: WorkingRegion) -> Tensor:
-    return work.composite if picture is work.picture else region.cut(picture.to_tensor()[None])
+def _cut_mask(region: WorkingRegion, mask: np.ndarray) -> Tensor:
+    return region.cut(torch.from_numpy(mask)[None, None])
 
 
-def _load_others(source: Any, name: str, pictures: list[Picture]) -> list[Picture]:
+def _load_like(
+    source: PictureSource | Sequence[PictureSource] | None, pictures: list[Picture], name: str
+) -> list[Picture]:
+    """Load one picture for each composite, of the same size; return the composites without a source."""
     return pictures if source is None else load_pictures(source, name=name, like=pictures)
 
 
-def groups_of_equal_size(works: list[WorkingPicture]) -> Iterator[list[WorkingPicture]]:
-    """Yield the pictures that have something to do, those of the same working size together, in order."""
+@dataclass(frozen=True)
+class Group:
+    """Pictures of one working size, which the networks process together.
+
+    Attributes:
+        works: The pictures; each has a view.
+        images_each: Images to be made of each.
+    """
+
+    works: tuple[WorkingPicture, ...]
+    images_each: int = 1
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Position of each image among all images of the call."""
+        return [work.index * self.images_each + k for work in self.works for k in range(self.images_each)]
+
+    def stack(self, name: str) -> Tensor:
+        """Return one attribute of all views, `(B, C, h, w)`."""
+        return torch.cat([getattr(work.view, name) for work in self.works])
+
+    def repeat(self, tensor: Tensor) -> Tensor:
+        """Repeat `(B, …)` to `(N, …)`, the images of each picture in a row."""
+        return tensor if self.images_each == 1 else tensor.repeat_interleave(self.images_each, 0)
+
+
+def groups_of_equal_size(works: Sequence[WorkingPicture], images_each: int) -> Iterator[Group]:
+    """Yield the pictures that have a foreground, those of the same working size together, in order."""
     groups: dict[tuple[int, int], list[WorkingPicture]] = {}
     for work in works:
         if work.region is not None:
-            groups.setdefault(work.size, []).append(work)
-    yield from groups.values()
+            groups.setdefault(work.region.working_size, []).append(work)
+    for group in groups.values():
+        yield Group(tuple(group), images_each)
 
 
+@dataclass(frozen=True)
 class Batch:
-    """Pictures of one working size that are denoised together, and the tensors of that.
-
-    Args:
-        works: The pictures.
-        images_each: Images to be made of each.
-        generator: Source of the noise of the whole call: one, or one for each image of each picture.
+    """The tensors of one group between two denoising steps.
 
     Attributes:
         rows: Position of each image among all images of the call.
         latents: Z_t, `(N, C, h, w)`.
-        prompt_embeds: `(N, L, D)`, with guidance `(2N, L, D)`: those of the negative prompts first.
-        mask: M' of equation 11: 1 where to generate, `(N, 1, h, w)`.
+        prompt_embeds: `(N, L, D)`, with guidance `(2N, L, D)`: the negative prompts first.
+        mask: M' of equation 11: 1 where the network generates, `(N, 1, h, w)`.
         masked_image_latents: Z_ms, the background's latents, `(N, C, h, w)`.
     """
 
+    rows: Sequence[int]
     latents: Tensor
     prompt_embeds: Tensor
     mask: Tensor
     masked_image_latents: Tensor
 
-    def __init__(
-        self,
-        works: list[WorkingPicture],
-        images_each: int,
-        generator: list[torch.Generator] | torch.Generator | None,
-    ) -> None:
-        self.works, self.images_each = works, images_each
-        self.rows = [work.index * images_each + k for work in works for k in range(images_each)]
-        self.generator = [generator[i] for i in self.rows] if isinstance(generator, list) else generator
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.rows)
-
-    def stack(self, name: str) -> Tensor:
-        """Return one attribute of all pictures, `(B, C, h, w)`."""
-        return torch.cat([getattr(work, name) for work in self.works])
-
-    def repeat(self, tensor: Tensor) -> Tensor:
-        """Repeat `(B, …)` to `(N, …)`, the images of each picture in a row."""
-        return tensor if self.images_each == 1 else tensor.repeat_interleave(self.images_each, 0)
+    @property
+    def negative_prompt_embeds(self) -> Tensor | None:
+        """Embeddings of the negative prompts, `(N, L, D)`; None without guidance."""
+        count = len(self.latents)
+        return self.prompt_embeds[:count] if len(self.prompt_embeds) == 2 * count else None

@@ -1,12 +1,12 @@
-"""Locally affine colour maps: what a network did to a small picture, in a form that fits a large one.
+"""Locally affine colour maps: carry a network's change of a small picture over to a large one.
 
-A dense network gives pixels, and pixels of a small picture make a blurred large one. A colour map gives for
-each position the 3x4 matrix that turns the colours of the composite into the harmonized ones there. It is
-smooth, so it can be enlarged, and it is applied to the full-size pixels, so their detail stays.
+A dense network returns pixels, and enlarged pixels of a small picture are blurred. A colour map holds for
+each position the 3x4 matrix that turns the composite's colours into the harmonized ones. It is smooth, so it
+can be enlarged. It is applied to the full-size pixels, so their detail stays.
 
 The fit is the local least squares of the guided filter with a colour guide (He et al., "Guided Image
 Filtering", PAMI 2013), weighted by the foreground so that no background colour enters. It goes from coarse to
-fine: a neighbourhood with too little texture to tell a matrix keeps that of the larger one around it.
+fine: a neighbourhood with too little texture for a matrix keeps that of the larger one around it.
 """
 
 import torch
@@ -17,7 +17,7 @@ from harmony_diffusion.models.layers import blend
 
 # Variance of colour below which the map of the whole foreground keeps the identity matrix.
 _GLOBAL_EPS = 1e-5
-# Foreground pixels a neighbourhood must hold before it is believed over the whole foreground.
+# Foreground pixels that a neighbourhood needs before its own fit counts.
 _SCARCE = 0.05
 
 
@@ -45,11 +45,11 @@ def fit_color_map(
         0.5
     """
     composite, harmonized, mask = composite.float(), harmonized.float(), mask.float()
-    # Blending left `mask` times the network's change; the change itself is what the map must give, and its
-    # squared error counts as often as it shows.
+    # Blending left `mask` times the network's change. The map must give the change itself, and its squared
+    # error is weighted by its visibility.
     target = composite + (harmonized - composite) / mask.clamp_min(1e-6)
     weight = mask.square()
-    # Differences of large means would lose digits: measure colours from the middle of the foreground.
+    # Differences of large means lose digits: measure colours from the mean of the foreground.
     centre = (weight * composite).sum((2, 3), True) / weight.sum((2, 3), True).clamp_min(1e-12)
     matrix, offset = _fit(composite - centre, target, weight, radius, eps).split((9, 3), 1)
     return torch.cat((matrix, offset - _multiply(matrix, centre)), 1)
@@ -74,7 +74,7 @@ def apply_color_map(image: Tensor, color_map: Tensor, mask: Tensor) -> Tensor:
 
 
 def _fit(source: Tensor, target: Tensor, weight: Tensor, radius: int, eps: float) -> Tensor:
-    """Fit a colour map `(B, 12, h, w)`: that of the picture of half the size, then what it leaves over."""
+    """Fit a colour map `(B, 12, h, w)`: that of the picture at half the size, then its residual."""
     size = weight.shape[-2:]
     if max(size) <= 2 * radius + 1:
         whole = _moments(source, target - source, weight).mean((2, 3), keepdim=True)

@@ -1,13 +1,14 @@
-"""Harmonize a picture at its own resolution: look at a small copy, change the full-size pixels.
+"""Harmonize a picture at its own resolution: run the model on a small copy, change the full-size pixels.
 
 Models that predict filters render them on the full-size pixels. Dense networks harmonize the small copy, and
 the change is carried over as a colour map (`harmony_diffusion.highres.color_map`). Only foreground pixels are
-computed, in bands, so memory beyond the picture itself stays small.
+computed, in bands, so that little memory beyond the picture itself is needed.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor
 from harmony_diffusion.boxes import Box, bounding_box, box_around
 from harmony_diffusion.errors import SizeMismatchError
 from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
+from harmony_diffusion.highres.offload import run_with_hooks
 from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail, row_bands
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.numbers import check_number
 
-# Side of the part of a frame that is looked at, as a share of the frame's: no object is enlarged beyond it.
+# Least side of the part that a model sees, as a share of the picture's: limits the enlargement of objects.
 _LEAST_SEEN = 0.2
 
 
@@ -40,18 +42,18 @@ def harmonize_picture(
         picture: Composite, `(H, W)`.
         mask: 1 on the foreground, soft values allowed, `(H, W)` float32 in [0, 1].
         reference: Which part of the background to harmonize to, `(H, W)` float32 in [0, 1]; None = all of it.
-            Hidden pixels (alpha 0) are never looked at, whatever it says.
-        strength: 0 leaves the picture as it is, 1 is what the model says, linear between.
+            Hidden pixels (alpha 0) are never used.
+        strength: 0 leaves the picture as it is, 1 gives the model's result, linear between.
 
     Returns:
         The harmonized picture, equal to `picture` to the bit where the mask or alpha is 0, and the filters
-        `(1, F)` or `(1, F, h, w)`, None for models that predict none. Models with a `context` look at the
-        `window_around` the foreground only, and their maps lie over this window, unless `reference` or alpha
-        says where to look.
+        `(1, F)` or `(1, F, h, w)`, None for models that predict none. Models with a `context` see only the
+        `window_around` the foreground, and their maps cover this window, unless `reference` or alpha
+        restricts what they see.
 
     Raises:
         SizeMismatchError: `mask` or `reference` has another size than the picture.
-        MaskError: No visible background is left to harmonize to.
+        MaskError: No visible background is left.
         InputError: `strength` lies outside [0, 1].
     """
     strength = check_number("strength", strength, 0, 1)
@@ -60,7 +62,7 @@ def harmonize_picture(
         return picture, None
     if model.context is None or allowed is not None:
         return _harmonize(model, picture, mask, allowed, strength)
-    # A part of the frame, in which the object is seen in more detail.
+    # A part of the picture, in which the model sees the object in more detail.
     window = window_around(mask, model.context)
     part, filters = _harmonize(model, picture.cut(window), mask[window], None, strength)
     result = picture.pixels.copy()
@@ -76,16 +78,16 @@ def _harmonize(
         harmonized = harmonize_thumbnail(model, thumbnail)
         return render_thumbnail(picture, mask, thumbnail, harmonized, strength=strength), None
     filters = predict_filters(model, thumbnail)
-    # Where a part of the frame must not be looked at, the frame is what the model saw in its place.
+    # With hidden parts, statistics of the whole picture come from the model's own input.
     frame = None if allowed is None else thumbnail.composite.float()
     return render_filters(model, picture, mask, filters, frame=frame, strength=strength), filters
 
 
 def window_around(mask: np.ndarray, context: float) -> Box:
-    """Find a square around the foreground, cut where it is larger than the frame, moved where it leaves it.
+    """Find a square around the foreground, moved and cut to fit into the picture.
 
     Args:
-        mask: `(H, W)`; all that is not 0 lies inside.
+        mask: `(H, W)`; the window holds all values above 0.
         context: Background on each side of the foreground, as a share of its longer side.
 
     Returns:
@@ -111,7 +113,7 @@ def shown_mask(picture: Picture, mask: np.ndarray) -> np.ndarray:
 
 
 def allowed_background(picture: Picture, reference: np.ndarray | None) -> np.ndarray | None:
-    """Return how much each background pixel may be looked at, float32 `(H, W)`; None = all of them fully.
+    """Return the weight of each background pixel, float32 `(H, W)`; None = all have full weight.
 
     Raises:
         SizeMismatchError: `reference` has another size than the picture.
@@ -136,7 +138,7 @@ def _weights(picture: Picture, weights: np.ndarray, name: str) -> np.ndarray:
 @torch.no_grad()
 def predict_filters(model: HarmonyModel, thumbnail: Thumbnail) -> Tensor:
     """Return the filters of a picture in float32, `(1, F)` or `(1, F, h, w)`."""
-    return model.predict_filters(*thumbnail.arguments(model)).float()
+    return run_with_hooks(model, model.predict_filters, *thumbnail.arguments(model)).float()
 
 
 @torch.no_grad()
@@ -162,18 +164,19 @@ def render_filters(
         picture: Composite, `(H, W)`.
         mask: As `shown_mask` returns it.
         filters: `(1, F)` or `(1, F, h, w)`.
-        frame: What models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = all of `picture`.
+        frame: Image that models with `frame_statistics` measure, `(1, 3, h, w)` in [0, 1]; None = `picture`.
         strength: As in `harmonize_picture`.
     """
+    apply = partial(run_with_hooks, model, model.apply_filters)
     if model.filter_upsampling is not None:
-        return _render_maps(picture, mask, filters, model.filter_upsampling, model.apply_filters, strength)
+        return render_maps(picture, mask, filters, model.filter_upsampling, apply, strength)
     settings: tuple[Tensor, ...] = ()
     if model.needs_frame_statistics:
         if frame is None:
-            frame = picture.to_tensor()[None].to(filters.device)
-        settings = (model.frame_statistics(frame, filters),)
+            frame = picture.to_tensor()[None]
+        settings = (run_with_hooks(model, model.frame_statistics, frame.to(filters.device), filters),)
         del frame
-    return _render_pixels(picture, mask, filters, model.apply_filters, settings, strength)
+    return _render_pixels(picture, mask, filters, apply, settings, strength)
 
 
 @torch.no_grad()
@@ -185,23 +188,23 @@ def render_thumbnail(
     *,
     strength: float = 1.0,
 ) -> Picture:
-    """Carry what a dense model did to the thumbnail over to the picture.
+    """Carry a dense model's change of the thumbnail over to the picture.
 
-    A picture that the model saw at its own size gets the model's pixels, a larger one a colour map.
+    A picture of the thumbnail's size takes the model's pixels, a larger one a colour map.
 
     Args:
         picture: Composite, `(H, W)`.
         mask: As `shown_mask` returns it.
-        thumbnail: What the model saw.
-        harmonized: What it made of it, `(1, 3, h, w)`.
+        thumbnail: Input of the model.
+        harmonized: Its output, `(1, 3, h, w)`.
         strength: As in `harmonize_picture`.
     """
-    seen = thumbnail.composite.float()
+    seen = thumbnail.composite.float().to(harmonized.device)
     if seen.shape[-2:] == picture.size:
         change = harmonized - seen
-        return _render_maps(picture, mask, change, "bilinear", lambda image, by, _: image + by, strength)
-    color_map = fit_color_map(seen, harmonized, thumbnail.mask.float())
-    return _render_maps(picture, mask, color_map, "bilinear", apply_color_map, strength)
+        return render_maps(picture, mask, change, "bilinear", lambda image, by, _: image + by, strength)
+    color_map = fit_color_map(seen, harmonized, thumbnail.mask.float().to(harmonized.device))
+    return render_maps(picture, mask, color_map, "bilinear", apply_color_map, strength)
 
 
 def upsample_window(maps: Tensor, size: tuple[int, int], window: Box, mode: str) -> Tensor:
@@ -251,22 +254,48 @@ def _taps(small: int, large: int, wanted: slice, mode: str, device: torch.device
     return index.to(device), weights.to(device)
 
 
-def _render_maps(
+def render_maps(
     picture: Picture,
     mask: np.ndarray,
     maps: Tensor,
     upsampling: str,
     change: Callable[[Tensor, Tensor, Tensor], Tensor],
-    strength: float,
+    strength: float = 1.0,
 ) -> Picture:
-    """Change the foreground window by window: `change(image, maps, mask)`, all of the window's size."""
+    """Change the foreground of a picture by maps that are enlarged to its size, see `render_windows`."""
+
+    def enlarge(window: Box) -> Tensor:
+        return upsample_window(maps, picture.size, window, upsampling)
+
+    return render_windows(picture, mask, enlarge, change, strength)
+
+
+def render_windows(
+    picture: Picture,
+    mask: np.ndarray,
+    maps_in: Callable[[Box], Tensor],
+    change: Callable[[Tensor, Tensor, Tensor], Tensor],
+    strength: float = 1.0,
+) -> Picture:
+    """Change the foreground of a picture window by window, in memory that does not grow with it.
+
+    Args:
+        picture: `(H, W)`.
+        mask: `(H, W)` float32; pixels of value 0 stay as they are, to the bit.
+        maps_in: Returns the part of maps of the picture's size that lies in a window, `(1, F, h, w)`.
+        change: `change(image, maps, mask)`, all three of the window's size, returns `(1, 3, h, w)` in [0, 1].
+        strength: As in `harmonize_picture`.
+
+    Returns:
+        The changed picture.
+    """
     result = picture.pixels.copy()
     for window in _windows(mask):
         share = mask[window]
+        maps = maps_in(window)
         image = torch.from_numpy(picture.read_srgb(*window)).permute(2, 0, 1)[None]
         image = image.to(maps.device).contiguous()
-        window_maps = upsample_window(maps, picture.size, window, upsampling)
-        changed = change(image, window_maps, torch.from_numpy(share).to(maps.device)[None, None])
+        changed = change(image, maps, torch.from_numpy(share).to(maps.device)[None, None])
         values = torch.lerp(image, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
         np.copyto(result[window], picture.write_srgb(values, *window), where=(share > 0)[..., None])
     return picture.with_pixels(result)

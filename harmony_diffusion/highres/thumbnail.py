@@ -1,4 +1,4 @@
-"""What a model sees of a picture: the whole frame made small, without the parts it must not see."""
+"""Make the input of a model: the whole picture at a small size, without the parts that are hidden from it."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.errors import MaskError
+from harmony_diffusion.highres.offload import execution_device
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.contract import HarmonyModel
 
@@ -27,7 +28,7 @@ class Thumbnail:
     Attributes:
         composite: `(1, 3, h, w)` in [0, 1].
         mask: `(1, 1, h, w)` in [0, 1].
-        reference: Weight of the background pixels, `(1, 1, h, w)` in [0, 1]; None = all the same.
+        reference: Weight of the background pixels, `(1, 1, h, w)` in [0, 1]; None = equal weights.
     """
 
     composite: Tensor
@@ -35,7 +36,7 @@ class Thumbnail:
     reference: Tensor | None
 
     def arguments(self, model: HarmonyModel) -> tuple[Tensor, ...]:
-        """Return what `forward` and `predict_filters` of `model` are called with."""
+        """Return the arguments of `forward` and `predict_filters` of `model`."""
         if model.takes_reference and self.reference is not None:
             return self.composite, self.mask, self.reference
         return self.composite, self.mask
@@ -54,7 +55,7 @@ def make_thumbnail(
         picture: Composite, `(H, W)`.
         mask: 1 on the foreground, `(H, W)` float32; 0 where the picture is hidden.
         allowed: Weight with which a background pixel may be seen, `(H, W)` float32 in [0, 1]; None = all may.
-            The rest is filled smoothly from what is allowed.
+            The rest is filled smoothly from the allowed pixels.
 
     Raises:
         MaskError: There is a foreground, and no background is allowed.
@@ -72,14 +73,16 @@ def make_thumbnail(
         else:
             composite = torch.from_numpy(picture.thumbnail_srgb(height, width)).permute(2, 0, 1)[None]
 
+    device = execution_device(model)
+
     def ready(image: Tensor) -> Tensor:
-        return image.clamp(0, 1).contiguous().to(model.device, model.dtype)
+        return image.clamp(0, 1).contiguous().to(device, model.dtype)
 
     return Thumbnail(ready(composite), ready(small_mask), None if reference is None else ready(reference))
 
 
 def thumbnail_size(model: HarmonyModel, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which `model` sees a picture of `size`, each at least 32."""
+    """Return height and width at which `model` sees a picture of `size`, each at least 32."""
     height, width = size
     if model.keeps_shape:
         scale = min(1.0, model.working_size / math.sqrt(height * width))
@@ -113,7 +116,7 @@ def fill_smoothly(image: Tensor, confidence: Tensor) -> Tensor:
 
 
 def row_bands(size: tuple[int, int]) -> list[slice]:
-    """Slices of rows that together cover a picture of `size`, about `BAND_PIXELS` pixels each."""
+    """Return slices of rows that cover a picture of `size`, about `BAND_PIXELS` pixels each."""
     step = max(1, BAND_PIXELS // size[1])
     return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
 
@@ -121,7 +124,7 @@ def row_bands(size: tuple[int, int]) -> list[slice]:
 def _restricted(
     picture: Picture, mask: np.ndarray, allowed: np.ndarray, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Shrink foreground and allowed background apart, fill the latter, and put them together again."""
+    """Shrink foreground and allowed background separately, fill the background, and join them."""
 
     def layers(rgb: Tensor, rows: slice) -> tuple[Tensor, ...]:
         front = torch.from_numpy(mask[rows])[None, None]
@@ -141,7 +144,7 @@ def _restricted(
 def _shrink(
     picture: Picture, size: tuple[int, int], layers: Callable[[Tensor, slice], tuple[Tensor, ...]]
 ) -> tuple[Tensor, ...]:
-    """Resize what `layers` makes of the sRGB values, antialiased, reading the picture in bands of rows."""
+    """Resize the layers made from the sRGB values, antialiased, reading the picture in bands of rows."""
     narrow: list[tuple[Tensor, ...]] = []
     for rows in row_bands(picture.size):
         rgb = torch.from_numpy(picture.read_srgb(rows)).permute(2, 0, 1)[None].contiguous()

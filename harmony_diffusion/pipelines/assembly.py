@@ -20,17 +20,17 @@ def assemble_pipeline(
     dtype: torch.dtype | None = None,
     working_size: int | None = None,
 ) -> StableDiffusionHarmonizationPipeline:
-    """Put a pipeline together that draws control images as its ControlNets were trained with them.
+    """Build a pipeline that draws the control images its ControlNets were trained with.
 
     Args:
-        base: Inpainting model, see `load_base_components`; what `train/train_inpainting.py` wrote, too.
+        base: Inpainting model, see `load_base_components`, or the output of `train/train_inpainting.py`.
         high: Folder of a ControlNet for edges by `train/train_controlnet.py`; None = no such control.
         low: Folder of a ControlNet for colours.
         dtype: Type of all weights; by default as saved.
-        working_size: Of the pipeline; by default that of the base.
+        working_size: Working size of the pipeline; by default that of the base.
 
     Raises:
-        CheckpointError: A folder that holds no such thing, or parts that do not belong together.
+        CheckpointError: A folder of another kind, or parts that do not fit together.
     """
     components = load_base_components(base, dtype=dtype)
     config = read_pipeline_config(base)
@@ -44,7 +44,7 @@ def assemble_pipeline(
             raise CheckpointError(f"{source} is a ControlNet of the kind {settings.role!r}, not {role!r}.")
         own = settings.of_pipeline()
         if config.get("control_input", own["control_input"]) != own["control_input"]:
-            raise CheckpointError("The two ControlNets were trained with another control_input each.")
+            raise CheckpointError("The two ControlNets were trained with different values of control_input.")
         config |= own
         components[f"controlnet_{role}"] = ControlNetModel.from_pretrained(source, torch_dtype=dtype)
     return StableDiffusionHarmonizationPipeline(**components, **config)

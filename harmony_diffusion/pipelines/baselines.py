@@ -1,7 +1,7 @@
 """Stable Diffusion inpainting and Paint by Example, the diffusion baselines, by diffusers' own pipelines.
 
-Both generate the foreground of a composite anew: the first from a text alone, the second from a picture of
-what belongs there, which here is the composite's own foreground, cut out.
+Both generate the foreground of a composite: the first from a text alone, the second from an example picture,
+which here is the cut-out foreground of the composite.
 
 Papers: Rombach et al., CVPR 2022; Yang et al., "Paint by Example", CVPR 2023, arXiv 2211.13227.
 """
@@ -26,7 +26,7 @@ _GUIDANCE_SCALES = {SD_INPAINTING: 7.5, PAINT_BY_EXAMPLE: 5.0}  # diffusers' own
 
 
 class InpaintingBaseline:
-    """An inpainting pipeline of diffusers that is given composites.
+    """An inpainting pipeline of diffusers that takes composites.
 
     Args:
         name: One of `BASELINES`.
@@ -34,12 +34,12 @@ class InpaintingBaseline:
             `load_base_components` finds, or Paint by Example's own repository.
 
     Attributes:
-        pipe: The pipeline, without a safety checker, whose black pictures would be scored, too. Its scheduler
-            is UniPC, as that of `StableDiffusionHarmonizationPipeline`.
-        size: Side in pixels of the square that it was trained for.
+        pipe: The pipeline, with UniPC as `StableDiffusionHarmonizationPipeline`. It has no safety checker:
+            its black pictures would enter the scores.
+        size: Side in pixels of its training images.
 
     Raises:
-        CheckpointError: The weights are neither local nor reachable, or of another kind of model.
+        CheckpointError: The weights cannot be found, or belong to another kind of model.
     """
 
     def __init__(self, name: str, source: str | os.PathLike[str] | None = None) -> None:
@@ -62,17 +62,17 @@ class InpaintingBaseline:
 
         Args:
             composite: In [0, 1], `(B, 3, H, W)`, sides that are multiples of 8.
-            mask: 1 on the foreground, `(B, 1, H, W)`; hard from half on.
-            prompts: One each; Paint by Example does not read them.
-            generators: Sources of noise, one each.
+            mask: 1 on the foreground, `(B, 1, H, W)`; values from 0.5 on count as 1.
+            prompts: One for each composite; Paint by Example ignores them.
+            generators: Sources of noise, one for each composite.
             steps: Steps from noise to picture.
             guidance_scale: Weight of prompt or example; by default diffusers' own, 7.5 or 5.
 
         Returns:
-            What was decoded, background too, in [0, 1], `(B, 3, H, W)` on the CPU.
+            The decoded images, background included, in [0, 1], `(B, 3, H, W)` on the CPU.
 
         Raises:
-            InputError: Sides that are no multiples of 8.
+            InputError: A side is not a multiple of 8.
         """
         height, width = composite.shape[-2:]
         if height % 8 or width % 8:
@@ -98,12 +98,12 @@ class InpaintingBaseline:
 
 
 def cut_out(picture: np.ndarray, mask: np.ndarray, fill: Sequence[float]) -> Image.Image:
-    """Cut the foreground out, in the middle of the smallest square that holds it.
+    """Cut out the foreground, centred in the smallest square that holds it.
 
     Args:
         picture: `(H, W, 3)` uint8.
         mask: 255 on the foreground, `(H, W)` uint8; soft values are kept.
-        fill: Colour around it, in [0, 1]; an encoder's mean colour is nothing to the encoder.
+        fill: Colour around it, in [0, 1]; its mean colour is neutral to an image encoder.
 
     Returns:
         An RGB square; a pixel of that colour if there is no foreground.
@@ -136,7 +136,7 @@ def _load_sd_inpainting(source: str | os.PathLike[str] | None) -> Any:
 
 
 def _load_paint_by_example(source: str | os.PathLike[str] | None) -> Any:
-    """Put the pipeline together part by part: diffusers does not find the image encoder that it saved."""
+    """Load the pipeline part by part: diffusers does not find the image encoder that it saved."""
     from diffusers import PaintByExamplePipeline, UNet2DConditionModel, UniPCMultistepScheduler
     from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintByExampleImageEncoder
     from transformers import CLIPImageProcessor, CLIPVisionConfig
@@ -146,7 +146,7 @@ def _load_paint_by_example(source: str | os.PathLike[str] | None) -> Any:
         unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet")
         scheduler = UniPCMultistepScheduler.from_pretrained(place, subfolder="scheduler")
         check_base(unet, None, scheduler)
-        # Without it the encoder is built from the configuration of a whole CLIP, of defaults.
+        # Without `config`, transformers builds the encoder with default sizes.
         config = CLIPVisionConfig.from_pretrained(place, subfolder="image_encoder")
         kind: Any = PaintByExampleImageEncoder
         encoder, loading = kind.from_pretrained(

@@ -1,31 +1,59 @@
-"""What can be refused in a call of the diffusion pipeline before any picture is read."""
+"""Checks of a pipeline's call before any picture is read, and before any network runs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from numbers import Real
 from typing import Any
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
+from harmony_diffusion.diffusion.working_picture import Batch, WorkingPicture
 from harmony_diffusion.errors import InputError, InputTypeError
 from harmony_diffusion.numbers import check_integer, check_number
-from harmony_diffusion.pipelines.harmonization import OUTPUT_TYPES
+from harmony_diffusion.pipelines.argument_checks import check_output_type
+from harmony_diffusion.pipelines.output import OUTPUT_TYPES
 
-# Scale, and start and end of the steps in which it counts.
+# Scale, and start and end of the steps in which a control is active.
 ControlSetting = tuple[float, tuple[float, float]]
 
-# What a callback may see and change.
-CALLBACK_TENSORS = ("latents", "prompt_embeds", "mask", "masked_image_latents")
+# Tensors that a callback may see and change.
+CALLBACK_TENSORS = (
+    "latents",
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "mask",
+    "masked_image_latents",
+)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts of a call, and how they are encoded; see `StableDiffusionHarmonizationPipeline.__call__`."""
+
+    prompt: str | list[str] | None
+    negative_prompt: str | list[str] | None
+    prompt_embeds: Tensor | None
+    negative_prompt_embeds: Tensor | None
+    clip_skip: int | None
 
 
 def check_text(
-    prompt: Any, negative_prompt: Any, prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None
-) -> None:
-    """Check that texts are texts, and given once.
+    prompt: Any,
+    negative_prompt: Any,
+    prompt_embeds: Any,
+    negative_prompt_embeds: Any,
+    clip_skip: Any,
+    pipe: Any,
+) -> Texts:
+    """Check that prompts are texts, are given once, and fit the networks.
 
     Raises:
-        InputError: They are not.
+        InputError: They do not.
     """
+    width = pipe.unet.config["cross_attention_dim"]
     for name, text, embeds in (
         ("prompt", prompt, prompt_embeds),
         ("negative_prompt", negative_prompt, negative_prompt_embeds),
@@ -35,39 +63,111 @@ def check_text(
         words = text if isinstance(text, list) else [text]
         if text is not None and not all(isinstance(word, str) for word in words):
             raise InputTypeError(name, f"must be a text or a list of texts, got {text!r}")
+        if embeds is not None and (
+            not isinstance(embeds, Tensor) or embeds.ndim != 3 or embeds.shape[2] != width
+        ):
+            got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
+            raise InputError(
+                f"{name}_embeds",
+                f"must be a tensor (B, L, {width}), got {got}",
+                "Make it with `encode_prompt` of this pipeline.",
+            )
+    check_equal_embeds(prompt_embeds, negative_prompt_embeds)
+    if clip_skip is not None:
+        layers = pipe.text_encoder.config.num_hidden_layers
+        clip_skip = check_integer("clip_skip", clip_skip, 0, layers)
+    return Texts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip)
+
+
+def check_equal_embeds(positive: Tensor | None, negative: Tensor | None) -> None:
+    """Check that the embeddings of prompts and of negative prompts have one shape.
+
+    Raises:
+        InputError: They do not.
+    """
+    if positive is not None and negative is not None and positive.shape != negative.shape:
+        raise InputError(
+            "prompt_embeds, negative_prompt_embeds",
+            f"have shapes {tuple(positive.shape)} and {tuple(negative.shape)}, expected equal ones",
+            "Make both with one call of `encode_prompt`.",
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to denoise; see `StableDiffusionHarmonizationPipeline.__call__`."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    init: str
+    strength: float
+    timesteps: list[int] | None
+    sigmas: list[float] | None
+    eta: float
 
 
 def check_sampling(
-    num_inference_steps: Any, guidance_scale: Any, init: Any, strength: Any, num_images_per_prompt: Any
-) -> None:
+    num_inference_steps: Any,
+    guidance_scale: Any,
+    init: Any,
+    strength: Any,
+    timesteps: Any,
+    sigmas: Any,
+    eta: Any,
+    scheduler: Any,
+) -> Sampling:
     """Check how often, how strongly and from where to denoise.
 
     Raises:
-        InputError: A value out of its range.
+        InputError: A value out of its range, or that the scheduler does not take.
     """
-    for name, count in (
-        ("num_inference_steps", num_inference_steps),
-        ("num_images_per_prompt", num_images_per_prompt),
-    ):
-        check_integer(name, count, 1)
-    check_number("guidance_scale", guidance_scale, 0)
-    check_number("strength", strength, 0, 1)
+    steps = check_integer("num_inference_steps", num_inference_steps, 1)
+    if timesteps is not None and sigmas is not None:
+        raise InputError("sigmas", "are given together with timesteps", "Give one of them.")
+    for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
+        if values is None:
+            continue
+        if name not in signature(scheduler.set_timesteps).parameters:
+            raise InputError(
+                name,
+                f"are given, but {type(scheduler).__name__} makes its own",
+                "Give `num_inference_steps` instead, or set `pipe.scheduler` to one that takes them.",
+            )
+        listed = values.tolist() if hasattr(values, "tolist") else values
+        if not isinstance(listed, list | tuple) or not listed or not all(isinstance(v, Real) for v in listed):
+            raise InputTypeError(name, f"must be a list of numbers, got {values!r}")
+        steps = len(listed)
+        timesteps, sigmas = ([int(v) for v in listed], sigmas) if name == "timesteps" else (timesteps, listed)
+    strength = check_number("strength", strength, 0, 1)
     if init not in ("noise", "composite"):
         raise InputError("init", f"must be 'noise' or 'composite', got {init!r}")
     if init == "noise" and strength != 1:
         raise InputError(
             "strength",
-            f"is {strength}, but what starts from noise starts from noise alone",
+            f"is {strength}, and init='noise' starts from noise alone",
             "Give init='composite' to keep a part of the composite.",
         )
-    if strength > 0 and int(num_inference_steps * strength) < 1:
-        raise InputError(
-            "strength", f"{strength} leaves none of {num_inference_steps} steps", "Give more of either."
-        )
+    if strength > 0 and int(steps * strength) < 1:
+        raise InputError("strength", f"{strength} leaves none of {steps} steps", "Give more of either.")
+    scale = check_number("guidance_scale", guidance_scale, 0)
+    return Sampling(steps, scale, init, strength, timesteps, sigmas, check_number("eta", eta, 0, 1))
 
 
-def check_controls(control_cfg: Any, **settings: tuple[Any, Any]) -> dict[str, ControlSetting]:
-    """Check scale and window of each control, and return them by the name of its ControlNet.
+@dataclass(frozen=True)
+class Controls:
+    """How the ControlNets act.
+
+    Attributes:
+        settings: Scale and step range by the name of the ControlNet.
+        cfg: "both" or "cond": the halves of guidance in which they act.
+    """
+
+    settings: dict[str, ControlSetting]
+    cfg: str
+
+
+def check_controls(control_cfg: Any, **settings: tuple[Any, Any]) -> Controls:
+    """Check scale and step range of each control.
 
     Raises:
         InputError: A value out of its range.
@@ -76,39 +176,80 @@ def check_controls(control_cfg: Any, **settings: tuple[Any, Any]) -> dict[str, C
         raise InputError("control_cfg", f"must be 'both' or 'cond', got {control_cfg!r}")
     checked = {}
     for name, (scale, window) in settings.items():
-        check_number(f"{name}_scale", scale)
+        scale = check_number(f"{name}_scale", scale)
         if not isinstance(window, list | tuple) or len(window) != 2:
             raise InputError(f"{name}_window", f"must be a start and an end, got {window!r}")
-        for share in window:
-            check_number(f"{name}_window", share, 0, 1)
-        if window[0] >= window[1]:
+        start, end = (check_number(f"{name}_window", share, 0, 1) for share in window)
+        if start >= end:
             raise InputError(f"{name}_window", f"must start before it ends, got {tuple(window)}")
-        checked[f"controlnet_{name}"] = (float(scale), (float(window[0]), float(window[1])))
-    return checked
+        checked[f"controlnet_{name}"] = (scale, (start, end))
+    return Controls(checked, control_cfg)
 
 
-def check_result(output_type: Any, detail: Any, feather: Any, return_layers: bool) -> None:
-    """Check what is asked for, and how it is put into the picture.
+def check_types_of_controlnets(pipe: Any, controls: Controls) -> None:
+    """Check that the ControlNets that run have the number type of the U-Net.
 
     Raises:
-        InputError: An unknown kind, or layers of latents.
+        InputError: One has another type.
     """
-    kinds = (*OUTPUT_TYPES, "latent")
-    if output_type not in kinds:
-        raise InputError("output_type", f"must be one of {', '.join(kinds)}, got {output_type!r}")
+    for name, (scale, _) in controls.settings.items():
+        controlnet = getattr(pipe, name)
+        if controlnet is not None and scale != 0 and controlnet.dtype != pipe.unet.dtype:
+            raise InputError(
+                name,
+                f"has weights in {controlnet.dtype}, the U-Net in {pipe.unet.dtype}",
+                f"Convert it: `pipe.{name}.to(pipe.unet.dtype)`.",
+            )
+
+
+@dataclass(frozen=True)
+class Result:
+    """Kind of result, and the options of `WorkingRegion.paste_picture`."""
+
+    output_type: str
+    return_layers: bool
+    pasting: dict[str, Any]
+
+
+def check_result(
+    output_type: Any,
+    return_layers: bool,
+    detail: Any,
+    feather: Any,
+    match_surroundings: bool,
+    reference_mask: Any,
+) -> Result:
+    """Check the kind of result, and how it is put into the picture.
+
+    Raises:
+        InputError: An unknown kind, layers of latents, or a reference mask.
+    """
+    check_output_type(output_type, (*OUTPUT_TYPES, "latent"))
     if detail not in ("generated", "preserve"):
         raise InputError("detail", f"must be 'generated' or 'preserve', got {detail!r}")
-    check_number("feather", feather, 0)
+    feather = check_number("feather", feather, 0)
     if return_layers and output_type == "latent":
-        raise InputError("return_layers", "is of pictures, and output_type is 'latent'")
+        raise InputError(
+            "return_layers",
+            "needs images, and output_type is 'latent'",
+            "Give another output_type, such as 'picture'.",
+        )
+    if reference_mask is not None:
+        raise InputError(
+            "reference_mask",
+            "is not read by the diffusion pipeline, which sees all surroundings of the foreground",
+            "Leave it out, and make the surroundings smaller with `context`, or hide a part by alpha 0. "
+            "`HarmonizationPipeline` reads reference masks.",
+        )
+    pasting = {"detail": detail, "feather": feather, "match_surroundings": match_surroundings}
+    return Result(output_type, return_layers, pasting)
 
 
 class StepCallback:
-    """What the caller wants done after each step.
+    """The caller's function that runs after each step.
 
     Args:
-        function: `function(pipe, step, timestep, tensors)`, which may return tensors to go on with; None =
-            nothing.
+        function: `function(pipe, step, timestep, tensors)`, which may return tensors to go on with; or None.
         tensor_inputs: Names of the tensors that it sees.
 
     Raises:
@@ -126,29 +267,58 @@ class StepCallback:
             )
         self.function, self.tensor_inputs = function, list(tensor_inputs)
 
-    def __call__(self, pipe: Any, step: int, timestep: Tensor, holder: Any) -> None:
-        """Show tensors, attributes of `holder`, and take those that come back."""
+    def __call__(self, pipe: Any, step: int, timestep: Tensor, batch: Batch) -> Batch:
+        """Call the function, and return the batch with the tensors that it returned."""
         if self.function is None:
-            return
-        tensors = {name: getattr(holder, name) for name in self.tensor_inputs}
-        for name, tensor in (self.function(pipe, step, timestep, tensors) or {}).items():
-            if hasattr(holder, name):
-                setattr(holder, name, tensor)
+            return batch
+        tensors = {name: getattr(batch, name) for name in self.tensor_inputs}
+        returned = self.function(pipe, step, timestep, dict(tensors)) or {}
+        changed = {
+            name: returned[name]
+            for name in CALLBACK_TENSORS
+            if name in returned and returned[name] is not tensors.get(name)
+        }
+        negative = changed.pop("negative_prompt_embeds", None)
+        batch = replace(batch, **changed)
+        if negative is not None and batch.negative_prompt_embeds is not None:
+            positive = batch.prompt_embeds[len(batch.latents) :]
+            batch = replace(batch, prompt_embeds=torch.cat([negative, positive]))
+        return batch
 
 
-def check_generators(generator: Any, count: int) -> list[torch.Generator] | torch.Generator | None:
-    """Check that there is one generator for all images or one for each.
+def check_latents(
+    latents: Any, works: Sequence[WorkingPicture], images_each: int, channels: int, factor: int
+) -> list[Tensor] | None:
+    """Check that there is noise of the right size for each image.
+
+    Args:
+        latents: Tensor `(N, C, h, w)`, or a list of N tensors `(C, h, w)` for working sizes that differ.
+        works: Pictures of the call.
+        images_each: Images of each.
+        channels: Channels of the latents.
+        factor: Pixels of the working size to a latent, in each direction.
 
     Raises:
         InputError: There is not.
     """
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if not isinstance(generator, list | tuple) or not all(isinstance(g, torch.Generator) for g in generator):
-        raise InputTypeError("generator", f"must be a torch.Generator or a list of them, got {generator!r}")
-    if len(generator) != count:
-        raise InputError("generator", f"has {len(generator)} generators for {count} images")
-    return list(generator)
+    if latents is None:
+        return None
+    listed = list(latents) if isinstance(latents, list | tuple | Tensor) else []
+    count = len(works) * images_each
+    if len(listed) != count or not all(isinstance(one, Tensor) for one in listed):
+        raise InputError(
+            "latents",
+            f"must be a tensor (N, C, h, w) or a list of tensors (C, h, w) for {count} image(s), "
+            f"got {tuple(latents.shape) if isinstance(latents, Tensor) else latents!r}",
+        )
+    for row, one in enumerate(listed):
+        region = works[row // images_each].region
+        if region is None:
+            continue
+        expected = (channels, region.working_height // factor, region.working_width // factor)
+        if one.shape != expected:
+            raise InputError(f"latents[{row}]", f"has shape {tuple(one.shape)}, expected {expected}")
+    return listed
 
 
 def one_for_each(text: str | list[str] | None, count: int, name: str) -> list[str] | None:

@@ -1,81 +1,136 @@
-"""Denoising under two controls: the part of the diffusion pipeline that equations 6-11 of the paper describe.
+"""Denoising under two controls, step by step.
 
-Paper: Liu et al. 2025, DOI 10.20169/j.issn.2095-2163.24111102. `StableDiffusionHarmonizationPipeline` adds
-what leads to it and from it: pictures, prompts, pasting.
+Paper: Liu et al. 2025, DOI 10.20169/j.issn.2095-2163.24111102; equations in `diffusion/conditioning.py`.
+`StableDiffusionHarmonizationPipeline` adds the parts before and after: pictures, prompts, pasting.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint import (
     StableDiffusionInpaintPipeline,
-    retrieve_latents,
+    retrieve_timesteps,
 )
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from harmony_diffusion.diffusion.control_images import canny_image, gaussian_image
-from harmony_diffusion.diffusion.controlnets import (
-    Control,
+from harmony_diffusion.diffusion.conditioning import (
     control_residuals,
-    embed_control_image,
+    controlnet_sample,
+    encode_latents,
     for_conditional_half,
-    make_embedding_reusable,
+    latent_mask,
+    predict_noise,
+    unet_sample,
+    visible_image,
 )
-from harmony_diffusion.diffusion.working_picture import Batch
+from harmony_diffusion.diffusion.control_images import canny_image, gaussian_image
+from harmony_diffusion.diffusion.controlnets import Control, embed_control_image, make_embedding_reusable
+from harmony_diffusion.diffusion.working_picture import Batch, Group
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.pipelines.call_checks import ControlSetting, StepCallback
+from harmony_diffusion.pipelines.call_checks import Controls, Sampling, StepCallback
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Source of the noise of a call.
+
+    Attributes:
+        images_each: Images of each composite.
+        generator: One for all images, one for each, or None for torch's own.
+        latents: The noise itself, `(C, h, w)` for each image, in place of drawing it.
+    """
+
+    images_each: int = 1
+    generator: list[torch.Generator] | torch.Generator | None = None
+    latents: list[Tensor] | None = None
+
+    def generators_of(self, rows: list[int]) -> list[torch.Generator] | torch.Generator | None:
+        """Return the generators of these images."""
+        return [self.generator[row] for row in rows] if isinstance(self.generator, list) else self.generator
 
 
 class DualControlDenoiser(StableDiffusionInpaintPipeline):
     """Steps of inpainting with the ControlNets `controlnet_high` and `controlnet_low`, each a method.
 
-    Encoding of text, noise, schedule and safety checker are those of diffusers' pipeline.
+    Each step returns its result. Encoding of text, schedule and safety checker are those of diffusers.
     """
 
     controlnet_high: Any
     controlnet_low: Any
+    _called: "DualControlDenoiser | None" = None
 
-    def prepare_timesteps(self, num_inference_steps: int, strength: float) -> Tensor:
-        """Return the timesteps of the last `strength` of the schedule, which begins anew."""
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        timesteps, _ = self.get_timesteps(num_inference_steps, strength, self._execution_device)
+    @property
+    def interrupt(self) -> bool:
+        """True once this call, or all calls of the pipeline, should stop."""
+        return self._interrupt or (self._called is not None and self._called._interrupt)
+
+    def prepare_timesteps(self, sampling: Sampling) -> Tensor:
+        """Return the timesteps of the last `strength` of the schedule, which begins anew.
+
+        Raises:
+            InputError: The scheduler does not take these timesteps or sigmas.
+        """
+        device = self._execution_device
+        custom = {name: getattr(sampling, name) for name in ("timesteps", "sigmas")}
+        given = [name for name, values in custom.items() if values]
+        try:
+            _, count = retrieve_timesteps(
+                self.scheduler, None if given else sampling.num_inference_steps, device, **custom
+            )
+        except (ValueError, AssertionError) as error:
+            if not given:
+                raise
+            reason = f"cannot be used with {type(self.scheduler).__name__}: {error}"
+            raise InputError(given[0], reason, "Give `num_inference_steps` instead.") from error
+        timesteps, _ = self.get_timesteps(count, sampling.strength, device)
         self._num_timesteps = len(timesteps)
         return timesteps
 
-    def prepare_latents_of(
-        self, batch: Batch, text: tuple[Tensor, Tensor | None], init: str, timesteps: Tensor
-    ) -> None:
-        """Set the latents that a batch starts from, and what the U-Net is told at each step beside them."""
-        batch.prompt_embeds = torch.cat([part[batch.rows] for part in (text[1], text[0]) if part is not None])
-        hole, composite = batch.stack("hole"), 2 * batch.stack("composite") - 1
-        if self.config["image_channel"] == "composite":
-            latents = self.encode_images(composite)
-        else:
-            # Equation 9, in the autoencoder's [-1, 1]: what is left out is mid-grey.
-            latents = self.encode_images((2 * batch.stack("background") - 1) * (1 - hole))
-        mask = F.interpolate(hole, latents.shape[-2:])  # nearest, as the paper has it
-        batch.mask, batch.masked_image_latents = batch.repeat(mask.to(latents)), batch.repeat(latents)
+    def prepare_batch(
+        self,
+        group: Group,
+        text: tuple[Tensor, Tensor | None],
+        noise: Noise,
+        sampling: Sampling,
+        timesteps: Tensor,
+    ) -> Batch:
+        """Return the latents that a group starts from, and the other inputs of the U-Net."""
+        embeds = torch.cat([part[group.rows] for part in (text[1], text[0]) if part is not None])
+        generated = group.stack("inpainting_mask")
+        channel = self.config["image_channel"]
+        seen = group.stack("composite" if channel == "composite" else "background")
+        image_latents = self.encode_images(visible_image(seen, generated, channel))
+        mask = latent_mask(generated, image_latents.shape[-2:]).to(image_latents)
         # Not the parent's `prepare_latents`, which takes images of any but 4 channels for pixels.
-        shape, device = (len(batch), *latents.shape[1:]), self._execution_device
-        noise = randn_tensor(shape, generator=batch.generator, device=device, dtype=self.unet.dtype)
-        if init == "noise":
-            batch.latents = noise * self.scheduler.init_noise_sigma
+        shape, device = (len(group.rows), *image_latents.shape[1:]), self._execution_device
+        if noise.latents is None:
+            generators = noise.generators_of(group.rows)
+            drawn = randn_tensor(shape, generator=generators, device=device, dtype=self.unet.dtype)
         else:
-            start = batch.repeat(self.encode_images(composite))
-            batch.latents = self.scheduler.add_noise(start, noise, timesteps[:1].repeat(len(batch)))
+            drawn = torch.stack([noise.latents[row] for row in group.rows]).to(device, self.unet.dtype)
+        if sampling.init == "noise":
+            latents = drawn * self.scheduler.init_noise_sigma
+        else:
+            start = group.repeat(self.encode_images(2 * group.stack("composite") - 1))
+            latents = self.scheduler.add_noise(start, drawn, timesteps[:1].repeat(len(group.rows)))
+        return Batch(
+            rows=group.rows,
+            latents=latents,
+            prompt_embeds=embeds,
+            mask=group.repeat(mask),
+            masked_image_latents=group.repeat(image_latents),
+        )
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, C, h, w)`; not sampled."""
-        images = images.to(self._execution_device, self.vae.dtype)
-        latents = retrieve_latents(self.vae.encode(images), sample_mode="argmax")
-        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
+        return encode_latents(self.vae, images.to(self._execution_device)).to(self.unet.dtype)
 
-    def make_control_images(self, batch: Batch) -> dict[str, Callable[[], Tensor]]:
-        """Return for each ControlNet's name what draws its control images, `(B, 3, H, W)` in [0, 1]."""
-        foreground, mask, config = batch.stack("foreground"), batch.stack("foreground_mask"), self.config
+    def make_control_images(self, group: Group) -> dict[str, Callable[[], Tensor]]:
+        """Return a function for each ControlNet that draws its control images, `(B, 3, H, W)` in [0, 1]."""
+        foreground, mask, config = group.stack("foreground"), group.stack("foreground_mask"), self.config
         low, high = config["canny_thresholds"]
         return {
             "controlnet_high": lambda: canny_image(
@@ -86,15 +141,15 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
             ),
         }
 
-    def prepare_controls(self, batch: Batch, settings: dict[str, ControlSetting]) -> list[Control]:
-        """Draw and embed the control images of the ControlNets that are there and have a scale."""
+    def prepare_controls(self, group: Group, settings: Controls) -> list[Control]:
+        """Draw and embed the control images of the ControlNets that exist and have a scale."""
         controls = []
-        for name, draw in self.make_control_images(batch).items():
-            controlnet, (scale, window) = getattr(self, name), settings[name]
+        for name, draw in self.make_control_images(group).items():
+            controlnet, (scale, window) = getattr(self, name), settings.settings[name]
             if controlnet is not None and scale != 0:
                 make_embedding_reusable(controlnet)
                 embedding = embed_control_image(controlnet, draw().to(self._execution_device))
-                controls.append(Control(controlnet, batch.repeat(embedding), scale, window))
+                controls.append(Control(controlnet, group.repeat(embedding), scale, window))
         return controls
 
     def denoise(
@@ -103,48 +158,39 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
         timesteps: Tensor,
         controls: list[Control],
         control_cfg: str,
+        extra: dict[str, Any],
         after_step: StepCallback,
-    ) -> None:
+    ) -> Batch:
         """Take the noise out of the batch's latents, step by step, until done or interrupted."""
-        extra = self.prepare_extra_step_kwargs(batch.generator, eta=0.0)
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
                     break
                 active = [control for control in controls if control.is_active(step, len(timesteps))]
                 noise = self.predict_noise(batch, timestep, active, control_cfg)
-                batch.latents = self.scheduler.step(
-                    noise, timestep, batch.latents, **extra, return_dict=False
-                )[0]
-                after_step(self, step, timestep, batch)
+                latents = self.scheduler.step(noise, timestep, batch.latents, **extra, return_dict=False)[0]
+                batch = after_step(self, step, timestep, replace(batch, latents=latents))
                 progress.update()
+        return batch
 
     def predict_noise(
         self, batch: Batch, timestep: Tensor, controls: list[Control], control_cfg: str
     ) -> Tensor:
-        """Predict the noise in the batch's latents, with guidance and with these controls (equations 6-8)."""
+        """Predict the noise in the batch's latents, with guidance and with these controls."""
         guided = self.do_classifier_free_guidance
         latents = self.scheduler.scale_model_input(batch.latents, timestep)
-        unet_input = torch.cat([latents, batch.mask, batch.masked_image_latents], dim=1)  # equation 11
-        control_input = latents if self.config["control_input"] == "noisy_latents" else unet_input
+        sample = unet_sample(latents, batch.mask, batch.masked_image_latents)
+        control_sample = controlnet_sample(latents, sample, self.config["control_input"])
         half = guided and control_cfg == "cond"
         if guided:
-            unet_input = torch.cat([unet_input] * 2)
-            control_input = control_input if half else torch.cat([control_input] * 2)
+            sample = torch.cat([sample] * 2)
+            control_sample = control_sample if half else torch.cat([control_sample] * 2)
         # A callback may have left the embeddings of the prompts alone.
-        embeds = batch.prompt_embeds[-len(unet_input) :]
-        residuals = control_residuals(controls, control_input, timestep, embeds[-len(control_input) :])
+        embeds = batch.prompt_embeds[-len(sample) :]
+        residuals = control_residuals(controls, control_sample, timestep, embeds[-len(control_sample) :])
         if residuals is not None and half:
             residuals = for_conditional_half(residuals)
-        down, middle = residuals if residuals is not None else (None, None)
-        noise = self.unet(
-            unet_input,
-            timestep,
-            encoder_hidden_states=embeds,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
+        noise = predict_noise(self.unet, sample, timestep, embeds, residuals, self.cross_attention_kwargs)
         if guided:
             without, with_prompt = noise.chunk(2)
             noise = without + self.guidance_scale * (with_prompt - without)
@@ -157,17 +203,17 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
                 hook.offload()
 
     def decode(self, latents: Tensor) -> tuple[Tensor, list[bool] | None]:
-        """Decode latents `(N, C, h, w)` to images `(N, 3, H, W)` in [0, 1], and say which are unsafe.
+        """Decode latents `(N, C, h, w)` to images `(N, 3, H, W)` in [0, 1], and return the safety verdicts.
 
         Raises:
-            InputError: The autoencoder's number format is too small for its values.
+            InputError: The values exceed the range of the autoencoder's number type.
         """
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         images = self.vae.decode(scaled, return_dict=False)[0]
         if not torch.isfinite(images).all():
             raise InputError(
                 "vae",
-                f"gives values that are no numbers in {self.vae.dtype}",
+                f"gives values that are not finite in {self.vae.dtype}",
                 "Keep it in a larger type: `pipe.vae.to(torch.float32)`, or load with dtype=torch.bfloat16.",
             )
         images, flags = self.run_safety_checker(images, images.device, self.unet.dtype)

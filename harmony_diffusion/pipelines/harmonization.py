@@ -4,28 +4,54 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from harmony_diffusion.errors import InputError
+from harmony_diffusion.errors import CheckpointError, InputError, InputTypeError
 from harmony_diffusion.highres.harmonize import harmonize_picture
 from harmony_diffusion.images.masks import MaskSource, check_background
-from harmony_diffusion.images.picture import Picture, PictureSource, load_pairs, load_reference_masks
+from harmony_diffusion.images.picture import PictureSource
 from harmony_diffusion.models import MODELS, load_model
 from harmony_diffusion.models.contract import HarmonyModel
-from harmony_diffusion.numbers import check_number
-from harmony_diffusion.pipelines.output import HarmonizationOutput
+from harmony_diffusion.numbers import check_integer, check_number
+from harmony_diffusion.pipelines.argument_checks import check_generators, check_output_type
+from harmony_diffusion.pipelines.inputs import load_call_pairs, load_references
+from harmony_diffusion.pipelines.output import HarmonizationOutput, export_pictures
+from harmony_diffusion.pipelines.saved_folders import (
+    INDEX,
+    LOADING_OPTIONS,
+    check_component_folder,
+    check_option_names,
+    convert,
+    looks_like_repository,
+    read_device,
+    refuse_missing,
+    take_dtype,
+)
+from harmony_diffusion.pipelines.saving_and_loading import SavedPipeline
+from harmony_diffusion.pipelines.separate_calls import in_turn
 
 logger = logging.getLogger(__name__)
 
-OUTPUT_TYPES = ("pil", "np", "pt", "picture")
+NAMES = ("default", *MODELS)
+# Options of `from_pretrained` that are fulfilled where nothing is downloaded.
+_FULFILLED = {
+    "cache_dir",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "mirror",
+    "proxies",
+    "token",
+    "trust_remote_code",
+}
 
 
-class HarmonizationPipeline(DiffusionPipeline):
+class HarmonizationPipeline(SavedPipeline):
     """Make the foreground of a composite agree with its background.
+
+    Calls from several threads give what single calls give.
 
     Args:
         model: Any model of `harmony_diffusion.MODELS`.
@@ -37,8 +63,8 @@ class HarmonizationPipeline(DiffusionPipeline):
         >>> composite = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         >>> mask = np.zeros((64, 64), np.uint8)
         >>> mask[20:40, 20:40] = 255
-        >>> pipe(composite, mask, output_type="np").images[0].shape
-        (64, 64, 3)
+        >>> pipe(composite, mask, output_type="np").images.shape
+        (1, 64, 64, 3)
     """
 
     model_cpu_offload_seq = "model"  # type: ignore[assignment]
@@ -46,6 +72,12 @@ class HarmonizationPipeline(DiffusionPipeline):
 
     def __init__(self, model: ModelMixin) -> None:
         super().__init__()
+        if not isinstance(model, torch.nn.Module):
+            raise InputTypeError(
+                "model",
+                f"must be a model, got {model!r}",
+                "Give `load_model(name)`, or call `HarmonizationPipeline.from_pretrained(name)`.",
+            )
         self.register_modules(model=model)
         self.model.eval()
         self._warned_of_prompt = False
@@ -53,22 +85,56 @@ class HarmonizationPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] = "default", **options: Any
-    ) -> "HarmonizationPipeline":
+    ) -> Self:
         """Load a pipeline: `"default"` and other models that come with the package work offline.
 
         Args:
             pretrained_model_name_or_path: `"default"`, a name `load_model` takes, a folder of a model, or, as
                 with every pipeline of diffusers, a folder or Hub id of a saved pipeline.
-            options: As in diffusers; of a model alone, `torch_dtype`.
+            options: As in diffusers; for a model alone `dtype` (or `torch_dtype`) and `device_map`, a device.
 
         Raises:
-            CheckpointError: Nothing to load by this name.
+            CheckpointError: It is no model and no such pipeline; says what it is.
+            InputError: A keyword that does not exist or cannot be used here, or a value that cannot be used.
         """
-        name = str(pretrained_model_name_or_path)
-        is_model = (Path(name) / "config.json").is_file() and not (Path(name) / "model_index.json").is_file()
-        if name == "default" or name in MODELS or is_model:
-            return cls(load_model(name).to(options.get("torch_dtype", torch.float32)))  # type: ignore[arg-type]
-        return super().from_pretrained(pretrained_model_name_or_path, **options)
+        name = os.fspath(pretrained_model_name_or_path)
+        folder = Path(name)
+        is_model = (folder / "config.json").is_file() and not (folder / INDEX).is_file()
+        if name in NAMES or is_model:
+            return cls._from_model(name, dict(options))
+        if not folder.is_dir() and not looks_like_repository(name):
+            check_option_names(options, [*LOADING_OPTIONS, "model"])
+            refuse_missing(name, NAMES)
+        return super().from_pretrained(name, **options)
+
+    @classmethod
+    def _from_model(cls, name: str, options: dict[str, Any]) -> Self:
+        """Load a model by name or folder, and heed or refuse each option."""
+        check_option_names(options, [*LOADING_OPTIONS, "model"])
+        dtype, device_map = take_dtype(options), options.pop("device_map", None)
+        if isinstance(dtype, dict):
+            dtype = dtype.get("model", dtype.get("default"))
+        device = None if device_map is None else read_device(device_map)
+        for option, value in options.items():
+            safe = option == "use_safetensors" and value is True
+            if value is None or value is False or safe or option in _FULFILLED:
+                continue
+            if option == "model":
+                raise InputError("model", f"is given together with {name!r}", f"Call {cls.__name__}(model).")
+            raise InputError(
+                option,
+                f"has no effect on {name!r}, a model {'in a folder' if Path(name).is_dir() else 'by name'}",
+                "Leave it out. It is for pipelines that `save_pretrained` wrote.",
+            )
+        if Path(name).is_dir():
+            check_component_folder(Path(name))
+        try:
+            model = load_model(name)
+        except (KeyError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{name}: cannot be loaded: {error}") from error
+        if isinstance(dtype, torch.dtype):
+            convert(model, dtype)
+        return cls(model if device is None else model.to(device))  # type: ignore[arg-type]
 
     @torch.no_grad()
     def __call__(
@@ -79,25 +145,28 @@ class HarmonizationPipeline(DiffusionPipeline):
         *,
         strength: float = 1.0,
         reference_mask: MaskSource | Sequence[MaskSource | None] | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> HarmonizationOutput | tuple[Any, Any]:
         """Harmonize one composite or a list of them.
 
-        Where the mask is 0 the result is the input to the bit. Each picture is worked on by itself, so a list
-        gives exactly what a loop over it gives.
+        Where the mask is 0 the result is the input to the bit. Each picture is harmonized by itself, so a
+        list gives the same results as a loop over it.
 
         Args:
             composite: A path, PIL image, `Picture`, array `(H, W, 3)` of uint8, uint16 or float in [0, 1],
                 tensor `(3, H, W)` or `(B, 3, H, W)` in [0, 1], or a list of these.
             mask: The foreground of each composite, of the same height and width: 1 (white) is foreground,
                 soft values are kept. Same kinds as `composite`, with one channel.
-            prompt: Accepted so that pipelines can be swapped; these models read no text.
+            prompt: No effect: these models read no text. It is taken so that one call fits all pipelines.
             strength: 0 returns the input, 1 the model's result, values between blend the two.
-            reference_mask: Which part of the background to harmonize to, as `mask`; all of it by
-                default, or where a list holds None.
-            output_type: `"pil"` (8 bits), `"np"` (arrays in the composite's own dtype), `"pt"` (float tensors
-                in [0, 1]) or `"picture"` (bit depth, profile and EXIF kept; write with `save`).
+            reference_mask: The part of the background to harmonize to, as `mask`, or a list with None for
+                composites whose whole background counts; by default the whole background of each.
+            num_inference_steps: No effect: these models take one step.
+            generator: No effect: these models draw no random numbers.
+            output_type: "pil", "np", "pt", "picture" or "array", see `HarmonizationOutput`.
             return_dict: Return a `HarmonizationOutput`, else the tuple `(images, filters)`.
 
         Returns:
@@ -106,49 +175,64 @@ class HarmonizationPipeline(DiffusionPipeline):
         Raises:
             InputError: A picture, mask or argument that cannot be used; nothing was computed.
         """
-        self.check_inputs(prompt, strength, output_type)
-        pairs = load_pairs(composite, mask)
-        references = load_reference_masks(reference_mask, [picture for picture, _ in pairs])
+        strength = self.check_inputs(prompt, strength, output_type)
+        pairs = load_call_pairs(composite, mask)
+        references = load_references(reference_mask, [picture for picture, _ in pairs])
         for (_, foreground), reference in zip(pairs, references, strict=True):
             check_background(foreground, reference)
+        if num_inference_steps is not None:
+            check_integer("num_inference_steps", num_inference_steps, 1)
+        check_generators(generator, len(pairs))
 
         results = []
-        with self.progress_bar(total=len(pairs)) as progress:
+        with in_turn(self), self.progress_bar(total=len(pairs)) as progress:
             for (picture, foreground), reference in zip(pairs, references, strict=True):
                 results.append(
                     harmonize_picture(self.model, picture, foreground, reference=reference, strength=strength)
                 )
                 progress.update()
+            self.maybe_free_model_hooks()
 
         images = export_pictures([picture for picture, _ in results], output_type)
         filters = stack_filters([filters for _, filters in results])
-        self.maybe_free_model_hooks()
         return HarmonizationOutput(images, filters) if return_dict else (images, filters)
 
-    def check_inputs(self, prompt: str | list[str] | None, strength: float, output_type: str) -> None:
-        """Check what can be checked before any picture is read.
+    def check_inputs(self, prompt: str | list[str] | None, strength: float, output_type: str) -> float:
+        """Check what can be checked before any picture is read, and return the strength.
 
         Raises:
             InputError: A value out of its range.
         """
-        check_number("strength", strength, 0, 1)
-        if output_type not in OUTPUT_TYPES:
-            raise InputError("output_type", f"must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+        strength = check_number("strength", strength, 0, 1)
+        check_output_type(output_type)
         if prompt is not None and not self._warned_of_prompt:
             logger.warning("`prompt` is ignored: %s reads no text.", type(self.model).__name__)
             self._warned_of_prompt = True
+        return strength
 
+    def enable_model_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Keep the model on the CPU between calls; see diffusers.
 
-def export_pictures(pictures: list[Picture], output_type: str) -> Any:
-    """Turn pictures into what the caller asked for; see `HarmonizationPipeline.__call__`."""
-    if output_type == "picture":
-        return pictures
-    if output_type == "pil":
-        return [picture.to_pil() for picture in pictures]
-    if output_type == "np":
-        return [picture.to_numpy() for picture in pictures]
-    tensors = [picture.to_tensor() for picture in pictures]
-    return torch.stack(tensors) if len({t.shape for t in tensors}) == 1 else tensors
+        Classical methods have no weights to move, and stay on the CPU.
+        """
+        if self._has_weights:
+            super().enable_model_cpu_offload(gpu_id, device)  # type: ignore[arg-type]
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Keep the model on the CPU between calls, as `enable_model_cpu_offload` does.
+
+        It is loaded whole: white-box models use weights outside of their layers, where the hooks of single
+        layers do not run.
+        """
+        self.enable_model_cpu_offload(gpu_id, device)
+
+    @property
+    def _has_weights(self) -> bool:
+        return next(self.model.parameters(), None) is not None
 
 
 def stack_filters(filters: list[torch.Tensor | None]) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""From a name or folder to the pipeline behind it."""
+"""Load a pipeline by name or folder."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.models import load_model
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+from harmony_diffusion.pipelines.saved_folders import INDEX, class_name_of, read_json
 
 if TYPE_CHECKING:
-    # Importing it takes seconds, which the other models need not wait for.
+    # This import takes seconds, and only the diffusion pipeline needs it.
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
 DUAL = "sd2-dual"
@@ -22,19 +23,22 @@ def load_pipeline(
     """Load a pipeline that is ready to harmonize.
 
     Args:
-        name_or_path: What `load_model` takes; "sd2-dual"; or the folder of a saved diffusion pipeline.
-        controls: Whether ControlNets are wanted. Without them "sd2-dual" is Stable Diffusion 2 inpainting
-            alone, see `load_base_components`.
+        name_or_path: What `load_model` takes; "sd2-dual"; or the folder of a saved pipeline.
+        controls: Load ControlNets. False makes "sd2-dual" plain Stable Diffusion 2 inpainting, see
+            `load_base_components`.
 
     Raises:
-        CheckpointError: Unknown name, or weights that are neither local nor reachable.
+        CheckpointError: Unknown name, or weights that cannot be found.
 
     Example:
         >>> type(load_pipeline("reinhard")).__name__
         'HarmonizationPipeline'
     """
     source = os.fspath(name_or_path)
-    saved = (Path(source) / "model_index.json").is_file()
+    index = Path(source) / INDEX
+    saved = index.is_file()
+    if saved and class_name_of(read_json(index)) == HarmonizationPipeline.__name__:
+        return HarmonizationPipeline.from_pretrained(source)
     if source != DUAL and not saved:
         return HarmonizationPipeline(load_model(source))
     from harmony_diffusion.diffusion.base_models import load_base_components
@@ -46,7 +50,7 @@ def load_pipeline(
     if named:
         try:
             return StableDiffusionHarmonizationPipeline.from_pretrained(named)
-        except OSError as error:
+        except CheckpointError as error:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
                 f"{ENVIRONMENT_VARIABLE}={named} is neither the folder of a saved pipeline nor reachable on "

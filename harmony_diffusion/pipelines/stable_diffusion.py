@@ -3,12 +3,15 @@
 Paper: Liu et al. 2025, "Image instances semantics and visual harmonization using pretrained diffusion model",
 DOI 10.20169/j.issn.2095-2163.24111102. No official code. Where the paper is silent (sampler, steps, guidance,
 Canny thresholds, width of the blur, pasting) the value is an argument or in the config. Equations 6-11 are in
-`dual_control.py`.
+`harmony_diffusion/diffusion/conditioning.py`.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -29,35 +32,49 @@ from transformers import (
 
 from harmony_diffusion.diffusion.base_models import check_base
 from harmony_diffusion.diffusion.captioner import caption_images
+from harmony_diffusion.diffusion.conditioning import IMAGE_CHANNELS
 from harmony_diffusion.diffusion.control_images import SIGMA
-from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, ControlInput, check_controlnet
+from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet
 from harmony_diffusion.diffusion.working_picture import (
     Batch,
     WorkingPicture,
     groups_of_equal_size,
-    load_working_pictures,
+    make_working_pictures,
 )
-from harmony_diffusion.errors import InputError, InputNote
+from harmony_diffusion.errors import InputError, InputNote, InputTypeError
+from harmony_diffusion.images.masks import MaskSource
+from harmony_diffusion.images.picture import PictureSource
 from harmony_diffusion.models.tiny_autoencoder import TinyAutoencoder
+from harmony_diffusion.numbers import check_integer, check_number
+from harmony_diffusion.pipelines.argument_checks import check_generators
 from harmony_diffusion.pipelines.call_checks import (
     CALLBACK_TENSORS,
+    Controls,
+    Result,
+    Sampling,
     StepCallback,
+    Texts,
     check_controls,
-    check_generators,
+    check_equal_embeds,
+    check_latents,
     check_result,
     check_sampling,
     check_text,
+    check_types_of_controlnets,
     one_for_each,
 )
-from harmony_diffusion.pipelines.dual_control import DualControlDenoiser
-from harmony_diffusion.pipelines.harmonization import export_pictures
-from harmony_diffusion.pipelines.output import DiffusionHarmonizationOutput
+from harmony_diffusion.pipelines.dual_control import DualControlDenoiser, Noise
+from harmony_diffusion.pipelines.inputs import load_call_pairs
+from harmony_diffusion.pipelines.output import DiffusionHarmonizationOutput, export_pictures, stack_equal
+from harmony_diffusion.pipelines.saving_and_loading import SavedPipeline
+from harmony_diffusion.pipelines.separate_calls import ENCODING_TEXT, separate_call
 
 Window = tuple[float, float]
-IMAGE_CHANNELS = ("masked", "composite")
+# Settings of the last pipeline with each U-Net: `Pipeline(**pipe.components)` would lose them in silence.
+_SETTINGS_OF_UNET: WeakKeyDictionary[torch.nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
-class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
+class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
     """Generate the foreground anew, so that it keeps its shape and colours and fits its background.
 
     Args:
@@ -68,19 +85,18 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         scheduler: Any; UniPC needs about 20 steps.
         controlnet_high: ControlNet for Canny edges (`make_controlnet`); None = no such control.
         controlnet_low: ControlNet for blurred colours; None = no such control.
-        captioner: BLIP, asked for a prompt where none is given.
+        captioner: BLIP, which writes a prompt where none is given.
         captioner_processor: Its processor.
-        safety_checker: Safety checker; what it objects to comes out black.
+        safety_checker: Safety checker; images that it refuses come out black.
         feature_extractor: Its image processor.
-        control_input: What the ControlNets see beside their control image: "noisy_latents" (Z_t, equation 6)
+        control_input: Input of the ControlNets beside their control image: "noisy_latents" (Z_t, equation 6)
             or "unet_input" ([Z_t, M', Z_ms], as the U-Net).
-        canny_thresholds: Of the edges that `controlnet_high` was trained with, see `canny_image`.
-        silhouette: Whether the outline of the mask is among them.
+        canny_thresholds: Thresholds of the edges that `controlnet_high` was trained with, see `canny_image`.
+        silhouette: Draw the outline of the mask too, see `canny_image`.
         sigma: Blur that `controlnet_low` was trained with, see `gaussian_image`.
-        premultiplied: Whether it was blurred on black.
+        premultiplied: Blur on black, see `gaussian_image`.
         working_size: Side in pixels of the square that the network works at, a multiple of 64.
-        image_channel: What the U-Net was trained to see beside the mask: "masked", the background alone, as
-            inpainting models are; or "composite", all of the composite (Zhou et al., DiffHarmony, ICMR 2024).
+        image_channel: Image that the U-Net was trained to see beside the mask, see `IMAGE_CHANNELS`.
 
     Raises:
         CheckpointError: Components that do not belong together.
@@ -93,7 +109,7 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         >>> mask = np.zeros((96, 96), np.uint8)
         >>> mask[30:60, 30:60] = 255
         >>> composite = np.full((96, 96, 3), 128, np.uint8)
-        >>> pipe(composite, mask, "a cup", num_inference_steps=2, output_type="np").images[0].shape
+        >>> pipe(composite, mask, "a cup", num_inference_steps=2, output_type="array").images[0].shape
         (96, 96, 3)
     """
 
@@ -124,8 +140,9 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         captioner_processor: BlipProcessor | None = None,
         safety_checker: StableDiffusionSafetyChecker | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
-        control_input: ControlInput = "noisy_latents",
-        canny_thresholds: tuple[float, float] = (100, 200),
+        control_input: str = "noisy_latents",
+        # Without parameters: diffusers warns about the types of parameters that it cannot check.
+        canny_thresholds: tuple | list = (100, 200),  # type: ignore[type-arg]
         silhouette: bool = True,
         sigma: float = SIGMA,
         premultiplied: bool = True,
@@ -142,6 +159,7 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         for name, controlnet in (("controlnet_high", controlnet_high), ("controlnet_low", controlnet_low)):
             if controlnet is not None and unet is not None:
                 check_controlnet(controlnet, unet, control_input, name)
+        check_captioner(captioner, captioner_processor)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -168,18 +186,41 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._guidance_scale, self._interrupt, self._num_timesteps = 1.0, False, 0
         self._clip_skip, self._cross_attention_kwargs = None, None  # type: ignore[assignment]
+        self._running_calls = 0
+        if unet is not None:
+            self._note_lost_settings(unet)
+
+    def _note_lost_settings(self, unet: Any) -> None:
+        """Warn if the U-Net comes from a pipeline whose settings this one does not have."""
+        _, settings = self._get_signature_keys(type(self))
+        own = {name: self.config[name] for name in settings}
+        defaults = {name: signature(type(self)).parameters[name].default for name in settings}
+        before = _SETTINGS_OF_UNET.get(unet, own)
+        lost = [f"{name}={before[name]}" for name in settings if own[name] == defaults[name] != before[name]]
+        if lost:
+            warnings.warn(
+                f"unet: its last pipeline had {', '.join(sorted(lost))}; this one has the defaults. "
+                f"Give these values, or call `{type(self).__name__}.from_pipe(pipe)`, which keeps them",
+                InputNote,
+                3,
+            )
+        _SETTINGS_OF_UNET[unet] = own
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
-        composite: Any,
-        mask: Any,
+        composite: PictureSource | Sequence[PictureSource],
+        mask: MaskSource | Sequence[MaskSource],
         prompt: str | list[str] | None = None,
         *,
-        foreground: Any = None,
-        background: Any = None,
+        foreground: PictureSource | Sequence[PictureSource] | None = None,
+        background: PictureSource | Sequence[PictureSource] | None = None,
+        reference_mask: None = None,
         negative_prompt: str | list[str] | None = None,
         num_inference_steps: int = 20,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        eta: float = 0.0,
         guidance_scale: float = 7.5,
         high_scale: float = 1.0,
         low_scale: float = 1.0,
@@ -194,9 +235,12 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         feather: float = 8.0,
         match_surroundings: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | list[Tensor] | None = None,
         num_images_per_prompt: int = 1,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        clip_skip: int | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         output_type: str = "pil",
         return_layers: bool = False,
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -208,128 +252,217 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         Args:
             composite: As for `HarmonizationPipeline`.
             mask: The foreground of each composite: 1 (white) is foreground, soft values are kept.
-            prompt: What the whole picture shows, for all or one each; by default the captioner says it.
-            foreground: Takes the composite's place where edges and colours are read; of its size.
-            background: Takes its place as the surroundings shown to the network; of its size.
-            negative_prompt: What it does not show.
+            prompt: Describes the whole picture, one for all or one each; by default the captioner writes it.
+            foreground: Source of edges and colours in place of the composite; of its size.
+            background: Surroundings for the network in place of the composite; of its size.
+            reference_mask: Refused: only `HarmonizationPipeline` reads it.
+            negative_prompt: Describes what the picture must not show.
             num_inference_steps: Steps from noise to picture.
+            timesteps: Timesteps in place of the scheduler's own, for schedulers that take them.
+            sigmas: Noise levels in place of the scheduler's own, for schedulers that take them.
+            eta: Noise that DDIM adds at each step, from 0 to 1; other schedulers ignore it.
             guidance_scale: Weight of the prompt; up to 1, the negative prompt does not run.
             high_scale: Strength of the edges, lambda_h of equation 7; at 0 their ControlNet does not run.
             low_scale: Strength of the colours, lambda_l; the paper found 0.6 to 0.7 best.
             high_window: Start and end of the steps with edges, as shares of all steps.
             low_window: Start and end of the steps with colours.
-            control_cfg: Controls count for "both" halves of guidance or, faster, for the "cond"itional one.
-            init: Start from "noise", or from the noisy "composite", of which more remains at less `strength`.
-            strength: Share of the steps that is run; 0 returns the input.
-            context: Surroundings shown on each side, as a share of the foreground's longer side.
+            control_cfg: Use controls in "both" halves of guidance or, faster, in the "cond"itional half.
+            init: Start from "noise", or from the "composite" with noise, more of it at higher `strength`.
+            strength: Share of the steps that run; 0 returns the input.
+            context: Surroundings in view on each side, as a share of the foreground's longer side.
             shadow: Let the surroundings change where a shadow may fall.
             detail: "generated", or "preserve": change colour and light alone, at full resolution.
             feather: Working pixels over which the result fades beyond the mask; all else stays to the bit.
-            match_surroundings: Take back what drift of colour shows around the mask.
+            match_surroundings: Remove the network's drift of colour, measured around the mask.
             generator: Source of the noise: one, or one for each image.
+            latents: The noise itself, `(N, C, h, w)`, or a list of `(C, h, w)`.
             num_images_per_prompt: Images for each composite.
             prompt_embeds: From `encode_prompt`, in place of the prompt, `(B, L, D)`.
             negative_prompt_embeds: In place of the negative prompt.
-            output_type: "pil", "np", "pt", "picture" (see `HarmonizationPipeline`) or "latent".
-            return_layers: Also take each result apart into foreground and shadow.
+            clip_skip: Layers of the text encoder to skip at its end.
+            cross_attention_kwargs: As in diffusers; `{"scale": 0.5}` halves the effect of LoRA layers.
+            output_type: "pil", "np", "pt", "picture", "array" (see `HarmonizationOutput`) or "latent".
+            return_layers: Also split each result into foreground and shadow.
             callback_on_step_end: `f(pipe, step, timestep, tensors)`, after each step; may return tensors.
-            callback_on_step_end_tensor_inputs: Of "latents", "prompt_embeds", "mask", "masked_image_latents".
+            callback_on_step_end_tensor_inputs: Names of its tensors, of `CALLBACK_TENSORS`.
             return_dict: Return the output object, else the tuple `(images, nsfw_content_detected)`.
 
         Raises:
-            InputError: Something that cannot be used; nothing was computed.
+            InputError: An argument that cannot be used; nothing was computed.
         """
-        check_text(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        check_sampling(num_inference_steps, guidance_scale, init, strength, num_images_per_prompt)
-        check_result(output_type, detail, feather, return_layers)
-        settings = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
-        after_step = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        cutting = {"shadow": shadow, "working_size": self.config["working_size"], "context": context}
-        works = load_working_pictures(composite, mask, foreground, background, **cutting)
-        generator = check_generators(generator, len(works) * num_images_per_prompt)
-        self._guidance_scale, self._interrupt = guidance_scale, False
-
-        prompts = self.prepare_prompts(prompt, prompt_embeds, works)
-        given = (prompt_embeds, negative_prompt_embeds)
-        text = self.prepare_text(prompts, negative_prompt, given, len(works), num_images_per_prompt)
-        batches: list[Batch] = []
-        for group in groups_of_equal_size(works) if strength else ():
-            if self.interrupt:
-                break
-            batches.append(batch := Batch(group, num_images_per_prompt, generator))
-            timesteps = self.prepare_timesteps(num_inference_steps, strength)
-            self.prepare_latents_of(batch, text, init, timesteps)
-            controls = self.prepare_controls(batch, settings)
-            self.denoise(batch, timesteps, controls, control_cfg, after_step)
-        self.release_controlnets()
-        pasting = {"detail": detail, "feather": feather, "match_surroundings": match_surroundings}
-        output = self.make_output(
-            works, batches, prompts, num_images_per_prompt, output_type, return_layers, pasting
+        result = check_result(output_type, return_layers, detail, feather, match_surroundings, reference_mask)
+        texts = check_text(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, self)
+        sampling = check_sampling(
+            num_inference_steps, guidance_scale, init, strength, timesteps, sigmas, eta, self.scheduler
         )
-        self.maybe_free_model_hooks()
+        controls = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
+        after_step = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        works = self.load_works(composite, mask, foreground, background, shadow, context)
+        noise = self.check_noise(generator, latents, num_images_per_prompt, works)
+        with separate_call(self) as call:
+            call.begin(sampling, texts, controls, cross_attention_kwargs)
+            prompts, text = call.prepare_text(texts, works, noise.images_each)
+            batches = call.generate(works, text, sampling, noise, controls, after_step)
+            output = call.make_output(works, batches, prompts, noise.images_each, result)
         return output if return_dict else (output.images, output.nsfw_content_detected)
 
-    def prepare_prompts(
-        self, prompt: str | list[str] | None, prompt_embeds: Tensor | None, works: list[WorkingPicture]
-    ) -> list[str] | None:
-        """Return the text for each composite: given, captioned, or empty; None where embeddings are given.
+    def load_works(
+        self,
+        composite: PictureSource | Sequence[PictureSource],
+        mask: MaskSource | Sequence[MaskSource],
+        foreground: PictureSource | Sequence[PictureSource] | None,
+        background: PictureSource | Sequence[PictureSource] | None,
+        shadow: bool,
+        context: float,
+    ) -> list[WorkingPicture]:
+        """Load pictures and masks, and cut out what the network works on; see `make_working_pictures`."""
+        context = check_number("context", context, 0, math.inf)
+        size = self.config["working_size"]
+        pairs = load_call_pairs(composite, mask)
+        return make_working_pictures(
+            pairs, foreground, background, shadow=shadow, working_size=size, context=context
+        )
+
+    def check_noise(
+        self, generator: Any, latents: Any, num_images_per_prompt: Any, works: list[WorkingPicture]
+    ) -> Noise:
+        """Check the source of the noise of all images.
 
         Raises:
-            InputError: More or fewer texts than composites.
+            InputError: Not one generator or one noise for each image.
         """
-        if prompt_embeds is not None:
+        images_each = check_integer("num_images_per_prompt", num_images_per_prompt, 1)
+        channels = self.unet.config["out_channels"]
+        return Noise(
+            images_each,
+            check_generators(generator, len(works) * images_each),
+            check_latents(latents, works, images_each, channels, self.vae_scale_factor),
+        )
+
+    def begin(
+        self,
+        sampling: Sampling,
+        texts: Texts,
+        controls: Controls,
+        cross_attention_kwargs: dict[str, Any] | None,
+    ) -> None:
+        """Set the state of a call that diffusers' methods and callbacks read, and check the networks.
+
+        Raises:
+            InputError: A ControlNet of another type than the U-Net, or custom timesteps that do not work.
+        """
+        if not isinstance(cross_attention_kwargs, dict | None):
+            raise InputTypeError(
+                "cross_attention_kwargs", f"must be a dictionary, got {cross_attention_kwargs!r}"
+            )
+        check_types_of_controlnets(self, controls)
+        self._guidance_scale, self._clip_skip = sampling.guidance_scale, texts.clip_skip  # type: ignore[assignment]
+        self._cross_attention_kwargs = cross_attention_kwargs  # type: ignore[assignment]
+        if sampling.strength:
+            self.prepare_timesteps(sampling)
+
+    def prepare_prompts(self, texts: Texts, works: list[WorkingPicture]) -> list[str] | None:
+        """Return the prompt of each composite: given, captioned, or empty; None with embeddings.
+
+        Raises:
+            InputError: More or fewer texts than composites, or a captioner without its processor.
+        """
+        if texts.prompt_embeds is not None:
             return None
-        if prompt is not None:
-            return one_for_each(prompt, len(works), "prompt")
+        if texts.prompt is not None:
+            return one_for_each(texts.prompt, len(works), "prompt")
         captions = [""] * len(works)
         if self.captioner is None:
-            warnings.warn("prompt: none is given, and there is no captioner; it is empty", InputNote, 3)
+            warnings.warn("prompt: none is given, and there is no captioner; it is empty", InputNote, 4)
             return captions
-        shown = [work for work in works if work.region is not None]
-        images = [work.composite for work in shown]
-        for work, caption in zip(
-            shown, caption_images(self.captioner, self.captioner_processor, images), strict=True
-        ):
-            captions[work.index] = caption
+        check_captioner(self.captioner, self.captioner_processor)
+        views = {work.index: work.view.composite for work in works if work.view is not None}
+        written = caption_images(self.captioner, self.captioner_processor, list(views.values()))
+        for index, caption in zip(views, written, strict=True):
+            captions[index] = caption
         return captions
 
     def prepare_text(
-        self,
-        prompts: list[str] | None,
-        negative_prompt: str | list[str] | None,
-        given: tuple[Tensor | None, Tensor | None],
-        count: int,
-        images_each: int,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Encode the texts of all images, once.
+        self, texts: Texts, works: list[WorkingPicture], images_each: int
+    ) -> tuple[list[str] | None, tuple[Tensor, Tensor | None]]:
+        """Find the prompts of all composites, and encode them once.
 
         Args:
-            prompts: One for each composite.
-            negative_prompt: One for each composite, or one for all.
-            given: Embeddings of either, `(B, L, D)`.
-            count: Number of composites.
+            texts: Prompts and embeddings of the call.
+            works: Pictures of the call.
             images_each: Images of each.
 
         Returns:
-            Embeddings of the prompts `(N, L, D)`, and with guidance those of the negative prompts.
+            The prompts, see `prepare_prompts`; their embeddings `(N, L, D)`, and with guidance those of the
+            negative prompts.
 
         Raises:
             InputError: Texts or embeddings of more or fewer composites.
         """
+        count, given = len(works), (texts.prompt_embeds, texts.negative_prompt_embeds)
         for name, embeds in zip(("prompt_embeds", "negative_prompt_embeds"), given, strict=True):
-            if embeds is not None and (embeds.ndim != 3 or len(embeds) != count):
+            if embeds is not None and len(embeds) != count:
                 raise InputError(name, f"has shape {tuple(embeds.shape)}, expected ({count}, L, D)")
-        positive, negative = self.encode_prompt(
-            prompts,
-            self._execution_device,
-            images_each,
-            self.do_classifier_free_guidance,
-            one_for_each(negative_prompt, count, "negative_prompt"),
-            prompt_embeds=given[0],
-            negative_prompt_embeds=given[1],
-        )
+        negative_prompts = one_for_each(texts.negative_prompt, count, "negative_prompt")
+        adapted = getattr(self.text_encoder, "peft_config", None) is not None
+        with ENCODING_TEXT:
+            prompts = self.prepare_prompts(texts, works)
+            skipping = prompts is not None and texts.clip_skip is not None
+            own = self._embed_early(prompts, texts.clip_skip) if skipping else given[0]  # type: ignore[arg-type]
+            positive, negative = self.encode_prompt(
+                None if skipping else prompts,
+                self._execution_device,
+                images_each,
+                self.do_classifier_free_guidance,
+                negative_prompts,
+                prompt_embeds=own,
+                negative_prompt_embeds=given[1],
+                lora_scale=(self.cross_attention_kwargs or {}).get("scale") if adapted else None,
+            )
         dtype = self.unet.dtype
-        return positive.to(dtype), negative.to(dtype) if self.do_classifier_free_guidance else None
+        if not self.do_classifier_free_guidance:
+            return prompts, (positive.to(dtype), None)
+        check_equal_embeds(positive, negative)
+        return prompts, (positive.to(dtype), negative.to(dtype))
+
+    def _embed_early(self, prompts: list[str], clip_skip: int) -> Tensor:
+        """Embed prompts by an early layer of the text encoder, `(B, L, D)`.
+
+        Not by diffusers, which looks for the last norm where transformers 5 no longer has it.
+        """
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        ids = tokens.input_ids.to(self._execution_device)
+        states = self.text_encoder(ids, output_hidden_states=True).hidden_states
+        encoder = getattr(self.text_encoder, "text_model", self.text_encoder)
+        return encoder.final_layer_norm(states[-(clip_skip + 1)])
+
+    def generate(
+        self,
+        works: list[WorkingPicture],
+        text: tuple[Tensor, Tensor | None],
+        sampling: Sampling,
+        noise: Noise,
+        controls: Controls,
+        after_step: StepCallback,
+    ) -> list[Batch]:
+        """Generate the latents of all images, one working size after the other, until interrupted."""
+        batches: list[Batch] = []
+        for group in groups_of_equal_size(works, noise.images_each) if sampling.strength else ():
+            if self.interrupt:
+                break
+            timesteps = self.prepare_timesteps(sampling)
+            batch = self.prepare_batch(group, text, noise, sampling, timesteps)
+            extra = self.prepare_extra_step_kwargs(noise.generators_of(group.rows), sampling.eta)
+            active = self.prepare_controls(group, controls)
+            batches.append(self.denoise(batch, timesteps, active, controls.cfg, extra, after_step))
+        self.release_controlnets()
+        return batches
 
     def make_output(
         self,
@@ -337,34 +470,44 @@ class StableDiffusionHarmonizationPipeline(DualControlDenoiser):
         batches: list[Batch],
         prompts: list[str] | None,
         images_each: int,
-        output_type: str,
-        return_layers: bool,
-        pasting: dict[str, Any],
+        result: Result,
     ) -> DiffusionHarmonizationOutput:
-        """Decode the latents and put them into the pictures; what nothing was made for stays as it was."""
+        """Decode the latents and put them into the pictures; a picture without latents stays as it is."""
         regions = [work.region for work in works]
-        if output_type == "latent":
-            latents = stack_equal([one for batch in batches for one in batch.latents])
-            return DiffusionHarmonizationOutput(latents, prompts=prompts, regions=regions)
+        if result.output_type == "latent":
+            latents: list[Tensor | None] = [None] * (len(works) * images_each)
+            for batch in batches:
+                for row, one in zip(batch.rows, batch.latents, strict=True):
+                    latents[row] = one
+            return DiffusionHarmonizationOutput(stack_equal(latents), prompts=prompts, regions=regions)
         pictures = [work.picture for work in works for _ in range(images_each)]
         unsafe = [False] * len(pictures)
         for batch in batches:
             images, flags = self.decode(batch.latents)
             for position, row in enumerate(batch.rows):
                 work = works[row // images_each]
-                pictures[row] = work.paste(images[position, None], **pasting)
+                pictures[row] = work.paste(images[position, None], result.pasting)
                 unsafe[row] = flags is not None and bool(flags[position])
         return DiffusionHarmonizationOutput(
-            export_pictures(pictures, output_type),
+            export_pictures(pictures, result.output_type),
             prompts=prompts,
             regions=regions,
             nsfw_content_detected=unsafe if self.safety_checker is not None else None,
             layers=[works[row // images_each].split(picture) for row, picture in enumerate(pictures)]
-            if return_layers
+            if result.return_layers
             else None,
         )
 
 
-def stack_equal(tensors: list[Tensor]) -> Tensor | list[Tensor]:
-    """Stack tensors of one size to `(B, …)`; return those of several sizes as they are."""
-    return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors
+def check_captioner(captioner: Any, processor: Any) -> None:
+    """Check that a captioner comes with its processor.
+
+    Raises:
+        InputError: It does not.
+    """
+    if captioner is not None and processor is None:
+        raise InputError(
+            "captioner_processor",
+            "is None, and the captioner cannot read pictures without it",
+            "Give `transformers.BlipProcessor`, or a prompt for each composite.",
+        )

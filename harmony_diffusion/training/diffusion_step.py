@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint import retrieve_latents
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
 from harmony_diffusion.data.keyed_random import KeyedDraws, generator_of
-from harmony_diffusion.diffusion.controlnets import ControlInput
-from harmony_diffusion.diffusion.working_picture import HOLE_THRESHOLD
+from harmony_diffusion.diffusion import conditioning
+from harmony_diffusion.diffusion.controlnets import Control, ControlInput
 from harmony_diffusion.training.pixel_loss import PixelLoss
 from harmony_diffusion.training.validation import Triple
 
@@ -49,8 +47,7 @@ class Conditions(NamedTuple):
 @torch.no_grad()
 def encode_latents(vae: Any, images: Tensor) -> Tensor:
     """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, C, h, w)` in float32; not sampled."""
-    encoded = retrieve_latents(vae.encode(images.to(vae.dtype)), sample_mode="argmax")
-    return encoded.float() * vae.config["scaling_factor"]
+    return conditioning.encode_latents(vae, images).float()
 
 
 def encode_images(vae: Any, images: Triple, image_channel: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,13 +61,12 @@ def encode_images(vae: Any, images: Triple, image_channel: str) -> tuple[Tensor,
     Returns:
         `latents`, `mask` and `image_latents` of `Conditions`.
     """
-    hole = (images.mask > HOLE_THRESHOLD).to(images.real)
-    shown = 2 * images.composite - 1
-    if image_channel == "masked":
-        # Where there is no hole the composite is the real image.
-        shown = (2 * images.real - 1) * (1 - hole)
-    latents, image_latents = encode_latents(vae, torch.cat([2 * images.real - 1, shown])).chunk(2)
-    return latents, F.interpolate(hole, latents.shape[-2:]), image_latents
+    generated = conditioning.inpainting_mask(images.mask).to(images.real)
+    # Where nothing is generated, the composite is the real image.
+    image = images.composite if image_channel == "composite" else images.real
+    visible = conditioning.visible_image(image, generated, image_channel)
+    latents, image_latents = encode_latents(vae, torch.cat([2 * images.real - 1, visible])).chunk(2)
+    return latents, conditioning.latent_mask(generated, latents.shape[-2:]), image_latents
 
 
 @torch.no_grad()
@@ -148,32 +144,15 @@ class DenoisingObjective(nn.Module):
     def forward(self, conditions: Conditions, noise: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
         """Return `loss`, a scalar; `noise` is `(B, C, h, w)`, `timesteps` `(B,)`."""
         noisy: Any = self.noising.add_noise(conditions.latents, noise, timesteps)
-        sample = torch.cat([noisy, conditions.mask, conditions.image_latents], 1)  # equation 11
-        down = middle = None
-        for network, control, scale in (
+        sample = conditioning.unet_sample(noisy, conditions.mask, conditions.image_latents)
+        networks: tuple[tuple[Any, Any, Any], ...] = (
             (self.other, conditions.other_control, conditions.other_scale),
             (self.controlnet, conditions.control, self.control_scale),
-        ):
-            if network is None:
-                continue
-            own_down, own_middle = network(
-                noisy if self.control_input == "noisy_latents" else sample,
-                timesteps,
-                encoder_hidden_states=conditions.text,
-                controlnet_cond=control,
-                conditioning_scale=scale,
-                return_dict=False,
-            )
-            down = own_down if down is None else [a + b for a, b in zip(down, own_down, strict=True)]
-            middle = own_middle if middle is None else middle + own_middle
-        predicted = self.unet(
-            sample,
-            timesteps,
-            encoder_hidden_states=conditions.text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
+        )
+        controls = [Control(*network, (0.0, 1.0)) for network in networks if network[0] is not None]
+        seen = conditioning.controlnet_sample(noisy, sample, self.control_input)
+        residuals = conditioning.control_residuals(controls, seen, timesteps, conditions.text)
+        predicted = conditioning.predict_noise(self.unet, sample, timesteps, conditions.text, residuals)
         return {"loss": self.loss(predicted.float(), conditions, noise, noisy, timesteps)}
 
     def loss(

@@ -1,11 +1,15 @@
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from harmony_diffusion.diffusion.working_region import WorkingRegion, choose_region, shadow_mask, split_layers
+from harmony_diffusion.diffusion.shadows import shadow_mask, split_layers
+from harmony_diffusion.diffusion.working_region import WorkingRegion, choose_region
 from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.layers import blend
 
 
@@ -391,3 +395,48 @@ def test_layers_of_different_sizes_are_told():
     composite, mask = make_photo(33, 47), torch.ones(1, 1, 33, 47)
     with pytest.raises(SizeMismatchError, match="generation_mask"):
         split_layers(composite, composite, mask, mask[..., :46])
+
+
+def plain_paste(region, generated, composite, mask, feather):
+    """The generated pixels, faded into the whole picture at once."""
+    rows, columns = region.window
+    size = (region.height, region.width)
+    enlarged = F.interpolate(generated, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    reach = round(feather * (region.height * region.width) ** 0.5 / region.working_height / 2)
+    plane = mask[0, 0, rows, columns].numpy()
+    side = (2 * reach + 1, 2 * reach + 1)
+    wide = cv2.dilate(plane, np.ones(side, np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    faded = cv2.GaussianBlur(wide, side, reach / 2, borderType=cv2.BORDER_REPLICATE)
+    weight = torch.from_numpy(np.maximum(plane, faded)).clamp(max=1)[None, None]
+    result = composite.clone()
+    result[..., rows, columns] = blend(enlarged, composite[..., rows, columns], weight)
+    return result
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_pasting_in_bands_equals_pasting_at_once(soft):
+    composite, mask = make_photo(1300, 1100), make_mask(1300, 1100, (200, 900, 150, 1000), soft)
+    region = WorkingRegion(50, 40, 1200, 1040, 128, 128)
+    generated = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    result = region.paste(generated, composite, mask, feather=8)
+    expected = plain_paste(region, generated, composite, mask, 8)
+    assert (result - expected).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("detail", ["generated", "preserve"])
+def test_a_picture_is_pasted_as_its_tensor_is(detail):
+    composite, mask = make_photo(700, 900), make_mask(700, 900, (100, 600, 200, 700), soft=True)
+    pixels = (composite[0].permute(1, 2, 0).numpy() * 65535).round().astype(np.uint16)
+    alpha = np.full((700, 900), 65535, np.uint16)
+    alpha[300:350] = 0
+    picture = Picture(pixels, alpha)
+    region = choose_region(mask, working_size=128)
+    seen = region.cut_picture(picture)
+    assert torch.allclose(seen, region.cut(picture.to_tensor()[None]), atol=1e-6)
+    result = region.paste_picture(picture, mask[0, 0].numpy(), 1 - seen, detail=detail)
+    expected = region.paste(1 - seen, picture.to_tensor()[None], mask, detail=detail)
+    shown = alpha > 0
+    assert np.array_equal(result.pixels[~shown], pixels[~shown])
+    difference = result.to_tensor() - expected[0]
+    assert difference[:, torch.from_numpy(shown)].abs().max() < 2e-5  # one step of 16 bits is 1.5e-5
+    assert not np.array_equal(result.pixels, pixels)

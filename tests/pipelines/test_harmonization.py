@@ -53,7 +53,7 @@ def soft_mask(size=(64, 80)):
 def test_background_is_bit_identical_and_inputs_are_not_mutated(name, dtype, pipes):
     composite, mask = picture(dtype), soft_mask()
     before = composite.copy(), mask.copy()
-    result = pipes(name)(composite, mask, output_type="np").images[0]
+    result = pipes(name)(composite, mask, output_type="array").images[0]
     assert result.dtype == dtype and result.shape == composite.shape
     assert np.array_equal(result[mask == 0], composite[mask == 0])
     assert np.array_equal(composite, before[0]) and np.array_equal(mask, before[1])
@@ -63,23 +63,23 @@ def test_background_is_bit_identical_and_inputs_are_not_mutated(name, dtype, pip
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_strength_zero_is_the_identity(name, dtype, pipes):
     composite = picture(dtype)
-    result = pipes(name)(composite, soft_mask(), strength=0, output_type="np").images[0]
+    result = pipes(name)(composite, soft_mask(), strength=0, output_type="array").images[0]
     assert np.array_equal(result, composite)
 
 
 @every_model
 def test_list_equals_loop_and_same_input_same_output(name, pipes):
     composites, mask = [picture(np.uint8, seed) for seed in range(2)], soft_mask()
-    together = pipes(name)(composites, [mask, mask], output_type="np").images
+    together = pipes(name)(composites, [mask, mask], output_type="array").images
     for composite, result in zip(composites, together, strict=True):
-        alone = pipes(name)(composite, mask, output_type="np").images[0]
+        alone = pipes(name)(composite, mask, output_type="array").images[0]
         assert np.array_equal(alone, result)
 
 
 def test_strength_lies_between_input_and_result(pipes):
     composite, mask = picture(np.float32), soft_mask()
-    full = pipes("reinhard")(composite, mask, output_type="np").images[0]
-    half = pipes("reinhard")(composite, mask, strength=0.5, output_type="np").images[0]
+    full = pipes("reinhard")(composite, mask, output_type="array").images[0]
+    half = pipes("reinhard")(composite, mask, strength=0.5, output_type="array").images[0]
     assert not np.allclose(full, composite, atol=1e-2)
     np.testing.assert_allclose(half, (full + composite) / 2, atol=1e-5)
 
@@ -92,10 +92,10 @@ def test_reference_mask_hides_the_rest_of_the_background(name, pipes):
     other = composite.copy()
     other[:, 64:] = 255 - other[:, 64:]  # a change outside the reference and outside the foreground
     pipe = pipes(name)
-    first = pipe(composite, mask, reference_mask=reference, output_type="np").images[0]
-    second = pipe(other, mask, reference_mask=reference, output_type="np").images[0]
+    first = pipe(composite, mask, reference_mask=reference, output_type="array").images[0]
+    second = pipe(other, mask, reference_mask=reference, output_type="array").images[0]
     assert np.array_equal(first[mask > 0], second[mask > 0])
-    everything = pipe(composite, mask, output_type="np").images[0]
+    everything = pipe(composite, mask, output_type="array").images[0]
     if name == "reinhard":
         assert not np.array_equal(first[mask > 0], everything[mask > 0])
 
@@ -115,12 +115,14 @@ def test_hidden_pixels_never_enter_the_statistics(pipes):
 def test_output_types(pipes):
     composite, mask = picture(np.uint8), soft_mask()
     pipe = pipes("mkl")
-    images = {kind: pipe(composite, mask, output_type=kind).images for kind in ("pil", "np", "pt", "picture")}
+    images = {
+        kind: pipe(composite, mask, output_type=kind).images for kind in ("pil", "array", "pt", "picture")
+    }
     assert images["pil"][0].size == (80, 64)
-    assert np.array_equal(np.asarray(images["pil"][0]), images["np"][0])
+    assert np.array_equal(np.asarray(images["pil"][0]), images["array"][0])
     assert images["pt"].shape == (1, 3, 64, 80)
-    np.testing.assert_allclose(images["pt"][0].permute(1, 2, 0) * 255, images["np"][0], atol=1e-3)
-    assert np.array_equal(images["picture"][0].pixels, images["np"][0])
+    np.testing.assert_allclose(images["pt"][0].permute(1, 2, 0) * 255, images["array"][0], atol=1e-3)
+    assert np.array_equal(images["picture"][0].pixels, images["array"][0])
     image, filters = pipe(composite, mask, return_dict=False)
     assert len(image) == 1 and filters.shape == (1, 12)
 
@@ -143,8 +145,8 @@ def test_saved_pipeline_loads(model, custom, pipes, tmp_path):
     else:
         loaded = HarmonizationPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    expected = pipes(model)(composite, mask, output_type="np").images[0]
-    assert np.array_equal(loaded(composite, mask, output_type="np").images[0], expected)
+    expected = pipes(model)(composite, mask, output_type="array").images[0]
+    assert np.array_equal(loaded(composite, mask, output_type="array").images[0], expected)
 
 
 def test_prompt_is_accepted_and_warned_of_once(caplog):
@@ -170,7 +172,7 @@ def test_unknown_output_type_is_refused(pipes):
 def test_row_24_empty_mask_returns_the_input_with_a_note(name, pipes):
     composite = picture(np.uint8)
     with pytest.warns(InputNote, match="empty"):
-        result = pipes(name)(composite, np.zeros((64, 80), np.uint8), output_type="np").images[0]
+        result = pipes(name)(composite, np.zeros((64, 80), np.uint8), output_type="array").images[0]
     assert np.array_equal(result, composite)
 
 
@@ -189,7 +191,7 @@ def test_row_31_one_pixel_and_specks_work(name, pipes):
     one[30, 30] = 255
     specks = (np.random.default_rng(3).random((64, 80)) > 0.9).astype(np.uint8) * 255
     for mask in (one, specks):
-        result = pipes(name)(composite, mask, output_type="np").images[0]
+        result = pipes(name)(composite, mask, output_type="array").images[0]
         assert np.array_equal(result[mask == 0], composite[mask == 0])
 
 

@@ -16,9 +16,11 @@ from tiny_diffusion import (
     trained_like,
 )
 
-from harmony_diffusion.diffusion.controlnets import Control, control_residuals
+from harmony_diffusion.diffusion.conditioning import control_residuals
+from harmony_diffusion.diffusion.controlnets import Control
 from harmony_diffusion.diffusion.random_weights import random_components
-from harmony_diffusion.diffusion.working_picture import Batch, load_working_pictures
+from harmony_diffusion.diffusion.working_picture import Group, make_working_pictures
+from harmony_diffusion.pipelines.inputs import load_call_pairs
 
 SHARED = ("vae", "text_encoder", "tokenizer", "unet")
 
@@ -59,10 +61,10 @@ def in_type(components, dtype):
     return components
 
 
-def one_batch(pipe, images_each=1, **options):
+def one_group(**options):
     settings = {"shadow": False, "working_size": 64, "context": 10.0, **options}
-    works = load_working_pictures(picture(), object_mask(), None, None, **settings)
-    return Batch(works, images_each, None)
+    pairs = load_call_pairs(picture(), object_mask())
+    return Group(tuple(make_working_pictures(pairs, None, None, **settings)))
 
 
 def whole_frame():
@@ -125,7 +127,7 @@ def test_two_controlnets_equal_diffusers_controlnet_inpainting(
     pipe = make_pipe(in_type(tiny_sd2_components, dtype))
     nets = [tiny_sd2_components["controlnet_high"], tiny_sd2_components["controlnet_low"]]
     composite, mask = whole_frame()
-    drawn = pipe.make_control_images(one_batch(pipe))
+    drawn = pipe.make_control_images(one_group())
     options = {"num_inference_steps": 4, "guidance_scale": guidance_scale, "negative_prompt": "dark"}
     ours = latents_of(
         pipe, high_scale=0.8, low_scale=0.6, high_window=(0, 0.75), low_window=(0.25, 1), **options

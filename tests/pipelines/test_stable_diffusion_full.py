@@ -19,7 +19,7 @@ built = time.perf_counter()
 composite = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
 mask = np.zeros((512, 512), np.uint8)
 mask[160:352, 160:352] = 255
-output = pipe(composite, mask, "a cup on a table", num_inference_steps=2, output_type="np")
+output = pipe(composite, mask, "a cup on a table", num_inference_steps=2, output_type="array")
 result, (region,) = output.images[0], output.regions
 print(json.dumps({
     "parameters": {n: c.num_parameters() for n, c in pipe.components.items() if hasattr(c, "num_parameters")},

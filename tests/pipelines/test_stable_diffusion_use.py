@@ -105,10 +105,10 @@ def test_one_call_serves_both_pipelines(shared, tiny_sd2_components):
 def harmonize_with(pipe):
     """Use a pipeline as a caller does who does not know which it is."""
     composite, mask = picture((96, 80)), object_mask((96, 80))
-    for output_type, kind in (("pil", Image.Image), ("np", np.ndarray), ("picture", Picture)):
+    for output_type, kind in (("pil", Image.Image), ("array", np.ndarray), ("picture", Picture)):
         images = pipe(composite, mask, "a cup on a table", output_type=output_type).images
         assert len(images) == 1 and isinstance(images[0], kind)
-    result = pipe(composite, mask, "a cup on a table", output_type="np").images[0]
+    result = pipe(composite, mask, "a cup on a table", output_type="array").images[0]
     assert result.shape == composite.shape and result.dtype == composite.dtype
     assert np.array_equal(result[:10], composite[:10]) and not np.array_equal(result, composite)
     tensor = pipe(composite, mask, "a cup on a table", output_type="pt").images
@@ -123,7 +123,7 @@ def harmonize_with(pipe):
         warnings.simplefilter("ignore", InputNote)
         pipe(composite, np.full_like(mask, 255), "a cup")
     with pytest.warns(InputNote, match="empty"):
-        untouched = pipe(composite, np.zeros_like(mask), "a cup", output_type="np").images[0]
+        untouched = pipe(composite, np.zeros_like(mask), "a cup", output_type="array").images[0]
     assert np.array_equal(untouched, composite)
 
 
@@ -265,12 +265,14 @@ def test_what_the_safety_checker_objects_to_is_black(threshold, tiny_sd2_compone
 
 
 def test_output_types(pipe):
-    images = {kind: call(pipe, output_type=kind).images for kind in ("pil", "np", "pt", "picture", "latent")}
-    assert np.array_equal(np.asarray(images["pil"][0]), images["np"][0])
+    images = {
+        kind: call(pipe, output_type=kind).images for kind in ("pil", "array", "pt", "picture", "latent")
+    }
+    assert np.array_equal(np.asarray(images["pil"][0]), images["array"][0])
     assert images["pt"].shape == (1, 3, 64, 64) and images["latent"].shape == (1, 4, 8, 8)
-    assert np.array_equal(images["picture"][0].pixels, images["np"][0])
+    assert np.array_equal(images["picture"][0].pixels, images["array"][0])
     first, flags = call(pipe, return_dict=False)
-    assert np.array_equal(first[0], images["np"][0]) and flags is None
+    assert np.array_equal(first[0], images["array"][0]) and flags is None
     mixed = call(
         pipe, [picture(), picture((64, 200))], [object_mask(), object_mask((64, 200))], output_type="latent"
     )
