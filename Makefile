@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test check docs
+.PHONY: demo web test check docs
 
 # Each stamp is newer than the files that say what to install, so an edit of them installs again.
 .venv/base: pyproject.toml constraints.txt
@@ -21,6 +21,15 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 demo: .venv/base
 	@mkdir -p outputs
 	$(BIN)/harmony image examples/composite.jpg examples/mask.png -o outputs/harmonized.jpg --side-by-side --overwrite
+
+# The page without a server: web/ with the default model and the runtime beside it.
+web: .venv/dev
+	cd web && npm install --no-package-lock --ignore-scripts --no-audit --no-fund
+	@mkdir -p web/runtime
+	cp web/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs \
+		web/node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.mjs \
+		web/node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm web/runtime/
+	$(BIN)/harmony export default web/model --overwrite
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"

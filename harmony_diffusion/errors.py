@@ -61,6 +61,10 @@ class CheckpointError(HarmonyError, ValueError):
     """Weights that do not fit the model: missing, extra or mis-shaped keys, or no weights at all."""
 
 
+class ExportError(HarmonyError, ValueError):
+    """A model that cannot be exported, or whose exported form computes something else."""
+
+
 class MissingDependencyError(HarmonyError, ImportError):
     """An optional package that is needed here; the message says which extra installs it."""
 

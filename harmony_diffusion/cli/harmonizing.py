@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.cli.number_types import integer, number
-from harmony_diffusion.cli.terminal import show
+from harmony_diffusion.cli.terminal import say, show
 from harmony_diffusion.errors import InputError, InputNote
+
+_DIFFUSION = ("prompt", "high_scale", "low_scale", "steps", "seed")
 
 
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +25,12 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "--strength", type=number(0, 1), default=1.0, help="0 keeps the input, 1 is full (default: 1)"
     )
     parser.add_argument("--side-by-side", action="store_true", help="also write OUT_before_after")
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnx", "openvino"),
+        default="torch",
+        help="what computes; onnx and openvino take a folder of `harmony export`, or make it once",
+    )
     diffusion = parser.add_argument_group("sd2-dual (Stable Diffusion 2 with two ControlNets)")
     diffusion.add_argument("--prompt", metavar="TEXT", help="what the whole picture shows")
     diffusion.add_argument(
@@ -108,9 +116,39 @@ def harmonize_and_write(
     """
     from harmony_diffusion.images.compose import side_by_side
     from harmony_diffusion.images.output_files import write_together
-    from harmony_diffusion.pipelines.loading import load_pipeline
 
     composite.encoder(outputs[""])  # refuses what the format cannot hold before any work is done
+    harmonize = _harmonize if args.runtime == "torch" else _harmonize_without_torch
+    result = harmonize(args, composite, mask, reference)
+    files[""] = result.encoder(outputs[""])
+    if args.side_by_side:
+        key = "_before_after"
+        files[key] = side_by_side(composite, result).encoder(outputs[key])
+    write_together([(outputs[key], files[key]) for key in files], overwrite=args.overwrite)
+    for key in files:
+        show(f"before/after: {outputs[key]}" if key == "_before_after" else str(outputs[key]))
+
+
+def _harmonize_without_torch(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
+    """Return the picture harmonized by an exported model."""
+    given = [f"--{key.replace('_', '-')}" for key in _DIFFUSION if getattr(args, key) is not None]
+    if given:
+        raise InputError(", ".join(given), "cannot be used with this `--runtime`", "Leave out `--runtime`.")
+    from harmony_diffusion.export.full_size import harmonize_picture
+    from harmony_diffusion.export.runtime import OnnxModel
+    from harmony_diffusion.export.shipped import exported_folder
+    from harmony_diffusion.images.masks import check_background
+
+    check_background(mask, reference)
+    folder = exported_folder(args.model or "default", announce=lambda text: say(f"harmony: note: {text}"))
+    model = OnnxModel(folder, runtime=args.runtime)
+    return harmonize_picture(model, composite, mask, reference=reference, strength=args.strength)
+
+
+def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
+    """Return the picture harmonized by a pipeline."""
+    from harmony_diffusion.pipelines.loading import load_pipeline
+
     controls = args.high_scale != 0 or args.low_scale != 0
     pipe = load_pipeline(args.model or "default", controls=controls)
     pipe.set_progress_bar_config(disable=True)
@@ -125,14 +163,7 @@ def harmonize_and_write(
             output_type="picture",
             return_dict=False,
         )
-    result = images[0]
-    files[""] = result.encoder(outputs[""])
-    if args.side_by_side:
-        key = "_before_after"
-        files[key] = side_by_side(composite, result).encoder(outputs[key])
-    write_together([(outputs[key], files[key]) for key in files], overwrite=args.overwrite)
-    for key in files:
-        show(f"before/after: {outputs[key]}" if key == "_before_after" else str(outputs[key]))
+    return images[0]
 
 
 def _settings(args: argparse.Namespace, pipe: Any, reference: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
 from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.highres.harmonize import render_maps, render_windows
 from harmony_diffusion.highres.resize_bands import bicubic_windows, shrink_by_area
-from harmony_diffusion.highres.thumbnail import BAND_PIXELS, fill_smoothly
+from harmony_diffusion.highres.thumbnail import fill_smoothly
+from harmony_diffusion.highres.windows import BAND_PIXELS
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.layers import blend
 from harmony_diffusion.morphology import erode

@@ -5,8 +5,7 @@ the change is carried over as a colour map (`harmony_diffusion.highres.color_map
 computed, in bands, so that little memory beyond the picture itself is needed.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -14,17 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harmony_diffusion.boxes import Box, bounding_box, box_around
-from harmony_diffusion.errors import SizeMismatchError
+from harmony_diffusion.boxes import Box
 from harmony_diffusion.highres.color_map import apply_color_map, fit_color_map
 from harmony_diffusion.highres.offload import run_with_hooks
-from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail, row_bands
+from harmony_diffusion.highres.thumbnail import Thumbnail, make_thumbnail
+from harmony_diffusion.highres.windows import (
+    allowed_background,
+    enlarging_taps,
+    foreground_windows,
+    row_bands,
+    shown_mask,
+    window_around,
+)
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.numbers import check_number
-
-# Least side of the part that a model sees, as a share of the picture's: limits the enlargement of objects.
-_LEAST_SEEN = 0.2
 
 
 def harmonize_picture(
@@ -81,58 +84,6 @@ def _harmonize(
     # With hidden parts, statistics of the whole picture come from the model's own input.
     frame = None if allowed is None else thumbnail.composite.float()
     return render_filters(model, picture, mask, filters, frame=frame, strength=strength), filters
-
-
-def window_around(mask: np.ndarray, context: float) -> Box:
-    """Find a square around the foreground, moved and cut to fit into the picture.
-
-    Args:
-        mask: `(H, W)`; the window holds all values above 0.
-        context: Background on each side of the foreground, as a share of its longer side.
-
-    Returns:
-        Rows and columns; all of them for an empty mask.
-    """
-    box = bounding_box(mask > 0)
-    if box is None:
-        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
-    longer = max(span.stop - span.start for span in box)
-    side = math.ceil(max((1 + 2 * context) * longer, _LEAST_SEEN * math.sqrt(mask.size)))
-    return box_around(box, [min(side, whole) for whole in mask.shape], mask.shape)
-
-
-def shown_mask(picture: Picture, mask: np.ndarray) -> np.ndarray:
-    """Return the mask as float32 `(H, W)`, 0 where the picture is hidden.
-
-    Raises:
-        SizeMismatchError: It has another size than the picture.
-    """
-    mask = _weights(picture, mask, "mask")
-    visible = picture.visible
-    return mask if visible is None else np.where(visible > 0, mask, np.float32(0))
-
-
-def allowed_background(picture: Picture, reference: np.ndarray | None) -> np.ndarray | None:
-    """Return the weight of each background pixel, float32 `(H, W)`; None = all have full weight.
-
-    Raises:
-        SizeMismatchError: `reference` has another size than the picture.
-    """
-    visible = picture.visible
-    if reference is None:
-        return None if visible is None else _weights(picture, visible, "alpha")
-    reference = _weights(picture, reference, "reference")
-    return reference if visible is None else reference * visible
-
-
-def _weights(picture: Picture, weights: np.ndarray, name: str) -> np.ndarray:
-    if weights.shape != picture.size:
-        raise SizeMismatchError(
-            name,
-            f"is {' x '.join(map(str, weights.shape))} (height x width), "
-            f"but {picture.name} is {picture.size[0]} x {picture.size[1]}",
-        )
-    return np.require(weights, np.float32, ["C", "W"])
 
 
 @torch.no_grad()
@@ -222,36 +173,15 @@ def upsample_window(maps: Tensor, size: tuple[int, int], window: Box, mode: str)
     rows, columns = window
     if maps.shape[-2:] == size:
         return maps[..., rows, columns]
-    down, down_weights = _taps(maps.shape[2], size[0], rows, mode, maps.device)
-    across, across_weights = _taps(maps.shape[3], size[1], columns, mode, maps.device)
+    (down, down_weights), (across, across_weights) = (
+        [torch.from_numpy(taps).to(maps.device) for taps in enlarging_taps(small, large, wanted, mode)]
+        for small, large, wanted in zip(maps.shape[2:], size, window, strict=True)
+    )
     first, last = int(down.min()), int(down.max()) + 1
     needed = maps[:, :, first:last]
     wide = torch.stack([needed[..., i] * w for i, w in zip(across, across_weights, strict=True)]).sum(0)
     tall = [wide[:, :, i - first] * w[:, None] for i, w in zip(down, down_weights, strict=True)]
     return torch.stack(tall).sum(0)
-
-
-def _taps(small: int, large: int, wanted: slice, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Source indices and weights of each enlarged position, `(taps, n)` both."""
-    # In float32 as `F.interpolate` computes it, so that both round alike.
-    scale = torch.tensor(small, dtype=torch.float32) / large
-    source = (torch.arange(wanted.start, wanted.stop) + 0.5) * scale - 0.5
-    base = source.floor()
-    t = source - base
-    steps: tuple[int, ...]
-    if mode == "bilinear":
-        steps, weights = (0, 1), torch.stack((1 - t, t))
-    elif mode == "bicubic":
-        # Cubic convolution with a = -0.75.
-        a, u = -0.75, 1 - t
-        far, near = torch.stack((1 + t, 1 + u)), torch.stack((t, u))
-        near = ((a + 2) * near - (a + 3)) * near * near + 1
-        far = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
-        steps, weights = (-1, 0, 1, 2), torch.stack((far[0], near[0], near[1], far[1]))
-    else:
-        raise ValueError(f"`mode` must be 'bilinear' or 'bicubic', got {mode!r}.")
-    index = torch.stack([(base + step).clamp(0, small - 1).long() for step in steps])
-    return index.to(device), weights.to(device)
 
 
 def render_maps(
@@ -290,7 +220,7 @@ def render_windows(
         The changed picture.
     """
     result = picture.pixels.copy()
-    for window in _windows(mask):
+    for window in foreground_windows(mask):
         share = mask[window]
         maps = maps_in(window)
         image = torch.from_numpy(picture.read_srgb(*window)).permute(2, 0, 1)[None]
@@ -299,18 +229,6 @@ def render_windows(
         values = torch.lerp(image, changed, strength).clamp_(0, 1)[0].permute(1, 2, 0).cpu().numpy()
         np.copyto(result[window], picture.write_srgb(values, *window), where=(share > 0)[..., None])
     return picture.with_pixels(result)
-
-
-def _windows(mask: np.ndarray) -> Iterator[Box]:
-    """Yield bands of rows that hold foreground, each cut to the columns that do."""
-    for rows in row_bands((mask.shape[0], mask.shape[1])):
-        inside = mask[rows] > 0
-        lines, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        if lines.size:
-            yield (
-                slice(rows.start + int(lines[0]), rows.start + int(lines[-1]) + 1),
-                slice(int(columns[0]), int(columns[-1]) + 1),
-            )
 
 
 def _render_pixels(

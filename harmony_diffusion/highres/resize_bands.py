@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.boxes import Box
-from harmony_diffusion.highres.thumbnail import BAND_PIXELS, row_bands
+from harmony_diffusion.highres.windows import BAND_PIXELS, row_bands
 from harmony_diffusion.images.picture import Picture
 
 

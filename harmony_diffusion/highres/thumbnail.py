@@ -11,14 +11,13 @@ from torch import Tensor
 
 from harmony_diffusion.errors import MaskError
 from harmony_diffusion.highres.offload import execution_device
+from harmony_diffusion.highres.windows import row_bands
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.contract import HarmonyModel
 
 # Statistics of a classical method are no better on more pixels than this.
 _CLASSICAL_SIDE = 1024
 _SMALLEST_SIDE = 32
-# Pixels read as floats at a time: 3 MB each for RGB, whatever the size of the picture.
-BAND_PIXELS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ def make_thumbnail(
 
     Args:
         model: Any registry model. Networks that predict filters get the frame squashed to the square of their
-            `working_size`, other networks, and those that say `keeps_shape`, a frame of that area in its own
-            shape, classical methods that predict filters (`takes_reference`) one of at most 1024 px on the
-            long side.
+            `working_size` (with antialiasing if they say `antialias`), other networks, and those that say
+            `keeps_shape`, a frame of that area in its own shape, classical methods that predict filters
+            (`takes_reference`) one of at most 1024 px on the long side.
         picture: Composite, `(H, W)`.
         mask: 1 on the foreground, `(H, W)` float32; 0 where the picture is hidden.
         allowed: Weight with which a background pixel may be seen, `(H, W)` float32 in [0, 1]; None = all may.
@@ -66,7 +65,7 @@ def make_thumbnail(
         composite, small_mask, reference = _restricted(picture, mask, allowed, height, width)
     else:
         # Published networks that predict filters were trained on frames sampled without antialiasing.
-        antialias = model.keeps_shape or model.takes_reference
+        antialias = model.antialias or model.keeps_shape or model.takes_reference
         small_mask = _resize(torch.from_numpy(mask)[None, None], (height, width), antialias)
         if antialias:
             (composite,) = _shrink(picture, (height, width), lambda rgb, rows: (rgb,))
@@ -113,12 +112,6 @@ def fill_smoothly(image: Tensor, confidence: Tensor) -> Tensor:
     # One sure pixel in four makes the pixel above them sure.
     coarse = fill_smoothly(coarse, (4 * total).clamp_max(1))
     return torch.lerp(_resize(coarse, size, antialias=False), image, confidence)
-
-
-def row_bands(size: tuple[int, int]) -> list[slice]:
-    """Return slices of rows that cover a picture of `size`, about `BAND_PIXELS` pixels each."""
-    step = max(1, BAND_PIXELS // size[1])
-    return [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
 
 
 def _restricted(

@@ -1,15 +1,22 @@
-"""NumPy arrays and torch tensors that callers hand over, checked and laid out as `(H, W, C)`."""
+"""NumPy arrays and torch tensors that callers hand over, checked and laid out as `(H, W, C)`.
+
+Nothing here imports PyTorch: a tensor can only come from a caller who has.
+"""
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
 
 import cv2
 import numpy as np
-import torch
 
 from harmony_diffusion.errors import DecodeError, InputError, InputNote, InputTypeError, TooLargeError
+
+if TYPE_CHECKING:
+    import torch
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
@@ -34,6 +41,12 @@ class Raster:
     exif: bytes | None = None
     indices: np.ndarray | None = None
     lossy: bool = False
+
+
+def is_tensor(source: object) -> "TypeGuard[torch.Tensor]":
+    """Return True for a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
 
 
 def note(subject: object, text: str) -> None:
@@ -135,7 +148,7 @@ def with_depth(values: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
     return converted
 
 
-def array_of(source: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
+def array_of(source: "np.ndarray | torch.Tensor", name: str) -> np.ndarray:
     """Return a picture or mask as an array with channels last, without copying where possible.
 
     Args:
@@ -145,7 +158,7 @@ def array_of(source: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
     Returns:
         `(H, W)` or `(H, W, C)`.
     """
-    if isinstance(source, torch.Tensor):
+    if is_tensor(source):
         array = _array_of_tensor(source, name)
         array = array[0] if array.ndim == 4 and len(array) == 1 else array
         _check_axes(array, name, "`(C, H, W)` or `(1, C, H, W)`")
@@ -163,10 +176,10 @@ def array_of(source: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
     return array
 
 
-def _array_of_tensor(source: torch.Tensor, name: str) -> np.ndarray:
+def _array_of_tensor(source: "torch.Tensor", name: str) -> np.ndarray:
     try:
         tensor = source.detach().cpu()
-        if tensor.dtype == torch.bfloat16:
+        if str(tensor.dtype) == "torch.bfloat16":
             tensor = tensor.float()
         return tensor.resolve_conj().resolve_neg().numpy()
     except (TypeError, RuntimeError, NotImplementedError) as error:
@@ -188,7 +201,7 @@ def _check_axes(array: np.ndarray, name: str, expected: str) -> None:
         raise InputError(name, f"has shape {array.shape}", f"Give an array of shape {expected}.")
 
 
-def picture_of_array(source: np.ndarray | torch.Tensor, name: str, max_pixels: float) -> Raster:
+def picture_of_array(source: "np.ndarray | torch.Tensor", name: str, max_pixels: float) -> Raster:
     """Check an array or tensor that is to be a picture.
 
     Args:

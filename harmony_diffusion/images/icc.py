@@ -13,10 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-import torch
 from PIL import Image, ImageCms
-
-from harmony_diffusion.color import linear_to_srgb, srgb_to_linear
 
 # Linear sRGB (IEC 61966-2-1) to CIE XYZ relative to D50, the white of ICC profiles; adapted by Bradford.
 _SRGB_TO_XYZ = np.array(
@@ -124,12 +121,14 @@ def cmyk_to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 def _encode(linear: np.ndarray) -> np.ndarray:
     """Apply the sRGB transfer curve to values in [0, 1]."""
-    return linear_to_srgb(torch.from_numpy(linear)).numpy()
+    bent = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return np.where(linear <= 0.0031308, linear * 12.92, bent)
 
 
 def _decode(values: np.ndarray) -> np.ndarray:
     """Undo the sRGB transfer curve on values in [0, 1]."""
-    return srgb_to_linear(torch.from_numpy(values)).numpy()
+    bent = ((np.maximum(values, 0.04045) + 0.055) / 1.055) ** 2.4
+    return np.where(values <= 0.04045, values / 12.92, bent)
 
 
 def _look_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Masks: read from anything, checked, and returned as float32 with 1 on the foreground."""
 
 import os
+from typing import TYPE_CHECKING, Union
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
@@ -14,13 +14,17 @@ from harmony_diffusion.images.arrays import (
     array_of,
     check_size,
     clamp_float,
+    is_tensor,
     note,
     white_of,
 )
 from harmony_diffusion.images.decoding import read_file, read_pil
 from harmony_diffusion.numbers import check_integer, check_number
 
-MaskSource = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+MaskSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 Label = int | tuple[int, int, int]
 
 _CHOOSE_LABEL = "Choose one with `load_mask(…, label=…)` (`--label`)."
@@ -99,7 +103,7 @@ def load_mask(
         raster = read_file(source, max_pixels=limit, min_side=1, allow_truncated=None, purpose="mask")
     elif isinstance(source, Image.Image):
         raster = read_pil(source, name, max_pixels=limit, min_side=1)
-    elif isinstance(source, np.ndarray | torch.Tensor):
+    elif isinstance(source, np.ndarray) or is_tensor(source):
         raster = _raster_of_array(source, name, limit, label)
     else:
         raise InputTypeError(
@@ -127,7 +131,7 @@ def _checked_label(label: Label) -> Label:
 
 
 def check_background(
-    mask: np.ndarray | torch.Tensor, reference: np.ndarray | torch.Tensor | None = None
+    mask: "np.ndarray | torch.Tensor", reference: "np.ndarray | torch.Tensor | None" = None
 ) -> None:
     """Check that there is a background to harmonize to.
 
@@ -147,7 +151,7 @@ def check_background(
 
 
 def _raster_of_array(
-    source: np.ndarray | torch.Tensor, name: str, max_pixels: float, label: Label | None
+    source: "np.ndarray | torch.Tensor", name: str, max_pixels: float, label: Label | None
 ) -> Raster:
     array = array_of(source, name)
     if array.ndim == 3 and array.shape[0] == 1 and array.shape[2] not in (1, 2, 3, 4):

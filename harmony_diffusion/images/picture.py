@@ -3,16 +3,16 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import numpy as np
-import torch
 from PIL import Image
 
 from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
 from harmony_diffusion.images.arrays import (
     MAX_PIXELS,
     Raster,
+    is_tensor,
     note,
     picture_of_array,
     row_chunks,
@@ -26,12 +26,15 @@ from harmony_diffusion.images.masks import MaskSource, is_black_and_white, load_
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.numbers import check_integer, check_number
 
+if TYPE_CHECKING:
+    import torch
+
 _ALL = slice(None)
 # Two computations of the same sRGB value, in windows of different size, differ by less than this.
 _ROUNDING = 1e-6
 _SWAPPED = "is black and white, and the mask is not: the composite and the mask may be swapped"
 
-PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, torch.Tensor, "Picture"]
+PictureSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor", "Picture"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +183,10 @@ class Picture:
         """Return a copy of the pixels in their own depth and colour space, `(H, W, 3)`, RGBA `(H, W, 4)`."""
         return self.pixels.copy() if self.alpha is None else np.dstack((self.pixels, self.alpha))
 
-    def to_tensor(self) -> torch.Tensor:
+    def to_tensor(self) -> "torch.Tensor":
         """Return the sRGB values without alpha, `(3, H, W)` float32 in [0, 1]."""
+        import torch
+
         tensor = torch.empty(3, *self.size)
         for rows in row_chunks(self.size[0]):
             tensor[:, rows] = torch.from_numpy(self.read_srgb(rows)).permute(2, 0, 1)
@@ -301,7 +306,7 @@ def load_picture(
         )
     elif isinstance(source, Image.Image):
         raster = read_pil(source, name, max_pixels=limit)
-    elif isinstance(source, np.ndarray | torch.Tensor):
+    elif isinstance(source, np.ndarray) or is_tensor(source):
         raster = picture_of_array(source, name, limit)
     else:
         raise InputTypeError(
@@ -381,6 +386,7 @@ def load_pairs(
         SizeMismatchError: A mask has another size than its composite, and `resize` is false.
 
     Example:
+        >>> import torch
         >>> ((picture, mask),) = load_pairs(torch.rand(3, 32, 48), torch.ones(32, 48) / 2)
         >>> picture.size == mask.shape
         True
@@ -505,7 +511,7 @@ def _listed(source: Any, name: str, count: int | None) -> list[Any]:
     sources = [source]
     if isinstance(source, list | tuple):
         sources = list(source)
-    elif isinstance(source, np.ndarray | torch.Tensor):
+    elif isinstance(source, np.ndarray) or is_tensor(source):
         if source.ndim == 4 or (source.ndim == 3 and len(source) == count and count > 1):
             sources = list(source)
     if not sources:

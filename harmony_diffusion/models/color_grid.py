@@ -64,6 +64,8 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
 
     origin = Origin(title="ColorGrid, the default model of Harmony Diffusion", paper="")
     working_size = 320
+    keeps_shape = False
+    antialias = True  # of the thumbnail; a window that is no square is squashed to one
     context = 0.2
     predicts_filters = True
     filter_upsampling = "bilinear"

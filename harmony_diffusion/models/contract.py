@@ -28,6 +28,7 @@ class HarmonyModel(ModelMixin, ConfigMixin):
             this area.
         keeps_shape: The model sees thumbnails in the shape of the picture; otherwise squares, or for
             classical methods with filters (`takes_reference`) thumbnails of at most 1024 pixels a side.
+        antialias: Thumbnails are made with antialiasing, also where `keeps_shape` is false.
         context: Background that the model sees on each side of the foreground, as a share of the longer side
             of the foreground; None for the whole picture.
         predicts_filters: `predict_filters`, `transform` and `apply_filters` are implemented.
@@ -43,6 +44,7 @@ class HarmonyModel(ModelMixin, ConfigMixin):
     origin: Origin
     working_size: int = 256
     keeps_shape: bool = True
+    antialias: bool = False
     context: float | None = None
     predicts_filters: bool = False
     filter_upsampling: str | None = None
