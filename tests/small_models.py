@@ -8,11 +8,13 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.contract import HarmonyModel
+from harmony_diffusion.models.origin import Origin
 
 
 class Gain(HarmonyModel, ModelMixin, ConfigMixin):
     """White-box network: one gain a channel, the ratio of the means of background and foreground."""
 
+    origin = Origin(title="Model of the tests", paper="")
     working_size = 64
     keeps_shape = False
     predicts_filters = True
@@ -52,6 +54,7 @@ class GainMap(Gain, ModelMixin, ConfigMixin):
 class Dense(HarmonyModel, ModelMixin, ConfigMixin):
     """Dense network: pulls the foreground halfway to the mean colour of the background."""
 
+    origin = Origin(title="Model of the tests", paper="")
     working_size = 64
 
     @register_to_config

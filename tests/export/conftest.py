@@ -3,10 +3,6 @@ import pytest
 import torch
 from small_models import Dense, Gain, GainMap
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-
 from harmony_diffusion.export.onnx import export_onnx
 
 KINDS = {"gain": Gain, "gain_map": GainMap, "dense": Dense}

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from harmony_diffusion.highres.resize_bands import bicubic_windows, shrink_by_area
-from harmony_diffusion.highres.thumbnail import BAND_PIXELS
+from harmony_diffusion.highres.windows import BAND_PIXELS
 from harmony_diffusion.images.picture import Picture
 
 
