@@ -371,7 +371,8 @@ def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
     around = dilate(mask, _RING)
     image = composite.flatten(2)
     weights = torch.cat((mask, around - mask, 1 - around), 1).flatten(2)
-    luma = (image * image.new_tensor((0.299, 0.587, 0.114))[:, None]).sum(1, keepdim=True)
+    red, green, blue = image.split(1, 1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
     level = (torch.cat((image, luma), 1).clamp(0, 1) * (_LEVELS - 1)).round().long()  # (B, 4, N)
     share = weights / weights.sum(2, keepdim=True).clamp_min(1e-3)  # (B, 3, N)
     histograms = image.new_zeros(len(image), 3, 4, _LEVELS).scatter_add(
@@ -380,7 +381,7 @@ def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
         share[:, :, None].expand(-1, -1, 4, -1),
     )
     below = histograms.cumsum(3) - histograms
-    wanted = image.new_tensor(_QUANTILES)[:, None]  # (Q, 1)
+    wanted = torch.tensor(_QUANTILES, device=image.device)[:, None]  # (Q, 1)
     # A quantile is the number of levels whose share lies below it, the last of them counted in part.
     part = ((wanted - below[:, :, :, None]) / histograms[:, :, :, None].clamp_min(1e-6)).clamp(0, 1)
     found = part.sum(4) * (2 / _LEVELS) - 1  # (B, 3, 4, Q)

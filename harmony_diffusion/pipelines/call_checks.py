@@ -189,9 +189,13 @@ def check_controls(control_cfg: Any, **settings: tuple[Any, Any]) -> Controls:
 def check_types_of_controlnets(pipe: Any, controls: Controls) -> None:
     """Check that the ControlNets that run have the number type of the U-Net.
 
+    Under autocast they may differ.
+
     Raises:
         InputError: One has another type.
     """
+    if torch.is_autocast_enabled(pipe.device.type):
+        return
     for name, (scale, _) in controls.settings.items():
         controlnet = getattr(pipe, name)
         if controlnet is not None and scale != 0 and controlnet.dtype != pipe.unet.dtype:

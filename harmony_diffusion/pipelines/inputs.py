@@ -12,16 +12,6 @@ from harmony_diffusion.images.picture import Picture, PictureSource, load_pairs,
 
 Loaded = TypeVar("Loaded")
 
-# Options of loading that messages of `harmony_diffusion.images` name, and the function that takes them.
-_TAKEN_BY = {
-    "resize": "load_mask",
-    "invert": "load_mask",
-    "label": "load_mask",
-    "max_pixels": "load_picture",
-    "frame": "load_picture",
-    "allow_truncated": "load_picture",
-}
-
 
 def load_call_pairs(
     composite: PictureSource | Sequence[PictureSource], mask: MaskSource | Sequence[MaskSource]
@@ -54,18 +44,11 @@ def load_references(
 
 
 def _with_remedies(load: Callable[[], Loaded]) -> Loaded:
-    """Load, and replace remedies that only the loading functions have by one that the call has."""
+    """Load, and leave out of messages the options that only the command line has."""
     try:
         return load()
     except InputError as error:
-        options = [name for name in re.findall(r"`(\w+)`", error.fix) if name in _TAKEN_BY]
-        if not options:
+        fix = re.sub(r" \(`--[\w-]+`\)", "", error.fix)
+        if fix == error.fix:
             raise
-        function = _TAKEN_BY[options[0]]
-        size = ", size=(height, width)" if options[0] == "resize" else ""
-        fix = re.sub(r" \(`--[\w-]+`\)", "", error.fix).rstrip(".")
-        raise type(error)(
-            error.subject,
-            error.reason,
-            f"{fix}: call `harmony_diffusion.{function}(…{size}, {options[0]}=…)` and give its result.",
-        ) from error
+        raise type(error)(error.subject, error.reason, fix) from error

@@ -122,8 +122,7 @@ def convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
     Not by `ModelMixin.to`, which warns of layers that must stay in float32 even where there are none.
     """
-    if getattr(model, "dtype", None) != dtype:
-        torch.nn.Module.to(model, dtype)
+    torch.nn.Module.to(model, dtype)
 
 
 def read_device(value: Any) -> torch.device:

@@ -32,15 +32,15 @@ def test_default_level_is_the_one_of_before(tmp_path):
     assert contents == {pillow.getvalue()}
 
 
-def test_encode_writes_what_save_writes(tmp_path):
+def test_the_encoder_writes_what_save_writes(tmp_path):
     picture = Picture(smooth_picture(40, 56))
     for name in ("a.png", "a.jpg", "a.tif", "a.webp"):
         picture.save(tmp_path / name, quality=80, png_level=1)
         file = io.BytesIO()
-        picture.encode(file, name, quality=80, png_level=1)
+        picture.encoder(name, quality=80, png_level=1)(file)
         assert file.getvalue() == (tmp_path / name).read_bytes()
     with pytest.raises(OutputError):
-        picture.encode(io.BytesIO(), "a.xyz")
+        picture.encoder("a.xyz")
 
 
 def test_level_beyond_9_is_refused_before_anything_is_written(tmp_path):

@@ -313,7 +313,7 @@ def test_output_types(pipe):
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "noise"),
         ({"foreground": picture((10, 20))}, "foreground"),
         ({"background": picture((80, 64))}, "background.*80"),
-        ({"background": [picture()] * 2}, "2 pictures for 1"),
+        ({"background": [picture()] * 2}, "there are 2 for 1"),
         ({"composite": "no_such_file.png"}, "no_such_file"),
         ({"mask": np.zeros((10, 10), np.uint8)}, "10x10"),
         ({"mask": np.full((64, 64), 255, np.uint8)}, "no background"),

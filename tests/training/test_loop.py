@@ -41,7 +41,7 @@ def test_flags_are_in_snake_case_and_have_no_alias():
 
 
 def test_every_flag_is_used_by_a_recipe_a_document_or_a_test():
-    users = [ROOT / "README.md", *(ROOT / "train").rglob("*.md"), *(ROOT / "train" / "recipes").glob("*.sh")]
+    users = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "train" / "recipes").glob("*.sh")]
     users += [*(ROOT / "eval").glob("*.sh"), *(ROOT / "tests").rglob("*.py")]
     text = "".join(path.read_text() for path in users)
     flags = {name for (name,) in flags_of([*SCRIPTS, *SHARED])}
