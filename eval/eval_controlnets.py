@@ -48,6 +48,7 @@ from harmony_diffusion.metrics.rows import ResumableRows, format_row
 from harmony_diffusion.metrics.score_rows import read_rows
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.baselines import BASELINES, InpaintingBaseline
+from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.reports.diffusion_tables import (
     Distances,
     parse_scales,
@@ -277,6 +278,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def main() -> None:
+    keep_freed_memory()
     args = parse_args()
     try:
         with warnings.catch_warnings():

@@ -53,6 +53,7 @@ from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.quick_decoding import read_mask, read_picture
 from harmony_diffusion.metrics.protocols import METRICS, Protocol, find_protocols, score
 from harmony_diffusion.metrics.rows import ResumableRows, format_row, mean_rows
+from harmony_diffusion.process import keep_freed_memory
 
 _DIGITS = {"ssim": 4, "fssim": 4}
 BASELINES = ("sd-inpainting", "paint-by-example")
@@ -464,6 +465,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
+    keep_freed_memory()
     # Two processes on two cores do not wait for the threads of each other.
     cv2.setNumThreads(1)
     try:

@@ -27,6 +27,7 @@ import torch
 from harmony_diffusion.errors import HarmonyError, InputError, InputNote, SizeMismatchError
 from harmony_diffusion.metrics.fid import RESIZE_MODES, compare_features, extract_features, load_extractor
 from harmony_diffusion.metrics.lpips import LPIPS
+from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.reports.fid_comparison import compare_sets
 from harmony_diffusion.reports.fid_folders import list_pictures, read_pictures, write_distance
 
@@ -92,6 +93,7 @@ def mean_lpips(args: argparse.Namespace, generated: list[Path], real: list[Path]
 
 
 def main() -> None:
+    keep_freed_memory()
     args = parse_args()
     try:
         folders = [args.generated, args.real, *args.against]

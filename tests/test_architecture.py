@@ -68,7 +68,7 @@ ROOMS = (
     ("highres",),
     ("models",),
     ("images",),
-    ("color", "boxes", "morphology", "resampling", "compositing", "numbers", "errors"),
+    ("color", "boxes", "morphology", "resampling", "compositing", "numbers", "process", "errors"),
 )
 HEIGHT = {name: len(ROOMS) - number for number, room in enumerate(ROOMS) for name in room}
 

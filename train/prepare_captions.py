@@ -41,6 +41,7 @@ from harmony_diffusion.errors import HarmonyError, InputError
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.quick_decoding import read_picture
 from harmony_diffusion.images.sources import Source
+from harmony_diffusion.process import keep_freed_memory
 
 logger = logging.getLogger("prepare_captions")
 
@@ -87,6 +88,7 @@ def part_of(text: str | None, parser: argparse.ArgumentParser) -> tuple[int, int
 
 
 def main() -> None:
+    keep_freed_memory()
     args = parse_args()
     problems: list[Problem] | None = [] if args.skip_bad else None
     listing = list_dataset(

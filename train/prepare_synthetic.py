@@ -27,6 +27,7 @@ from harmony_diffusion.data.synthesis.composites import (
 )
 from harmony_diffusion.data.training_set import PhotographSet
 from harmony_diffusion.errors import HarmonyError, InputError, OutputError
+from harmony_diffusion.process import keep_freed_memory
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,6 +83,7 @@ def write_sources(output: Path, split: str, used: dict[str, Photograph]) -> None
 
 
 def main() -> None:
+    keep_freed_memory()
     args = parse_args()
     if (args.output / f"IHD_{args.split}.txt").exists():
         raise OutputError(

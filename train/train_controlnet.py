@@ -33,6 +33,7 @@ from harmony_diffusion.diffusion.control_settings import ROLES, ControlSettings,
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.training.diffusion_run import (
     FIXED,
     Conditioner,
@@ -214,6 +215,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     run_script(train, parse_args())
 
 

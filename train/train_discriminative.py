@@ -43,6 +43,7 @@ from harmony_diffusion.models.efficientnet import init_lite0_from_imagenet
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.layers import blend
+from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.training.arguments import (
     add_data_arguments,
     add_optimizer_arguments,
@@ -358,6 +359,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     run_script(train, parse_args(), can_shard=False)
 
 

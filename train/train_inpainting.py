@@ -31,6 +31,7 @@ from harmony_diffusion.diffusion.base_models import load_base_components
 from harmony_diffusion.diffusion.random_weights import BASES, random_components
 from harmony_diffusion.models.tiny_autoencoder import load_taef2
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
+from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.training.diffusion_run import (
     FIXED,
     Conditioner,
@@ -171,6 +172,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     run_script(train, parse_args())
 
 

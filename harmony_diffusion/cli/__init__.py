@@ -1,7 +1,6 @@
 """The command `harmony`. Heavy imports happen inside the commands, so that `--help` answers at once."""
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from harmony_diffusion.cli import batch, compose, convert, data, export, image, 
 from harmony_diffusion.cli.number_types import join_negative
 from harmony_diffusion.cli.terminal import close_quietly, say
 from harmony_diffusion.errors import HarmonyError, InputNote
+from harmony_diffusion.process import keep_freed_memory, wait_without_spinning
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -26,9 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Threads of PyTorch that spin while waiting take the cores from those that work (eval/bench_inference.py
-    # shows it). Read when PyTorch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_without_spinning()
+    keep_freed_memory()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", InputNote)

@@ -9,7 +9,6 @@
 # package were trained; they were not made by this very command but by three runs, the first two at 192 pixels.
 # Not run as one.
 set -e
-export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 # keep freed memory: a fifth less time
 accelerate launch ${LAUNCH_FLAGS:-} train/train_discriminative.py \
   --model color_grid \
   --subset_power 0.5 \
