@@ -146,11 +146,29 @@ def _harmonize_without_torch(args: argparse.Namespace, composite: Any, mask: Any
 
 
 def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
+    """Return the picture harmonized by a model or by a saved pipeline."""
+    source = args.model or "default"
+    if source == "sd2-dual" or Path(source, "model_index.json").is_file():
+        return _harmonize_by_pipeline(args, composite, mask, reference)
+    # No pipeline: its imports take as long as all the rest.
+    from harmony_diffusion.highres.harmonize import harmonize_picture
+    from harmony_diffusion.images.masks import check_background
+    from harmony_diffusion.models import load_model
+
+    _refuse_diffusion_options(args)
+    model = load_model(source)
+    if args.prompt is not None:
+        say(f"harmony: note: --prompt is ignored: {type(model).__name__} reads no text")
+    check_background(mask, reference)
+    return harmonize_picture(model, composite, mask, reference=reference, strength=args.strength)[0]
+
+
+def _harmonize_by_pipeline(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
     """Return the picture harmonized by a pipeline."""
     from harmony_diffusion.pipelines.loading import load_pipeline
 
     controls = args.high_scale != 0 or args.low_scale != 0
-    pipe = load_pipeline(args.model or "default", controls=controls)
+    pipe = load_pipeline(args.model, controls=controls)
     pipe.set_progress_bar_config(disable=True)
     with warnings.catch_warnings():
         # These notes were shown when the picture and its mask were loaded from their files.
@@ -166,6 +184,13 @@ def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: A
     return images[0]
 
 
+def _refuse_diffusion_options(args: argparse.Namespace) -> None:
+    if any(getattr(args, name) is not None for name in ("high_scale", "low_scale", "steps", "seed")):
+        raise InputError(
+            "--high-scale, --low-scale, --steps and --seed", "are for `--model sd2-dual`", "Leave them out."
+        )
+
+
 def _settings(args: argparse.Namespace, pipe: Any, reference: Any) -> dict[str, Any]:
     """Return the arguments that this pipeline takes, and refuse those that are for the other kind."""
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
@@ -173,12 +198,7 @@ def _settings(args: argparse.Namespace, pipe: Any, reference: Any) -> dict[str, 
     names = {"high_scale": "high_scale", "low_scale": "low_scale", "steps": "num_inference_steps"}
     given = {names[key]: value for key in names if (value := getattr(args, key)) is not None}
     if isinstance(pipe, HarmonizationPipeline):
-        if given or args.seed is not None:
-            raise InputError(
-                "--high-scale, --low-scale, --steps and --seed",
-                "are for `--model sd2-dual`",
-                "Leave them out.",
-            )
+        _refuse_diffusion_options(args)
         return {"strength": args.strength, "reference_mask": reference}
     if reference is not None:
         raise InputError(
