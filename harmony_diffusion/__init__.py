@@ -24,6 +24,8 @@ _HOME = {
     "psnr": "harmony_diffusion.metrics.functional",
     "fmse": "harmony_diffusion.metrics.functional",
     "ssim": "harmony_diffusion.metrics.functional",
+    "save_for_hub": "harmony_diffusion.hub.saving",
+    "push_to_hub": "harmony_diffusion.training.publishing",
     "evaluate": "harmony_diffusion.metrics.evaluate",
     "HarmonyError": "harmony_diffusion.errors",
     "InputError": "harmony_diffusion.errors",
@@ -47,11 +49,14 @@ __all__ = [
     "load_pipeline",
     "mse",
     "psnr",
+    "push_to_hub",
+    "save_for_hub",
     "ssim",
 ]
 
 if TYPE_CHECKING:
     from harmony_diffusion.errors import HarmonyError, InputError
+    from harmony_diffusion.hub.saving import save_for_hub
     from harmony_diffusion.images.masks import load_mask
     from harmony_diffusion.images.picture import Picture, load_picture
     from harmony_diffusion.metrics.evaluate import evaluate
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
     from harmony_diffusion.pipelines.loading import load_pipeline
     from harmony_diffusion.pipelines.output import HarmonizationOutput
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
+    from harmony_diffusion.training.publishing import push_to_hub
 
 
 def __getattr__(name: str) -> Any:

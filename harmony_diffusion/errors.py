@@ -71,3 +71,16 @@ class MissingDependencyError(HarmonyError, ImportError):
 
 class InputNote(UserWarning):
     """A picture or mask was accepted in a way the caller should know of (frame taken, mask rescaled, …)."""
+
+
+class HubError(HarmonyError, OSError):
+    """An upload to the Hub that failed, or cannot be started.
+
+    Args:
+        reason: Why.
+        fix: What the caller can do about it.
+    """
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        self.reason, self.fix = reason, fix
+        super().__init__(f"{reason}. {fix}" if fix else reason)

@@ -58,6 +58,7 @@ ROOMS = (
     ("app",),
     ("batch",),
     ("export",),
+    ("hub",),
     ("reports",),
     ("training",),
     ("pipelines",),

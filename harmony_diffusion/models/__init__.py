@@ -23,6 +23,7 @@ from harmony_diffusion.models.dovenet import DoveNet
 from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.hdnet import HDNet
+from harmony_diffusion.models.hub_files import download_model, looks_like_repository
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.idih_hrnet import IDIHHRNet
 from harmony_diffusion.models.iih import IIH
@@ -140,21 +141,27 @@ def has_weights(name: str) -> bool:
     return (WEIGHTS / name / "config.json").is_file()
 
 
-def load_model(name_or_path: str | os.PathLike[str] = "default") -> HarmonyModel:
-    """Load a model that is ready to harmonize, by its registry name or from a saved folder.
+def load_model(
+    name_or_path: str | os.PathLike[str] = "default", *, revision: str | None = None
+) -> HarmonyModel:
+    """Load a model that is ready to harmonize: by its registry name, from a saved folder or from the Hub.
+
+    A repository on the Hub is only data: its settings and safetensors files are downloaded, no code in it is
+    run. The class is the one of this library that its `config.json` names.
 
     Args:
         name_or_path: `"default"`, the registry name of a method that needs no weights or whose weights come
-            with the package, or a folder written by `save_pretrained`, whose `config.json` names a class of
-            the registry.
+            with the package, a folder written by `save_pretrained`, whose `config.json` names a class of the
+            registry, or `owner/name` on the Hub; `owner/name@revision` for one revision of it.
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
         The model in evaluation mode, in float32.
 
     Raises:
         InputTypeError: `name_or_path` is no string or path.
-        CheckpointError: Unknown name, a network without weights, or a folder that does not hold a model of
-            the registry with all its weights. The message states what was found.
+        CheckpointError: Unknown name, a network without weights, or a folder or repository that does not hold
+            a model of the registry with all its weights. The message states what was found.
 
     Example:
         >>> load_model("identity").training
@@ -170,6 +177,8 @@ def load_model(name_or_path: str | os.PathLike[str] = "default") -> HarmonyModel
     # A folder that merely has the name of a method does not hide the method.
     if path.is_dir() and (name not in MODELS or (path / "config.json").is_file()):
         return _load_folder(path)
+    if name not in MODELS and looks_like_repository(name):
+        return _load_folder(download_model(name, _known_classes(), {"revision": revision}))
     if name not in MODELS:
         raise CheckpointError(describe_missing(name, ["default", *MODELS]))
     model = create_model(name)
@@ -181,8 +190,12 @@ def load_model(name_or_path: str | os.PathLike[str] = "default") -> HarmonyModel
     return model.eval()
 
 
+def _known_classes() -> dict[str, type[HarmonyModel]]:
+    return {model_class(name).__name__: model_class(name) for name in MODELS}
+
+
 def _load_folder(path: Path) -> HarmonyModel:
-    known = {model_class(name).__name__: model_class(name) for name in MODELS}
+    known = _known_classes()
     cls = known[check_model_folder(path, known)]
     try:
         loaded: Any = cls.from_pretrained(path, torch_dtype=torch.float32, output_loading_info=True)

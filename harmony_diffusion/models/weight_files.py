@@ -101,10 +101,7 @@ def describe_missing(name: str, known: Iterable[str]) -> str:
         return f"{name}: is a file, expected a folder written by `save_pretrained`. {remedy}"
     if path.name != name:  # it has a separator
         near = did_you_mean(path.name, _names_beside(path))
-        return (
-            f"{name}: there is no such folder.{near} Ids on the Hub are not resolved here: download the "
-            "repository first, for example with `hf download`, and give its folder."
-        )
+        return f"{name}: there is no such folder.{near} A repository on the Hub is named owner/name."
     known = list(known)
     return f"No model is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
 

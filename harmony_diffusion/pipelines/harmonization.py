@@ -15,17 +15,17 @@ from harmony_diffusion.images.masks import MaskSource, check_background
 from harmony_diffusion.images.picture import PictureSource
 from harmony_diffusion.models import MODELS, load_model
 from harmony_diffusion.models.contract import HarmonyModel
+from harmony_diffusion.models.hub_files import INDEX, looks_like_repository
 from harmony_diffusion.numbers import check_integer, check_number
 from harmony_diffusion.pipelines.argument_checks import check_generators, check_output_type
+from harmony_diffusion.pipelines.hub_folders import resolve_repository
 from harmony_diffusion.pipelines.inputs import load_call_pairs, load_references
 from harmony_diffusion.pipelines.output import HarmonizationOutput, export_pictures
 from harmony_diffusion.pipelines.saved_folders import (
-    INDEX,
     LOADING_OPTIONS,
     check_component_folder,
     check_option_names,
     convert,
-    looks_like_repository,
     read_device,
     refuse_missing,
     take_dtype,
@@ -90,7 +90,8 @@ class HarmonizationPipeline(SavedPipeline):
 
         Args:
             pretrained_model_name_or_path: `"default"`, a name `load_model` takes, a folder of a model, or, as
-                with every pipeline of diffusers, a folder or Hub id of a saved pipeline.
+                with every pipeline of diffusers, a folder or Hub id of a saved pipeline; also the Hub id of a
+                model alone.
             options: As in diffusers; for a model alone `dtype` (or `torch_dtype`) and `device_map`, a device.
 
         Raises:
@@ -98,6 +99,10 @@ class HarmonizationPipeline(SavedPipeline):
             InputError: A keyword that does not exist or cannot be used here, or a value that cannot be used.
         """
         name = os.fspath(pretrained_model_name_or_path)
+        if name not in NAMES and not os.path.isdir(name) and looks_like_repository(name):
+            check_option_names(options, [*LOADING_OPTIONS, "model"])
+            if "custom_pipeline" not in options:
+                name = resolve_repository(name, options, [key for key in ("model",) if key in options])
         folder = Path(name)
         is_model = (folder / "config.json").is_file() and not (folder / INDEX).is_file()
         if name in NAMES or is_model:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harmony_diffusion.errors import CheckpointError
-from harmony_diffusion.models import load_model
+from harmony_diffusion.models import MODELS, load_model
+from harmony_diffusion.models.hub_files import INDEX, class_name_of, looks_like_repository
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
-from harmony_diffusion.pipelines.saved_folders import INDEX, class_name_of, read_json
+from harmony_diffusion.pipelines.hub_folders import resolve_repository
+from harmony_diffusion.pipelines.saved_folders import read_json
 
 if TYPE_CHECKING:
     # This import takes seconds, and only the diffusion pipeline needs it.
@@ -23,7 +25,7 @@ def load_pipeline(
     """Load a pipeline that is ready to harmonize.
 
     Args:
-        name_or_path: What `load_model` takes; "sd2-dual"; or the folder of a saved pipeline.
+        name_or_path: What `load_model` takes; "sd2-dual"; or the folder or Hub id of a saved pipeline.
         controls: Load ControlNets. False makes "sd2-dual" plain Stable Diffusion 2 inpainting, see
             `load_base_components`.
 
@@ -35,17 +37,22 @@ def load_pipeline(
         'HarmonizationPipeline'
     """
     source = os.fspath(name_or_path)
+    options: dict[str, str] = {}
+    of_diffusers = False
+    if source not in MODELS and not os.path.isdir(source) and looks_like_repository(source):
+        source = resolve_repository(source, options)
+        of_diffusers = not os.path.isdir(source)
     index = Path(source) / INDEX
     saved = index.is_file()
     if saved and class_name_of(read_json(index)) == HarmonizationPipeline.__name__:
         return HarmonizationPipeline.from_pretrained(source)
-    if source != DUAL and not saved:
+    if source != DUAL and not saved and not of_diffusers:
         return HarmonizationPipeline(load_model(source))
     from harmony_diffusion.diffusion.base_models import load_base_components
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
-    if saved:
-        return StableDiffusionHarmonizationPipeline.from_pretrained(source)
+    if saved or of_diffusers:
+        return StableDiffusionHarmonizationPipeline.from_pretrained(source, **options)
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if named:
         try:

@@ -2,8 +2,6 @@
 
 import difflib
 import json
-import os
-import re
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import torch
 
 from harmony_diffusion.errors import CheckpointError, InputError, InputTypeError
+from harmony_diffusion.models.hub_files import INDEX, class_name_of
 
-INDEX = "model_index.json"
 # Keywords of `DiffusionPipeline.from_pretrained` that every pipeline of diffusers takes.
 LOADING_OPTIONS = (
     "cache_dir",
@@ -141,12 +139,6 @@ def read_device(value: Any) -> torch.device:
         ) from error
 
 
-def looks_like_repository(name: str) -> bool:
-    """Return True for `owner/name` that can only be a repository on the Hub."""
-    owner = name.partition("/")[0]
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not os.path.isdir(owner)
-
-
 def refuse_missing(name: str, known: Sequence[str]) -> None:
     """Raise the error for a name that is neither known nor a folder.
 
@@ -225,12 +217,6 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     if size < expected:
         raise CheckpointError(f"{path}: ends after {size:,} of {expected:,} bytes. Download it again.")
     return tensors
-
-
-def class_name_of(index: dict[str, Any]) -> str:
-    """Return the name of the pipeline's class in `model_index.json`, or of the model's in `config.json`."""
-    name = index.get("_class_name", "")
-    return str(name[-1]) if isinstance(name, list) and name else str(name)
 
 
 def check_pipeline_folder(

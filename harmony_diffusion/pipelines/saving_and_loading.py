@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from harmony_diffusion.errors import CheckpointError, HarmonyError, InputError, InputTypeError
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.models import MODELS
+from harmony_diffusion.models.hub_files import class_name_of, looks_like_repository
+from harmony_diffusion.pipelines.hub_folders import resolve_repository, use_own_classes
 from harmony_diffusion.pipelines.saved_folders import (
     LOADING_OPTIONS,
     check_option_names,
     check_pipeline_folder,
-    class_name_of,
     convert,
     first_line,
-    looks_like_repository,
     refuse_missing,
     saved_dtypes,
     take_dtype,
@@ -40,8 +40,12 @@ class SavedPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Self:
         """Load a saved pipeline from a folder or from the Hub.
 
+        Of a repository that holds a pipeline of this library only settings and safetensors are downloaded;
+        no code in it is run.
+
         Args:
-            pretrained_model_name_or_path: Folder that `save_pretrained` wrote, or `owner/name` on the Hub.
+            pretrained_model_name_or_path: Folder that `save_pretrained` wrote, or `owner/name` on the Hub,
+                `owner/name@revision` for one revision of it.
             options: As in diffusers, components and configuration values too. `dtype` also takes names such
                 as "float16", and "auto" for the type as saved.
 
@@ -52,9 +56,11 @@ class SavedPipeline(DiffusionPipeline):
         source, options = os.fspath(pretrained_model_name_or_path), dict(options)
         components, settings = cls._get_signature_keys(cls)
         check_option_names(options, [*LOADING_OPTIONS, *components, *settings])
+        passed = [name for name in components if name in options]
+        if not os.path.isdir(source) and looks_like_repository(source) and "custom_pipeline" not in options:
+            source = resolve_repository(source, options, passed)
         folder = Path(source)
         if folder.is_dir():
-            passed = [name for name in components if name in options]
             taken = [*components, *settings]
             required = [name for name in components if name not in cls._optional_components]
             check_pipeline_folder(folder, cls.__name__, required, taken, passed)
@@ -84,11 +90,12 @@ class SavedPipeline(DiffusionPipeline):
     def load_config(cls, *arguments: Any, **options: Any) -> Any:
         """Read `model_index.json`, as diffusers does it.
 
-        An entry file that names this class itself is not run: the class is here.
+        Entry files of this class itself and of models of this library are not run: the classes are here.
         """
         config = super().load_config(*arguments, **options)
         if isinstance(config, dict) and class_name_of(config) == cls.__name__:
             config["_class_name"] = cls.__name__
+            use_own_classes(config)
         return config
 
     @classmethod

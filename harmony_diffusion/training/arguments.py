@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harmony_diffusion.errors import HubError
 from harmony_diffusion.training.precision import DTYPES
+from harmony_diffusion.training.publishing import check_push
 
 AddArgument = Callable[..., Any]
 
@@ -77,4 +79,9 @@ def check_shared_arguments(
     args.mixed_precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if args.mixed_precision not in precisions:
         parser.error(f"--mixed_precision must be one of {', '.join(precisions)}, got {args.mixed_precision}")
+    if args.push_to_hub:
+        try:
+            check_push()
+        except HubError as error:
+            parser.error(f"--push_to_hub: {error}")
     args.hub_model_id = args.hub_model_id or args.output.resolve().name

@@ -1,21 +1,19 @@
 """`train_inpainting.py` and `train_controlnet.py`: from photographs to a pipeline, killed, and shared out."""
 
 import argparse
-import base64
 import importlib.util
 import io
 import json
 import re
 import shutil
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
 from diffusers.optimization import get_scheduler
+from fake_hub import FakeHub
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_diffusion import call
@@ -472,54 +470,21 @@ def test_validation_pictures_reach_tensorboard(tmp_path):
 
 @pytest.fixture
 def hub():
-    """A server that answers an upload as the Hub does; yields its address and what it received by path."""
-    received = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            address = f"http://127.0.0.1:{server.server_port}"
-            if self.path == "/api/repos/create":
-                answer = {"url": f"{address}/someone/{json.loads(body)['name']}"}
-            elif "/preupload/" in self.path:
-                paths = [file["path"] for file in json.loads(body)["files"]]
-                answer = {
-                    "files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]
-                }
-            elif "/commit/" in self.path:
-                for entry in map(json.loads, body.splitlines()):
-                    if entry["key"] == "file":
-                        path = f"{self.path.split('/commit/')[0]}/{entry['value']['path']}"
-                        received[path] = base64.b64decode(entry["value"]["content"])
-                answer = {"commitUrl": f"{address}/someone/model/commit/{40 * 'a'}", "commitOid": 40 * "a"}
-            else:
-                answer = {"errors": [], "warnings": []}  # of the card's front matter
-            content = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", received
-    server.shutdown()
-    server.server_close()
+    server = FakeHub()
+    yield server
+    server.close()
 
 
 def test_controlnet_is_pushed_with_its_card(hub, photographs, base, tmp_path):
-    address, received = hub
     output = tmp_path / "cats-low"
     arguments = [*common(photographs, base, output), "--control", "low", "--max_train_steps", "1"]
-    own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    own |= {"HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
     run([sys.executable, ROOT / "train" / "train_controlnet.py", *arguments, "--push_to_hub"], **own)
-    model = output / "model"
-    expected = {f"/api/models/someone/cats-low/{path.name}": path.read_bytes() for path in model.iterdir()}
+    ((_, received),) = hub.repositories["someone/cats-low"]
+    expected = {path.name: path.read_bytes() for path in (output / "model").iterdir()}
     assert received == expected and len(expected) == 4
+    assert any(path.endswith("/info/lfs/objects/batch") for _, path in hub.requests)
 
 
 def test_8_bit_adam_is_used_or_asked_for():
