@@ -10,6 +10,9 @@ from string import Template
 
 from harmony_diffusion.models import model_class
 
+# The Hub requires a name for licences that it does not list. `save_for_hub` asks for the true one.
+UNNAMED_LICENSE = "license_name: that-of-the-training-data"
+
 
 def write_model_card(
     folder: Path,
@@ -43,7 +46,7 @@ def write_model_card(
         name=name,
         class_name=model_class(name).__name__,
         paper=f"[{origin.title}]({origin.paper})" if origin.paper else origin.title,
-        license=license,
+        license=f"{license}\n{UNNAMED_LICENSE}" if license == "other" else license,
         training=_bullets(training),
         data=_bullets(data),
         command=command,
@@ -56,7 +59,7 @@ def write_model_card(
 
 def diffusion_card_head(*tags: str) -> str:
     """Return the front matter of a card of the diffusion method, for the Hub."""
-    lines = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", "license: other", "tags:"]
+    lines = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", "license: other", UNNAMED_LICENSE, "tags:"]
     lines += [f"- {tag}" for tag in ("image-harmonization", "stable-diffusion", *tags)]
     return "\n".join([*lines, "---", ""])
 

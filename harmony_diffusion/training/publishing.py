@@ -104,5 +104,5 @@ def _hub_error(repository: str, error: BaseException) -> HubError:
             reason, fix = _STATUS[status]
             return HubError(f"{repository}: {reason} (status {status})", fix)
         link = link.__cause__ or link.__context__
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return HubError(f"{repository}: the upload failed: {type(error).__name__}: {line}", "Try it again.")
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return HubError(f"{repository}: the upload failed: {type(error).__name__}: {text}")
