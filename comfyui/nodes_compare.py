@@ -18,7 +18,7 @@ class Compare(io.ComfyNode):
             node_id="HarmonyDiffusionCompare",
             display_name="Compare (score)",
             category=CATEGORY,
-            description="Before and after beside each other. With the true image as 'before', these are scores.",
+            description="Before and after side by side. With the true image as 'before', these are scores.",
             inputs=[
                 io.Image.Input("image"),
                 io.Mask.Input("mask", tooltip=MASK_TOOLTIP),
@@ -35,12 +35,12 @@ class Compare(io.ComfyNode):
         image, before = check_image(image, "image"), check_image(before, "before")
         if image.shape[1:] != before.shape[1:]:
             sizes = [f"{one.shape[2]}x{one.shape[1]}" for one in (before, image)]
-            raise ValueError(f"before: is {sizes[0]} pixels, the image is {sizes[1]}. Give one of the same size.")
+            raise ValueError(
+                f"before: is {sizes[0]} pixels, the image is {sizes[1]}. Give one of the same size."
+            )
         image, mask, before = broadcast(image=image, mask=check_mask(mask, image), before=before)
         after, other = (one.permute(0, 3, 1, 2) * 255 for one in (image, before))
-        errors = zip(
-            mse(after, other), psnr(after, other), fmse(after, other, mask[:, None]), strict=True
-        )
+        errors = zip(mse(after, other), psnr(after, other), fmse(after, other, mask[:, None]), strict=True)
         lines = [f"{i}: MSE {m:.2f}, PSNR {p:.2f} dB, fMSE {f:.2f}" for i, (m, p, f) in enumerate(errors)]
         unchanged = ((image == before).all(-1) | (mask > 0)).flatten(1).all(1)
         lines = [

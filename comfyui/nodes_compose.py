@@ -49,7 +49,7 @@ class Compose(io.ComfyNode):
                 at=None if centered else (x, y),
                 scale=scale,
             )
-            images.append(torch.from_numpy(picture.pixels))
+            images.append(torch.from_numpy(picture.pixels.copy()))
             masks.append(torch.from_numpy(coverage))
         return io.NodeOutput(torch.stack(images), torch.stack(masks))
 

@@ -22,8 +22,12 @@ class HarmonizeSD2(io.ComfyNode):
             inputs=[
                 io.Image.Input("image"),
                 io.Mask.Input("mask", tooltip=MASK_TOOLTIP),
-                io.String.Input("folder", default="", tooltip="Saved pipeline of harmony-diffusion, or Hub id."),
-                io.String.Input("prompt", default="", multiline=True, tooltip="What the whole picture shows."),
+                io.String.Input(
+                    "folder", default="", tooltip="Saved pipeline of harmony-diffusion, or Hub id."
+                ),
+                io.String.Input(
+                    "prompt", default="", multiline=True, tooltip="What the whole picture shows."
+                ),
                 io.Float.Input("high_scale", default=1.0, tooltip="Strength of the edges.", **scale),
                 io.Float.Input("low_scale", default=0.7, tooltip="Strength of the colours.", **scale),
                 io.Int.Input("steps", default=20, min=1, max=1000),

@@ -49,7 +49,9 @@ class Harmonize(io.ComfyNode):
             reference_mask = check_mask(reference_mask, image, "reference_mask", resize_mask)
         image, mask, reference_mask = broadcast(image=image, mask=mask, reference_mask=reference_mask)
         if model == FOLDER and not folder:
-            raise ValueError(f"folder: is empty, and the model is '{FOLDER}'. Name a saved model or pipeline.")
+            raise ValueError(
+                f"folder: is empty, and the model is '{FOLDER}'. Name a saved model or pipeline."
+            )
         pipe = to_device(load(folder if model == FOLDER else model))
         if "model" not in pipe.components:
             raise ValueError("folder: holds a diffusion pipeline. Use the node 'Harmonize (SD2)'.")

@@ -35,7 +35,9 @@ def check_mask(mask: Tensor, image: Tensor, name: str = "mask", resize: bool = F
                 f"{name}: is {mask.shape[2]}x{mask.shape[1]} pixels, the image is {size[1]}x{size[0]}. "
                 "Connect a mask of the same size, or switch on resize_mask."
             )
-        mask = torch.nn.functional.interpolate(mask[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
+        mask = torch.nn.functional.interpolate(mask[:, None], size=size, mode="bilinear", antialias=True)[
+            :, 0
+        ]
     return mask.clamp(0, 1).contiguous()
 
 

@@ -10,7 +10,7 @@ from harmony_diffusion.numbers import check_number
 
 # The ground is seen from the side, so that a way on it looks half as long in depth.
 _FORESHORTENING = 0.5
-_FLATTEST = 0.04
+_FLATTEST = 0.2
 _VISIBLE = 0.5
 
 
@@ -58,7 +58,7 @@ def cast_shadow(
     foot, height = float(rows[-1]), float(rows[-1] - rows[0] + 1)
     aside = length * math.cos(math.radians(direction))
     away = _FORESHORTENING * length * math.sin(math.radians(direction))
-    if abs(away) < _FLATTEST:  # a shadow exactly to the side would be a line
+    if abs(away) < _FLATTEST:  # a shadow exactly to the side would be a line: objects have some depth
         away = math.copysign(_FLATTEST, away)
     # A pixel h above the foot falls at (x + aside h, foot - away h).
     shear = np.array([[1, -aside, aside * foot], [0, away, foot - away * foot]], np.float32)

@@ -59,7 +59,14 @@ def write_model_card(
 
 def diffusion_card_head(*tags: str) -> str:
     """Return the front matter of a card of the diffusion method, for the Hub."""
-    lines = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", "license: other", UNNAMED_LICENSE, "tags:"]
+    lines = [
+        "---",
+        "library_name: diffusers",
+        "pipeline_tag: image-to-image",
+        "license: other",
+        UNNAMED_LICENSE,
+        "tags:",
+    ]
     lines += [f"- {tag}" for tag in ("image-harmonization", "stable-diffusion", *tags)]
     return "\n".join([*lines, "---", ""])
 
