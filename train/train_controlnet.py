@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from diffusers.models.controlnets.controlnet import ControlNetModel
 
 from harmony_diffusion.diffusion.base_models import load_base_components, read_pipeline_config
+from harmony_diffusion.diffusion.control_detectors import BACKENDS
 from harmony_diffusion.diffusion.control_images import SIGMA
 from harmony_diffusion.diffusion.control_settings import ROLES, ControlSettings, load_control_settings
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
@@ -76,6 +77,7 @@ def parse_args() -> argparse.Namespace:
     add("--control_scale", type=float, default=1.0, help="lambda of equation 7")
     add("--conditioning_embedding", type=int, nargs="*", default=[16, 32, 96, 256], help="widths of the layers that embed the control image")  # fmt: skip  # noqa: E501
     add("--unit_embedding", action="store_true", help="initialize these layers to take effect at once")
+    add("--canny_backend", choices=BACKENDS, default="opencv", help="program that draws the edges")
     add("--sigma", type=float, default=SIGMA, help="of the blur, in pixels at the training resolution")
     add_arguments(parser, learning_rate=5e-6)
     args = parser.parse_args()
@@ -133,7 +135,9 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     device = accelerator.device
     models = load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
     image_channel = read_pipeline_config(args.pretrained_model_name_or_path).get("image_channel", "masked")
-    settings = ControlSettings(args.control, args.control_input, sigma=args.sigma)
+    settings = ControlSettings(
+        args.control, args.control_input, sigma=args.sigma, canny_backend=args.canny_backend
+    )
     controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
     other_settings, other = load_other(args, settings), None
     if other_settings:
@@ -197,7 +201,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         samples=samples,
         steps=steps,
         settings={name: getattr(args, name) for name in (*FIXED, "control_scale")}
-        | {"control": str(settings), "beside": str(other_settings)},
+        | {"control": str(settings), "beside": str(other_settings)}
+        | ({"canny_backend": args.canny_backend} if args.canny_backend != "opencv" else {}),
         learning_rate=lambda step: learning_rate(args, step, steps),
         make_inputs=Conditioner(
             data,

@@ -59,22 +59,17 @@ def canny_image(
         >>> canny_image(foreground, mask).any(), canny_image(foreground, mask, silhouette=False).any()
         (tensor(True), tensor(False))
     """
-    _check(foreground, mask)
+    check_foreground(foreground, mask)
     if not 0 <= low_threshold <= high_threshold:
         raise InputError(
             "low_threshold, high_threshold",
             f"are {low_threshold} and {high_threshold}, expected 0 <= low_threshold <= high_threshold",
         )
-    image, share = foreground.detach().float(), mask.detach().float()
-    if silhouette:
-        image = image * share
-    else:
-        image = fill_smoothly(image, share)
-    pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    edges = np.stack([cv2.Canny(np.ascontiguousarray(one), low_threshold, high_threshold) for one in pixels])
+    pixels = cut_foreground(foreground, mask, silhouette)
+    edges = np.stack([cv2.Canny(one, low_threshold, high_threshold) for one in pixels])
     drawn = torch.from_numpy(edges)[:, None].to(foreground.device) > 0
     if not silhouette:
-        drawn &= erode(share, _RIM) >= 0.5
+        drawn &= keep_inside(mask)
     return drawn.to(foreground.dtype).expand(-1, 3, -1, -1).contiguous()
 
 
@@ -99,7 +94,7 @@ def gaussian_image(
         SizeMismatchError: `foreground` and `mask` do not fit together.
         InputError: `sigma` is negative or not finite.
     """
-    _check(foreground, mask)
+    check_foreground(foreground, mask)
     if not (math.isfinite(sigma) and sigma >= 0):
         raise InputError("sigma", f"is {sigma}, expected a number of pixels, 0 or more")
     image, share = foreground.float(), mask.float()
@@ -109,7 +104,25 @@ def gaussian_image(
     return blurred.clamp(0, 1).to(foreground.dtype)
 
 
-def _check(foreground: Tensor, mask: Tensor) -> None:
+def cut_foreground(foreground: Tensor, mask: Tensor, silhouette: bool) -> list[np.ndarray]:
+    """Return the image that edges are looked for in, `(H, W, 3)` uint8 each; see `canny_image`."""
+    image, share = foreground.detach().float(), mask.detach().float()
+    image = image * share if silhouette else fill_smoothly(image, share)
+    pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [np.ascontiguousarray(one) for one in pixels]
+
+
+def keep_inside(mask: Tensor) -> Tensor:
+    """Return where edges without a silhouette are kept, `(B, 1, H, W)`: not at the rim of the mask."""
+    return erode(mask.detach().float(), _RIM) >= 0.5
+
+
+def check_foreground(foreground: Tensor, mask: Tensor) -> None:
+    """Check the shapes of an image and its mask.
+
+    Raises:
+        SizeMismatchError: They do not fit together.
+    """
     batch, _, height, width = foreground.shape if foreground.ndim == 4 else (0, 0, 0, 0)
     if foreground.ndim != 4 or foreground.shape[1] != 3 or mask.shape != (batch, 1, height, width):
         raise SizeMismatchError(

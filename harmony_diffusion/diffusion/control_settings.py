@@ -1,12 +1,13 @@
 """Settings of the control images of one ControlNet, saved beside its weights."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from harmony_diffusion.diffusion.control_detectors import BACKENDS, controlnet_aux_canny, detector_image
 from harmony_diffusion.diffusion.control_images import SIGMA, canny_image, gaussian_image
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, ControlInput
 from harmony_diffusion.errors import CheckpointError, InputError
@@ -26,6 +27,7 @@ class ControlSettings:
         silhouette: See `canny_image`.
         sigma: See `gaussian_image`.
         premultiplied: See `gaussian_image`.
+        canny_backend: "opencv" or "controlnet_aux": the program that draws the edges.
     """
 
     role: str
@@ -34,16 +36,18 @@ class ControlSettings:
     silhouette: bool = True
     sigma: float = SIGMA
     premultiplied: bool = True
+    canny_backend: str = field(default="opencv", repr=False)
 
     def __post_init__(self) -> None:
-        """Check role and input.
+        """Check role, input and backend.
 
         Raises:
-            InputError: Unknown role or input.
+            InputError: Unknown role, input or backend.
         """
         for name, value, known in (
             ("role", self.role, ROLES),
             ("control_input", self.control_input, CONTROL_INPUTS),
+            ("canny_backend", self.canny_backend, BACKENDS),
         ):
             if value not in known:
                 raise InputError(name, f"must be one of {', '.join(known)}, got {value!r}")
@@ -52,6 +56,9 @@ class ControlSettings:
         """Draw control images in [0, 1]; images are `(B, 3, H, W)`, masks `(B, 1, H, W)`."""
         if self.role == "high":
             low, high = self.canny_thresholds
+            if self.canny_backend == "controlnet_aux":
+                detector = controlnet_aux_canny(low, high)
+                return detector_image(foreground, mask, detector, silhouette=self.silhouette)
             return canny_image(
                 foreground, mask, low_threshold=low, high_threshold=high, silhouette=self.silhouette
             )
@@ -75,7 +82,7 @@ def load_control_settings(folder: Path) -> ControlSettings:
     """
     try:
         entries = json.loads((folder / FILE).read_text("utf-8"))
-        unknown = set(entries) - {field.name for field in fields(ControlSettings)}
+        unknown = set(entries) - {entry.name for entry in fields(ControlSettings)}
         if unknown:
             raise ValueError(f"unknown {', '.join(sorted(unknown))}")
         return ControlSettings(**{**entries, "canny_thresholds": tuple(entries["canny_thresholds"])})

@@ -26,6 +26,7 @@ from harmony_diffusion.diffusion.conditioning import (
     unet_sample,
     visible_image,
 )
+from harmony_diffusion.diffusion.control_detectors import ControlDetector, detector_image
 from harmony_diffusion.diffusion.control_images import canny_image, gaussian_image
 from harmony_diffusion.diffusion.controlnets import Control, embed_control_image, make_embedding_reusable
 from harmony_diffusion.diffusion.working_picture import Batch, Group
@@ -128,14 +129,23 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
         """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, C, h, w)`; not sampled."""
         return encode_latents(self.vae, images.to(self._execution_device)).to(self.unet.dtype)
 
-    def make_control_images(self, group: Group) -> dict[str, Callable[[], Tensor]]:
+    def make_control_images(
+        self, group: Group, detector: ControlDetector | None = None
+    ) -> dict[str, Callable[[], Tensor]]:
         """Return a function for each ControlNet that draws its control images, `(B, 3, H, W)` in [0, 1]."""
         foreground, mask, config = group.stack("foreground"), group.stack("foreground_mask"), self.config
         low, high = config["canny_thresholds"]
+        silhouette = config["silhouette"]
+
+        def draw_edges() -> Tensor:
+            if detector is not None:
+                return detector_image(foreground, mask, detector, silhouette=silhouette)
+            return canny_image(
+                foreground, mask, low_threshold=low, high_threshold=high, silhouette=silhouette
+            )
+
         return {
-            "controlnet_high": lambda: canny_image(
-                foreground, mask, low_threshold=low, high_threshold=high, silhouette=config["silhouette"]
-            ),
+            "controlnet_high": draw_edges,
             "controlnet_low": lambda: gaussian_image(
                 foreground, mask, sigma=config["sigma"], premultiplied=config["premultiplied"]
             ),
@@ -144,7 +154,7 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
     def prepare_controls(self, group: Group, settings: Controls) -> list[Control]:
         """Draw and embed the control images of the ControlNets that exist and have a scale."""
         controls = []
-        for name, draw in self.make_control_images(group).items():
+        for name, draw in self.make_control_images(group, settings.detector).items():
             controlnet, (scale, window) = getattr(self, name), settings.settings[name]
             if controlnet is not None and scale != 0:
                 make_embedding_reusable(controlnet)

@@ -33,6 +33,7 @@ from transformers import (
 from harmony_diffusion.diffusion.base_models import check_base
 from harmony_diffusion.diffusion.captioner import caption_images
 from harmony_diffusion.diffusion.conditioning import IMAGE_CHANNELS
+from harmony_diffusion.diffusion.control_detectors import ControlDetector
 from harmony_diffusion.diffusion.control_images import SIGMA
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet
 from harmony_diffusion.diffusion.working_picture import (
@@ -227,6 +228,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         high_window: Window = (0.0, 1.0),
         low_window: Window = (0.0, 1.0),
         control_cfg: Literal["both", "cond"] = "both",
+        control_detector: ControlDetector | None = None,
         init: Literal["noise", "composite"] = "noise",
         strength: float = 1.0,
         context: float = 0.5,
@@ -266,6 +268,8 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             low_scale: Strength of the colours, lambda_l; the paper found 0.6 to 0.7 best.
             high_window: Start and end of the steps with edges, as shares of all steps.
             low_window: Start and end of the steps with colours.
+            control_detector: Function from image to image that draws the edges in place of Canny, such as a
+                detector of controlnet-aux; see `detector_image`.
             control_cfg: Use controls in "both" halves of guidance or, faster, in the "cond"itional half.
             init: Start from "noise", or from the "composite" with noise, more of it at higher `strength`.
             strength: Share of the steps that run; 0 returns the input.
@@ -295,7 +299,9 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         sampling = check_sampling(
             num_inference_steps, guidance_scale, init, strength, timesteps, sigmas, eta, self.scheduler
         )
-        controls = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
+        controls = check_controls(
+            control_cfg, control_detector, high=(high_scale, high_window), low=(low_scale, low_window)
+        )
         after_step = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         works = self.load_works(composite, mask, foreground, background, shadow, context)
         noise = self.check_noise(generator, latents, num_images_per_prompt, works)
