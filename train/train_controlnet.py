@@ -35,6 +35,7 @@ from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_contro
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.process import keep_freed_memory
+from harmony_diffusion.training.attention import enable_xformers
 from harmony_diffusion.training.diffusion_run import (
     FIXED,
     Conditioner,
@@ -147,6 +148,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     frozen = [name for name, model in models.items() if isinstance(model, torch.nn.Module)]
     freeze(models, frozen, device, args.mixed_precision)
 
+    if args.enable_xformers_memory_efficient_attention:
+        enable_xformers([models["unet"], controlnet, *([other] if other else [])])
     data = open_split(args, args.split)
     held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
     samples = training_samples(args, data, models, image_channel, accelerator)

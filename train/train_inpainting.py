@@ -32,6 +32,7 @@ from harmony_diffusion.diffusion.random_weights import BASES, random_components
 from harmony_diffusion.models.tiny_autoencoder import load_taef2
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.process import keep_freed_memory
+from harmony_diffusion.training.attention import enable_xformers
 from harmony_diffusion.training.diffusion_run import (
     FIXED,
     Conditioner,
@@ -112,6 +113,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         unet.enable_gradient_checkpointing()
     freeze(models, ("vae", "text_encoder"), device, args.mixed_precision)
 
+    if args.enable_xformers_memory_efficient_attention:
+        enable_xformers([unet])
     data = open_split(args, args.split)
     held_out = open_split(args, args.validation_split, data.composer) if args.validation_split else None
     samples = training_samples(args, data, models, args.image_channel, accelerator)

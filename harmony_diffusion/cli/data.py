@@ -10,7 +10,7 @@ from harmony_diffusion.errors import InputError
 
 
 def add_command(commands: Any) -> None:
-    """Describe `harmony data check` and `harmony data select`."""
+    """Describe `harmony data check`, `harmony data select` and `harmony data to-datasets`."""
     data = commands.add_parser("data", help="look at data sets", description="Look at data sets.")
     actions = data.add_subparsers(metavar="ACTION", required=True)
     check = actions.add_parser(
@@ -40,6 +40,20 @@ def add_command(commands: Any) -> None:
     select.add_argument("--overwrite", action="store_true", help="replace the list if it exists")
     select.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     select.set_defaults(run=run_data_select)
+    export = actions.add_parser(
+        "to-datasets",
+        help="write parquet files for the library datasets",
+        description="Write a data set as parquet files that `datasets.load_dataset` opens.",
+    )
+    export.add_argument("path", metavar="PATH", type=Path, help="data set of any layout that is not streamed")
+    export.add_argument("output", metavar="OUT_DIR", help="folder of the new data set")
+    export.add_argument("--split", default="train", help="part of the data set (default: train)")
+    export.add_argument(
+        "--filter", action="append", default=[], metavar="COLUMN=VALUE[,VALUE]", help="part of a manifest"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace files of this split")
+    export.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    export.set_defaults(run=run_data_to_datasets)
 
 
 def run_data_check(args: argparse.Namespace) -> None:
@@ -64,3 +78,15 @@ def run_data_select(args: argparse.Namespace) -> None:
     names = select_open_images(args.path, args.count, args.split)
     write_atomically(args.output, "".join(f"{name}\n" for name in names).encode(), overwrite=args.overwrite)
     show(args.output)
+
+
+def run_data_to_datasets(args: argparse.Namespace) -> None:
+    """Write the parquet files."""
+    from harmony_diffusion.data.hub_export import write_hub_dataset
+    from harmony_diffusion.data.layouts import list_dataset
+    from harmony_diffusion.data.photographs import parse_filters
+
+    listing = list_dataset(args.path, args.split, filters=parse_filters(args.filter) or None)
+    samples = listing.samples or listing.photographs
+    for path in write_hub_dataset(samples, args.output, args.split, overwrite=args.overwrite):
+        show(str(path))

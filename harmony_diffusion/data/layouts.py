@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harmony_diffusion.data.folders import FOLDERS, read_folders, read_json_lines
+from harmony_diffusion.data.hub_datasets import is_hub_dataset, list_hub_dataset
 from harmony_diffusion.data.iharmony4 import has_iharmony4_layout, read_iharmony4
 from harmony_diffusion.data.open_images import read_manifest, read_open_images
 from harmony_diffusion.data.photographs import Photograph, filter_photographs, read_photographs
@@ -15,6 +16,7 @@ from harmony_diffusion.errors import InputError
 
 LAYOUTS = (
     "photographs", "open-images", "manifest", "iharmony4", "json-lines", "shards", "folders", "triples",
+    "datasets",
 )  # fmt: skip
 
 
@@ -45,6 +47,8 @@ def detect_layout(path: Path) -> str:
         return "shards"
     if path.suffix == ".csv" and path.is_file():
         return "manifest"
+    if is_hub_dataset(path):
+        return "datasets"
     if not path.is_dir():
         raise InputError(path, "is neither a folder nor a .jsonl, .csv or .tar file")
     if (path / "index.csv").is_file():
@@ -104,4 +108,8 @@ def list_dataset(
         return Listing(layout, read_folders(path, problems))
     if layout == "triples":
         return Listing(layout, read_triples(path, split, problems))
+    if layout == "datasets":
+        found = list_hub_dataset(path, split)
+        composites = [sample for sample in found if isinstance(sample, HarmonySample)]
+        return Listing(layout, composites, [sample for sample in found if isinstance(sample, Photograph)])
     raise InputError(path, "holds tar shards, which are streamed and not listed")

@@ -15,7 +15,7 @@ from harmony_diffusion.images.arrays import with_depth
 from harmony_diffusion.images.decoding import open_regular, read_stream
 from harmony_diffusion.images.exif import exif_and_xmp, orientation_of
 from harmony_diffusion.images.file_signatures import TIFF_HEADS
-from harmony_diffusion.images.sources import ArchiveMember, Content, Source
+from harmony_diffusion.images.sources import ArchiveMember, Content, Lazy, Source
 
 MAX_PIXELS = 200_000_000
 # How Pillow turns a picture upright, by its EXIF orientation.
@@ -130,9 +130,21 @@ def _open_exactly(file: BinaryIO, source: Source, is_mask: bool) -> Image.Image:
     return image
 
 
+def read_bytes(source: Source) -> bytes:
+    """Return the content of a file, not decoded.
+
+    Raises:
+        InputError: It is missing, or no regular file.
+    """
+    with _open_file(source) as file:
+        return file.read()
+
+
 def _open_file(source: Source) -> BinaryIO:
     if isinstance(source, Content):
         return io.BytesIO(source.data)
+    if isinstance(source, Lazy):
+        return io.BytesIO(source.read())
     if isinstance(source, ArchiveMember):
         try:
             return io.BytesIO(_archive(source.archive, os.getpid()).read(source.member))

@@ -1,5 +1,6 @@
-"""Where a file lies: on disk, inside an archive, or in memory."""
+"""Where a file lies: on disk, inside an archive, in memory, or in a table."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,4 +27,15 @@ class Content(NamedTuple):
         return self.name
 
 
-Source = Path | ArchiveMember | Content
+class Lazy(NamedTuple):
+    """A file that is read when it is used, as from a row of a table."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        """Return the name, for messages."""
+        return self.name
+
+
+Source = Path | ArchiveMember | Content | Lazy

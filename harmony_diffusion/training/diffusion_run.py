@@ -23,6 +23,7 @@ from harmony_diffusion.training.arguments import (
     add_run_arguments,
     check_shared_arguments,
 )
+from harmony_diffusion.training.attention import FLAG
 from harmony_diffusion.training.diffusion_data import DiffusionData, PrecomputedSet, open_data, precompute
 from harmony_diffusion.training.diffusion_step import (
     Conditions,
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None
     add("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
     add("--pixel_loss", type=float, metavar="SHARE", help="weight the error of each latent channel by its effect on the image, and decode this share of the samples")  # fmt: skip  # noqa: E501
     add("--snr_gamma", type=float, help="limit of the signal-to-noise ratio that weights timesteps, often 5")
+    add(FLAG, action="store_true", help="attention by xformers, on CUDA devices")
     add = add_run_arguments(parser)
     add("--validation_inference_steps", type=int, default=20)
     add("--validation_guidance_scale", type=float, default=7.5)
