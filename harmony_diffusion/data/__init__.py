@@ -12,7 +12,7 @@
 | `shards` | `.tar` files with `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` | `web_shards` |
 | `datasets` | parquet, `imagefolder`, from `save_to_disk`, or `owner/name` on the Hub | `hub_datasets` |
 
-`layouts.list_dataset` reads all but shards by their path, and `hub_export` writes parquet files for `datasets`.
+`layouts.list_dataset` reads all but shards by their path. `hub_export` writes parquet files for `datasets`.
 In training, `training_set.PairSet` and `PhotographSet` give the crop at (seed, epoch, index), and
 `synthesis.composites.SyntheticComposites` makes composites of a batch of photographs, on the device.
 `captions` makes prompts by BLIP and reads them. `check.check_dataset` says beforehand what cannot be used.

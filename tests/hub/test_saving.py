@@ -53,7 +53,8 @@ def test_a_pushed_model_opens_by_its_id_in_three_ways_with_equal_pixels(hub, mod
     folder = save_for_hub(model, tmp_path / "folder", card=CARD)
     push_to_hub(folder, "someone/grid")
     assert {method for method, path in hub.requests if path.startswith("/lfs/")} == {"PUT", "POST"}
-    assert "private" in json.dumps(hub.settings["someone/grid"]) and len(hub.repositories["someone/grid"]) == 1
+    assert "private" in json.dumps(hub.settings["someone/grid"])
+    assert len(hub.repositories["someone/grid"]) == 1
 
     assert np.array_equal(harmonize(HarmonizationPipeline(load_model("someone/grid")), pair), expected)
     assert np.array_equal(harmonize(HarmonizationPipeline.from_pretrained("someone/grid"), pair), expected)
