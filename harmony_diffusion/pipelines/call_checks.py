@@ -10,7 +10,6 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
-from harmony_diffusion.diffusion.control_detectors import ControlDetector, check_detector
 from harmony_diffusion.diffusion.working_picture import Batch, WorkingPicture
 from harmony_diffusion.errors import InputError, InputTypeError
 from harmony_diffusion.numbers import check_integer, check_number
@@ -161,22 +160,18 @@ class Controls:
     Attributes:
         settings: Scale and step range by the name of the ControlNet.
         cfg: "both" or "cond": the halves of guidance in which they act.
-        detector: Function that draws the edges in place of Canny, or None.
     """
 
     settings: dict[str, ControlSetting]
     cfg: str
-    detector: ControlDetector | None = None
 
 
-def check_controls(control_cfg: Any, control_detector: Any, **settings: tuple[Any, Any]) -> Controls:
-    """Check scale and step range of each control, and the detector of edges.
+def check_controls(control_cfg: Any, **settings: tuple[Any, Any]) -> Controls:
+    """Check scale and step range of each control.
 
     Raises:
-        InputError: A value out of its range, or a detector that cannot be called.
+        InputError: A value out of its range.
     """
-    if control_detector is not None:
-        check_detector(control_detector)
     if control_cfg not in ("both", "cond"):
         raise InputError("control_cfg", f"must be 'both' or 'cond', got {control_cfg!r}")
     checked = {}
@@ -188,7 +183,7 @@ def check_controls(control_cfg: Any, control_detector: Any, **settings: tuple[An
         if start >= end:
             raise InputError(f"{name}_window", f"must start before it ends, got {tuple(window)}")
         checked[f"controlnet_{name}"] = (scale, (start, end))
-    return Controls(checked, control_cfg, control_detector)
+    return Controls(checked, control_cfg)
 
 
 def check_types_of_controlnets(pipe: Any, controls: Controls) -> None:

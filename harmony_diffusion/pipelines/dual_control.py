@@ -61,6 +61,7 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
 
     controlnet_high: Any
     controlnet_low: Any
+    control_detector: ControlDetector | None = None
     _called: "DualControlDenoiser | None" = None
 
     @property
@@ -129,13 +130,11 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
         """Encode images in [-1, 1], `(B, 3, H, W)`, to scaled latents `(B, C, h, w)`; not sampled."""
         return encode_latents(self.vae, images.to(self._execution_device)).to(self.unet.dtype)
 
-    def make_control_images(
-        self, group: Group, detector: ControlDetector | None = None
-    ) -> dict[str, Callable[[], Tensor]]:
+    def make_control_images(self, group: Group) -> dict[str, Callable[[], Tensor]]:
         """Return a function for each ControlNet that draws its control images, `(B, 3, H, W)` in [0, 1]."""
         foreground, mask, config = group.stack("foreground"), group.stack("foreground_mask"), self.config
         low, high = config["canny_thresholds"]
-        silhouette = config["silhouette"]
+        silhouette, detector = config["silhouette"], self.control_detector
 
         def draw_edges() -> Tensor:
             if detector is not None:
@@ -154,7 +153,7 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
     def prepare_controls(self, group: Group, settings: Controls) -> list[Control]:
         """Draw and embed the control images of the ControlNets that exist and have a scale."""
         controls = []
-        for name, draw in self.make_control_images(group, settings.detector).items():
+        for name, draw in self.make_control_images(group).items():
             controlnet, (scale, window) = getattr(self, name), settings.settings[name]
             if controlnet is not None and scale != 0:
                 make_embedding_reusable(controlnet)

@@ -33,7 +33,7 @@ from transformers import (
 from harmony_diffusion.diffusion.base_models import check_base
 from harmony_diffusion.diffusion.captioner import caption_images
 from harmony_diffusion.diffusion.conditioning import IMAGE_CHANNELS
-from harmony_diffusion.diffusion.control_detectors import ControlDetector
+from harmony_diffusion.diffusion.control_detectors import check_detector
 from harmony_diffusion.diffusion.control_images import SIGMA
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet
 from harmony_diffusion.diffusion.working_picture import (
@@ -98,6 +98,10 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         premultiplied: Blur on black, see `gaussian_image`.
         working_size: Side in pixels of the square that the network works at, a multiple of 64.
         image_channel: Image that the U-Net was trained to see beside the mask, see `IMAGE_CHANNELS`.
+
+    Attributes:
+        control_detector: Function from image to image that draws the edges in place of Canny, such as a
+            detector of controlnet-aux, see `detector_image`; None = Canny. It is not saved.
 
     Raises:
         CheckpointError: Components that do not belong together.
@@ -228,7 +232,6 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         high_window: Window = (0.0, 1.0),
         low_window: Window = (0.0, 1.0),
         control_cfg: Literal["both", "cond"] = "both",
-        control_detector: ControlDetector | None = None,
         init: Literal["noise", "composite"] = "noise",
         strength: float = 1.0,
         context: float = 0.5,
@@ -268,8 +271,6 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             low_scale: Strength of the colours, lambda_l; the paper found 0.6 to 0.7 best.
             high_window: Start and end of the steps with edges, as shares of all steps.
             low_window: Start and end of the steps with colours.
-            control_detector: Function from image to image that draws the edges in place of Canny, such as a
-                detector of controlnet-aux; see `detector_image`.
             control_cfg: Use controls in "both" halves of guidance or, faster, in the "cond"itional half.
             init: Start from "noise", or from the "composite" with noise, more of it at higher `strength`.
             strength: Share of the steps that run; 0 returns the input.
@@ -299,9 +300,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         sampling = check_sampling(
             num_inference_steps, guidance_scale, init, strength, timesteps, sigmas, eta, self.scheduler
         )
-        controls = check_controls(
-            control_cfg, control_detector, high=(high_scale, high_window), low=(low_scale, low_window)
-        )
+        controls = check_controls(control_cfg, high=(high_scale, high_window), low=(low_scale, low_window))
         after_step = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         works = self.load_works(composite, mask, foreground, background, shadow, context)
         noise = self.check_noise(generator, latents, num_images_per_prompt, works)
@@ -355,13 +354,16 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         """Set the state of a call that diffusers' methods and callbacks read, and check the networks.
 
         Raises:
-            InputError: A ControlNet of another type than the U-Net, or custom timesteps that do not work.
+            InputError: A ControlNet of another type than the U-Net, custom timesteps that do not work, or a
+                detector that cannot be called.
         """
         if not isinstance(cross_attention_kwargs, dict | None):
             raise InputTypeError(
                 "cross_attention_kwargs", f"must be a dictionary, got {cross_attention_kwargs!r}"
             )
         check_types_of_controlnets(self, controls)
+        if self.control_detector is not None:
+            check_detector(self.control_detector)
         self._guidance_scale, self._clip_skip = sampling.guidance_scale, texts.clip_skip  # type: ignore[assignment]
         self._cross_attention_kwargs = cross_attention_kwargs  # type: ignore[assignment]
         if sampling.strength:

@@ -120,7 +120,10 @@ def test_the_pipeline_draws_by_the_detector_it_is_given(tiny_sd2_components):
         seen.append(image.size)
         return find_edges(image)
 
-    usual, own = call(pipe).images[0], call(pipe, control_detector=detector).images[0]
+    usual = call(pipe).images[0]
+    pipe.control_detector = detector
+    own = call(pipe).images[0]
     assert seen == [(64, 64)] and not np.array_equal(usual, own)
     with pytest.raises(InputTypeError, match="control_detector"):
-        call(pipe, control_detector="canny")
+        pipe.control_detector = "canny"
+        call(pipe)
