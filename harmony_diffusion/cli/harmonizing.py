@@ -19,7 +19,8 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="OUT", required=True, help="file to write (.jpg .png .tif …)"
     )
     parser.add_argument(
-        "--model", help="a name of `harmony models` with weights, a saved folder, or sd2-dual"
+        "--model",
+        help="a name of `harmony models` with weights, a saved folder, owner/name on the Hub, or sd2-dual",
     )
     parser.add_argument(
         "--strength", type=number(0, 1), default=1.0, help="0 keeps the input, 1 is full (default: 1)"

@@ -96,6 +96,8 @@ def save_for_hub(
         )
         (staging / "README.md").write_text(text, "utf-8")
         check_for_publication(staging)
+        for path in staging.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors denies access to all other users
 
     write_folder_atomically(target, write)
     return target
