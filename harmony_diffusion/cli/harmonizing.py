@@ -148,13 +148,17 @@ def _harmonize_without_torch(args: argparse.Namespace, composite: Any, mask: Any
 
 def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
     """Return the picture harmonized by a model or by a saved pipeline."""
+    from harmony_diffusion.models import MODELS, load_model
+
     source = args.model or "default"
-    if source == "sd2-dual" or Path(source, "model_index.json").is_file():
+    folder = Path(source)
+    if source not in ("default", *MODELS) and (
+        not folder.is_dir() or (folder / "model_index.json").is_file()
+    ):
         return _harmonize_by_pipeline(args, composite, mask, reference)
-    # No pipeline: its imports take as long as all the rest.
+    # A single model needs no pipeline, whose imports take as long as all the rest.
     from harmony_diffusion.highres.harmonize import harmonize_picture
     from harmony_diffusion.images.masks import check_background
-    from harmony_diffusion.models import load_model
 
     _refuse_diffusion_options(args)
     model = load_model(source)
