@@ -381,10 +381,10 @@ def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
         share[:, :, None].expand(-1, -1, 4, -1),
     )
     below = histograms.cumsum(3) - histograms
-    wanted = torch.tensor(_QUANTILES, device=image.device)[:, None]  # (Q, 1)
     # A quantile is the number of levels whose share lies below it, the last of them counted in part.
-    part = ((wanted - below[:, :, :, None]) / histograms[:, :, :, None].clamp_min(1e-6)).clamp(0, 1)
-    found = part.sum(4) * (2 / _LEVELS) - 1  # (B, 3, 4, Q)
+    shares = histograms.clamp_min(1e-6)
+    counts = [((wanted - below) / shares).clamp(0, 1).sum(3) for wanted in _QUANTILES]
+    found = torch.stack(counts, 3) * (2 / _LEVELS) - 1  # (B, 3, 4, Q)
     present = (weights.sum(2) > 0.5).to(found.dtype)[:, :, None, None]
     return (found * present).flatten(1)
 
