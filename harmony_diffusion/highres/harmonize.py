@@ -173,15 +173,20 @@ def upsample_window(maps: Tensor, size: tuple[int, int], window: Box, mode: str)
     rows, columns = window
     if maps.shape[-2:] == size:
         return maps[..., rows, columns]
-    (down, down_weights), (across, across_weights) = (
-        [torch.from_numpy(taps).to(maps.device) for taps in enlarging_taps(small, large, wanted, mode)]
-        for small, large, wanted in zip(maps.shape[2:], size, window, strict=True)
-    )
-    first, last = int(down.min()), int(down.max()) + 1
-    needed = maps[:, :, first:last]
-    wide = torch.stack([needed[..., i] * w for i, w in zip(across, across_weights, strict=True)]).sum(0)
-    tall = [wide[:, :, i - first] * w[:, None] for i, w in zip(down, down_weights, strict=True)]
-    return torch.stack(tall).sum(0)
+    first, down = _enlargement(maps.shape[2], size[0], rows, mode, maps)
+    left, across = _enlargement(maps.shape[3], size[1], columns, mode, maps)
+    needed = maps[:, :, first : first + down.shape[1], left : left + across.shape[1]]
+    return down @ (needed @ across.T)
+
+
+def _enlargement(small: int, large: int, wanted: slice, mode: str, like: Tensor) -> tuple[int, Tensor]:
+    """Return the first source position used, and the matrix `(n, m)` that enlarges the m from there on."""
+    index, weights = enlarging_taps(small, large, wanted, mode)
+    first, last = int(index.min()), int(index.max())
+    matrix = np.zeros((index.shape[1], last - first + 1), np.float32)
+    # At the border several taps read the same position.
+    np.add.at(matrix, (np.arange(len(matrix)), index - first), weights)
+    return first, torch.from_numpy(matrix).to(like)
 
 
 def render_maps(
