@@ -15,6 +15,7 @@ _HOME = {
     "load_model": "harmony_diffusion.models",
     "HarmonizationPipeline": "harmony_diffusion.pipelines.harmonization",
     "StableDiffusionHarmonizationPipeline": "harmony_diffusion.pipelines.stable_diffusion",
+    "VideoHarmonizationPipeline": "harmony_diffusion.pipelines.video",
     "load_pipeline": "harmony_diffusion.pipelines.loading",
     "HarmonizationOutput": "harmony_diffusion.pipelines.output",
     "Picture": "harmony_diffusion.images.picture",
@@ -39,6 +40,7 @@ __all__ = [
     "InputError",
     "Picture",
     "StableDiffusionHarmonizationPipeline",
+    "VideoHarmonizationPipeline",
     "create_model",
     "evaluate",
     "fmse",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from harmony_diffusion.pipelines.output import HarmonizationOutput
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
     from harmony_diffusion.training.publishing import push_to_hub
+    from harmony_diffusion.pipelines.video import VideoHarmonizationPipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Clips: reading and writing, colours of frames, smoothing over time."""
