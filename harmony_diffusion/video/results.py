@@ -10,19 +10,14 @@ from harmony_diffusion.errors import HarmonyError, OutputError
 from harmony_diffusion.images.compose import side_by_side
 from harmony_diffusion.images.output_files import check_output
 from harmony_diffusion.video.clips import PictureClip
-from harmony_diffusion.video.encoding import (
-    SegmentWriter,
-    VideoTarget,
-    copied_streams,
-    doubled,
-    plan_target,
-    write_video,
-)
+from harmony_diffusion.video.encoding import SegmentWriter
 from harmony_diffusion.video.files import VideoInfo, import_av
 from harmony_diffusion.video.frame_colors import AnyFrame, Frame, PictureFrame
 from harmony_diffusion.video.job import VideoJob
+from harmony_diffusion.video.joining import write_video
 from harmony_diffusion.video.passes import segment_path
 from harmony_diffusion.video.sources import PastedSource, Source, shifted, trim_offset
+from harmony_diffusion.video.targets import VideoTarget, copied_streams, doubled, plan_target
 
 _BESIDE = "_before_after"
 
