@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,8 @@ def read_info(
             and context.name in (*_ALPHA_DECODERS, *_ALPHA_DECODERS.values()),
             hdr_as_is=hdr_as_is,
         )
-    return _look_at_first_frame(info)
+    info = _look_at_first_frame(info)
+    return _times_of_decoded_frames(info) if allow_truncated else info
 
 
 def _read_times(
@@ -222,6 +224,18 @@ def _read_times(
     return tuple(t for t, _ in times), last_duration
 
 
+def _times_of_decoded_frames(info: VideoInfo) -> VideoInfo:
+    """Replace the times of all packets by those of the frames that can be decoded, up to the first error."""
+    stamps: list[int | None] = []
+    with open_input(info.path) as container, suppress(import_av().error.FFmpegError):
+        for frame in _decode(container, info):
+            stamps.append(frame.pts)
+    known = [stamp for stamp in stamps if stamp is not None]
+    if len(known) == len(stamps) == len(set(known)):
+        return replace(info, times=tuple(known))
+    return replace(info, times=info.times[: len(stamps)])
+
+
 def _declared_end(container: Any) -> float | None:
     return None if container.duration is None else container.duration / 1e6
 
@@ -255,7 +269,7 @@ def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
     if tags["color_trc"] == _HLG:
         note(info.path, "is HDR (HLG); its code values are treated as those of an SDR picture")
     sample_coding(info)
-    if tags["colorspace"] not in _MATRICES and not frame.format.is_rgb:
+    if tags["colorspace"] not in _MATRICES and not frame.format.is_rgb and not is_grey(frame.format.name):
         matrix = "BT.709" if info.height >= _HD_ROWS else "BT.601"
         note(
             info.path,
@@ -263,6 +277,11 @@ def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
         )
     read_planes(frame, info)
     return info
+
+
+def is_grey(pixel_format: str) -> bool:
+    """Return whether a format holds luma alone, from black to white in its full range."""
+    return pixel_format in ("gray", "gray10le", "gray12le", "gray16le")
 
 
 def sample_coding(info: VideoInfo) -> SampleCoding:
@@ -276,6 +295,7 @@ def sample_coding(info: VideoInfo) -> SampleCoding:
     bits = max(component.bits for component in layout.components)
     if layout.is_rgb:
         return SampleCoding(True, 16 if info.pixel_format in _PACKED_16 else bits)
+    full = info.tags["color_range"] == _FULL or "yuvj" in info.pixel_format or is_grey(info.pixel_format)
     matrix = info.tags["colorspace"]
     if matrix in _MATRICES:
         named = _MATRICES[matrix]
@@ -283,7 +303,7 @@ def sample_coding(info: VideoInfo) -> SampleCoding:
         named = "bt709" if info.height >= _HD_ROWS else "bt601"
     else:
         raise InputError(info.path, f"uses colour matrix {matrix} of ITU-T H.273", "Convert it to BT.709.")
-    return SampleCoding(False, bits, named, info.tags["color_range"] == _FULL or "yuvj" in info.pixel_format)
+    return SampleCoding(False, bits, named, full)
 
 
 def read_frames(info: VideoInfo) -> Iterator[Frame]:
@@ -302,8 +322,6 @@ def read_frames(info: VideoInfo) -> Iterator[Frame]:
         index = 0
         try:
             for frame in _decode(container, info):
-                if index >= len(info.times):
-                    break
                 time = float((info.times[index] - info.times[0]) * info.time_base)
                 found = (frame.width, frame.height, frame.format.name)
                 if found != (info.width, info.height, info.pixel_format):
@@ -316,10 +334,19 @@ def read_frames(info: VideoInfo) -> Iterator[Frame]:
                 planes = tuple(np.rot90(plane, info.turns) for plane in read_planes(frame, info))
                 yield Frame(planes, coding, info.turns, info.times[index])
                 index += 1
+                if index == len(info.times):
+                    return
         except av.error.FFmpegError as error:
             raise DecodeError(
-                info.path, f"cannot be decoded after frame {index} ({error.strerror})"
+                info.path,
+                f"cannot be decoded after frame {index} ({error.strerror})",
+                "Read what there is with `allow_truncated` (`--allow-truncated`).",
             ) from None
+    raise DecodeError(
+        info.path,
+        f"holds {len(info.times)} frames, of which {index} can be decoded",
+        "Read these with `allow_truncated` (`--allow-truncated`).",
+    )
 
 
 def _decode(container: Any, info: VideoInfo) -> Iterator["av.VideoFrame"]:
@@ -348,6 +375,10 @@ def read_planes(frame: Any, info: VideoInfo) -> tuple[np.ndarray, ...]:
     packed = _packed_planes(frame)
     if packed is not None:
         return packed
+    if is_grey(name):
+        luma = _rows_of(frame.planes[0], "<u2" if layout.components[0].bits > 8 else np.uint8, frame.width)
+        middle = np.broadcast_to(luma.dtype.type(1 << (layout.components[0].bits - 1)), luma.shape)
+        return luma, middle, middle
     if len(frame.planes) < 3 or not (layout.is_planar or name.startswith("gbr")) or layout.has_palette:
         raise InputError(
             info.path, f"has samples of the format {name}, which is not worked with", "Convert it to yuv420p."

@@ -21,7 +21,7 @@ from harmony_diffusion.video.files import import_av
 from harmony_diffusion.video.filters import SMALL_SIDE
 
 SCHEMA = 1
-BATCH = 8  # frames that are predicted, and written down, together
+BATCH = 4  # frames that are predicted in one call and written down together
 _ENDS = 1 << 20  # bytes at either end of an input that are hashed
 
 

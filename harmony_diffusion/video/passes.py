@@ -35,7 +35,6 @@ from harmony_diffusion.video.temporal import (
 )
 
 SEGMENT = 250  # frames at most
-_AT_ONCE = 4  # frames in one call of the model
 Cuts = str | list[int] | None
 
 
@@ -93,13 +92,11 @@ class PredictionPass:
         return len(records)
 
     def _predicted(self, records: np.ndarray, views: dict[int, FrameView]) -> np.ndarray:
-        if views:
-            # More at once would take more memory and no less time.
-            step = 1 if self.filters.statistics else _AT_ONCE
-            rows = list(views)
-            for first in range(0, len(rows), step):
-                part = rows[first : first + step]
-                records["numbers"][part] = self.filters.predict([views[row] for row in part])
+        # Views of models with frame statistics hold whole frames: one at a time.
+        step, rows = 1 if self.filters.statistics else BATCH, list(views)
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            records["numbers"][part] = self.filters.predict([views[row] for row in part])
         return records
 
     def _batches(self, done: int) -> Iterator[tuple[np.ndarray, dict[int, FrameView]]]:

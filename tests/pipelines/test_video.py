@@ -13,6 +13,13 @@ from harmony_diffusion.models import create_model
 from harmony_diffusion.video.job import job_folder
 
 
+CODINGS = {
+    f"{matrix}{' full' if full else ''}": BT709 | {"colorspace": number, "color_range": 2 if full else 1}
+    for matrix, number in (("709", 1), ("601", 5))
+    for full in (False, True)
+}
+
+
 def quiet(model):
     pipe = VideoHarmonizationPipeline(model)
     pipe.set_progress_bar_config(disable=True)
@@ -62,26 +69,31 @@ def test_a_clip_keeps_its_sound_and_becomes_steadier(pipe, clip, tmp_path):
     assert only_files(tmp_path) == ["clip.mp4", "mask.mp4", "out.mp4"]
 
 
-def test_the_foreground_changes_and_the_background_stays(pipe, tmp_path):
-    frames, masks = moving_disc(5)
-    tags = BT709 | {"color_range": 2}
-    source = write_clip(tmp_path / "clip.mkv", frames, codec="ffv1", pixel_format="yuv422p10le", tags=tags)
+@pytest.mark.parametrize("tags", CODINGS.values(), ids=CODINGS)
+@pytest.mark.parametrize("bits", ["", "10le"])
+@pytest.mark.parametrize("chroma, step", [("420", (2, 2)), ("422", (1, 2)), ("444", (1, 1))])
+def test_the_foreground_changes_and_the_background_stays(pipe, tmp_path, chroma, step, bits, tags):
+    frames, masks = moving_disc(3)
+    pixel_format = f"yuv{chroma}p{bits}"
+    source = write_clip(tmp_path / "clip.mkv", frames, codec="ffv1", pixel_format=pixel_format, tags=tags)
     Image.fromarray(masks[0]).save(tmp_path / "mask.png")
-    pipe(source, tmp_path / "mask.png", output=tmp_path / "out.mkv")
-    for before, after in zip(read_samples(source), read_samples(tmp_path / "out.mkv"), strict=True):
-        outside = masks[0] == 0
+    out = pipe(source, tmp_path / "mask.png", output=tmp_path / "out.mkv").path
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == pixel_format
+    outside = masks[0] == 0
+    shared = outside.reshape(48 // step[0], step[0], 64 // step[1], step[1]).all((1, 3))
+    for before, after in zip(read_samples(source), read_samples(out), strict=True):
         np.testing.assert_array_equal(before[0][outside], after[0][outside])
-        pairs = outside.reshape(48, 32, 2).all(2)
         for plane in (1, 2):
-            np.testing.assert_array_equal(before[plane][pairs], after[plane][pairs])
+            np.testing.assert_array_equal(before[plane][shared], after[plane][shared])
         inside = before[0][masks[0] == 255].astype(int) - after[0][masks[0] == 255]
-        assert np.abs(inside).mean() > 5
+        assert np.abs(inside).mean() > (5 if bits else 5 / 4)
 
 
 @pytest.mark.parametrize(
     "pixel_format", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p10le", "bgra"]
 )
-@pytest.mark.parametrize("tags", [BT709, BT709 | {"color_range": 2, "colorspace": 5}], ids=["709", "601full"])
+@pytest.mark.parametrize("tags", [CODINGS["709"], CODINGS["601 full"]], ids=["709", "601 full"])
 def test_strength_zero_and_empty_masks_return_every_sample(pipe, tmp_path, pixel_format, tags):
     frames, masks = moving_disc(3)
     source = write_clip(tmp_path / "clip.mkv", frames, codec="ffv1", pixel_format=pixel_format, tags=tags)

@@ -1,0 +1,63 @@
+import av
+import numpy as np
+import pytest
+from video_clips import BT709, moving_disc, read_samples, write_clip
+
+from harmony_diffusion.errors import DecodeError, InputError
+from harmony_diffusion.video.clips import mask_of
+from harmony_diffusion.video.files import read_frames, read_info
+
+
+def without_packets(source, target, dropped):
+    """Copy a clip without some of its packets, by their number."""
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for number, packet in enumerate(before.demux(before.streams.video[0])):
+            if packet.size and number not in dropped:
+                packet.stream = stream
+                after.mux(packet)
+    return target
+
+
+@pytest.fixture
+def clip(tmp_path):
+    options = {"crf": "12", "g": "5", "bf": "0"}
+    return write_clip(tmp_path / "clip.mkv", moving_disc(20)[0], tags=BT709, options=options)
+
+
+def test_frames_have_the_samples_of_the_file(clip):
+    frames = list(read_frames(read_info(clip)))
+    for frame, planes in zip(frames, read_samples(clip), strict=True):
+        for own, plane in zip(frame.planes, planes, strict=True):
+            assert own.shape == plane.shape
+    assert [frame.pts for frame in frames] == list(read_info(clip).times)
+
+
+def test_frames_that_cannot_be_decoded_are_told_and_left_out_when_asked(clip, tmp_path):
+    cut = without_packets(clip, tmp_path / "cut.mkv", {0})
+    assert len(read_info(cut).times) == 19
+    with pytest.raises(DecodeError, match=r"holds 19 frames, of which 15 can be decoded.*allow_truncated"):
+        list(read_frames(read_info(cut)))
+    info = read_info(cut, allow_truncated=True)
+    assert info.times == read_info(clip).times[5:]
+    assert [frame.pts for frame in read_frames(info)] == list(info.times)
+
+
+@pytest.mark.parametrize("pixel_format, kind", [("gray", np.uint8), ("gray10le", np.uint16)])
+def test_grey_files_are_read_as_masks_and_as_colourless_frames(tmp_path, pixel_format, kind):
+    _, masks = moving_disc(3)
+    grey = np.repeat(masks[..., None], 3, 3)
+    path = write_clip(tmp_path / "m.mkv", grey, codec="ffv1", pixel_format=pixel_format, tags={})
+    for frame, mask in zip(read_frames(read_info(path)), masks, strict=True):
+        assert frame.planes[0].dtype == kind
+        assert np.abs(mask_of(frame) - mask / 255).max() < 0.04
+        assert set(np.unique(mask_of(frame)[mask == 0])) == {0}
+        rgb = frame.rgb((slice(0, 48), slice(0, 64)))
+        assert np.abs(rgb - mask[..., None] / 255).max() < 0.01
+
+
+def test_interlaced_files_are_refused(tmp_path):
+    options = {"x264-params": "tff=1", "crf": "12"}
+    path = write_clip(tmp_path / "i.mkv", moving_disc(3)[0], tags=BT709, options=options)
+    with pytest.raises(InputError, match="is interlaced.*Deinterlace it first"):
+        read_info(path)
