@@ -193,8 +193,8 @@ def frame_by_frame(args: argparse.Namespace) -> dict:
         stream.codec_context.thread_count = 1
         for frame, mask in zip(clip.decode(video=0), masks.decode(video=0), strict=True):
             image = frame.to_ndarray(format="rgb24")
-            result = pipe(image, mask.to_ndarray(format="gray"), output_type="np").images[0]
-            made = av.VideoFrame.from_ndarray(result, "rgb24").reformat(format="yuv420p")
+            result = pipe(image, mask.to_ndarray(format="gray"), output_type="pil").images[0]
+            made = av.VideoFrame.from_ndarray(np.asarray(result), "rgb24").reformat(format="yuv420p")
             made.pts, made.time_base = frame.pts, frame.time_base
             container.mux(stream.encode(made))
         container.mux(stream.encode())

@@ -206,10 +206,8 @@ def test_smoothing_is_steadier_and_closer_on_real_clips(shared):
         real, masks = real_clip(shared, name)
         found += [scores_of(model, real, masks, transform) for transform in TRANSFORMS.values()]
     error, unsteady, rtc = ratios(found, "two-pass")
-    print("two-pass", error, unsteady, rtc)
     assert unsteady <= 0.25 and rtc <= 0.05 and error <= 0.92
     error, unsteady, rtc = ratios(found, "causal")
-    print("causal", error, unsteady, rtc)
     assert unsteady <= 0.30 and rtc <= 0.08 and error <= 0.95
 
 
@@ -219,5 +217,8 @@ def test_smoothing_is_steadier_on_a_synthetic_clip():
     found = [
         scores_of(load_model("default").eval(), noisy, masks.astype(np.float32) / 255, TRANSFORMS["gains"])
     ]
-    assert ratios(found, "two-pass")[1] <= 0.5
-    assert ratios(found, "causal")[1] <= 0.6
+    # One second is short for a Gaussian of half a second: the bars of the real clips are lower.
+    error, unsteady, rtc = ratios(found, "two-pass")
+    assert unsteady <= 0.35 and rtc <= 0.05 and error <= 1
+    error, unsteady, rtc = ratios(found, "causal")
+    assert unsteady <= 0.5 and rtc <= 0.25 and error <= 1.05
