@@ -15,7 +15,8 @@ Rows of the protocols `raw` and `pasted`, as diffusion models have them, also gi
 FID and KID are taken from `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json` and
 `fid_pasted_foreground.json` beside the rows, as eval_fid.py writes them. `--control-scale` takes the rows of
 a sweep, with {} for the scale in their path, and prints the paper's Table 2. `--card` merges the scores of
-the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id.
+the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id. Rows of
+clips, as eval_video.py writes them, give one table of means over clips.
 """
 
 import argparse
@@ -38,6 +39,13 @@ from harmony_diffusion.reports.diffusion_tables import (
 from harmony_diffusion.reports.hub_results import merge_into_card, model_index_results, write_eval_results
 from harmony_diffusion.reports.table_formats import to_csv, to_json, to_latex, to_markdown
 from harmony_diffusion.reports.tables import Tables, make_tables
+from harmony_diffusion.reports.video_tables import (
+    is_video_rows,
+    mean_scores,
+    read_video_rows,
+    video_csv,
+    video_markdown,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -108,17 +116,20 @@ def tables_of(args: argparse.Namespace, paths: Mapping[str, Path]) -> tuple[Tabl
 def main() -> None:
     args = parse_args()
     try:
+        paths = {} if args.control_scale else find_methods(args.rows)
         if args.control_scale:
             texts = {"sweep.md": sweep(args)}
+        elif all(is_video_rows(path) for path in paths.values()):
+            means = mean_scores({name: read_video_rows(path) for name, path in paths.items()})
+            texts = {"tables.md": video_markdown(means), "tables.csv": video_csv(means)}
         else:
-            paths = find_methods(args.rows)
             tables, markdown = tables_of(args, paths)
             texts = {"tables.md": markdown, "tables.tex": to_latex(tables)}
             texts |= {"tables.csv": to_csv(tables), "tables.json": to_json(tables)}
         args.output.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_atomically(args.output / name, text.encode(), overwrite=True)
-        if args.card and not args.control_scale:
+        if args.card and "tables.json" in texts:
             method = list(paths)[-1]
             options = {"dataset": args.dataset, "dataset_name": args.dataset_name}
             merge_into_card(args.card, method, model_index_results(tables, method, **options))

@@ -92,6 +92,15 @@ def test_real_clips_are_recoloured(tmp_path):
     assert all(float(row["fmse"]) > 50 for row in rows if row["way"] == "none")
 
 
+def test_a_clip_becomes_an_animation(tmp_path):
+    out = tmp_path / "clip.webp"
+    run("make_animation.py", ROOT / "examples" / "clip.mp4", "--every", 20, "--width", 80, "--output", out)
+    with Image.open(out) as image:
+        assert (image.size, image.n_frames) == ((80, 52), 3)
+        image.seek(1)
+        assert np.asarray(image.convert("RGB")).std() > 20
+
+
 def test_the_benchmark_runs(tmp_path):
     run("bench_video.py", "--frames", 4, "--size", "96x64", "--model", "reinhard", "--output", tmp_path)
     found = (tmp_path / "bench.json").read_text()
