@@ -158,7 +158,7 @@ def two_pass(args: argparse.Namespace) -> dict:
     watch.running = False
     # The second pass holds the most: after 60 of its frames, and at its end.
     early = done[args.frames + min(60, args.frames) - 1]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak = 1.024e-3 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "cpu_ms_a_frame": 1000 * cpu / args.frames,
         "wall_ms_a_frame": 1000 * wall / args.frames,
@@ -203,7 +203,7 @@ def frame_by_frame(args: argparse.Namespace) -> dict:
         "cpu_ms_a_frame": 1000 * cpu / args.frames,
         "wall_ms_a_frame": 1000 * wall / args.frames,
         "load_before": load,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak_mb": 1.024e-3 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
 
 

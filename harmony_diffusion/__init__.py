@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     from harmony_diffusion.pipelines.loading import load_pipeline
     from harmony_diffusion.pipelines.output import HarmonizationOutput
     from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
-    from harmony_diffusion.training.publishing import push_to_hub
     from harmony_diffusion.pipelines.video import VideoHarmonizationPipeline
+    from harmony_diffusion.training.publishing import push_to_hub
 
 
 def __getattr__(name: str) -> Any:

@@ -30,9 +30,23 @@ def moving_disc(count, size=SIZE, shift=0.0, tint=(0.9, 0.55, 0.25)):
     return np.stack(frames), np.stack(masks)
 
 
-def write_clip(path, frames, *, codec="libx264", pixel_format="yuv420p", rate=25, times=None, options=None,
-               tags=BT709, audio=False, rotation=0, chapters=None, metadata=None, aspect=None,
-               alpha=None):  # fmt: skip
+def write_clip(
+    path,
+    frames,
+    *,
+    codec="libx264",
+    pixel_format="yuv420p",
+    rate=25,
+    times=None,
+    options=None,
+    tags=BT709,
+    audio=False,
+    rotation=0,
+    chapters=None,
+    metadata=None,
+    aspect=None,
+    alpha=None,
+):
     """Write RGB frames (n, H, W, 3) of uint8 as a video, FFmpeg's own conversion of colours included."""
     import av
 

@@ -90,10 +90,12 @@ class SavedPipeline(DiffusionPipeline):
     def load_config(cls, *arguments: Any, **options: Any) -> Any:
         """Read `model_index.json`, as diffusers does it.
 
-        Entry files of this class itself and of models of this library are not run: the classes are here.
+        Entry files of this class, of those it extends, and of models of this library are not run: the classes
+        are here.
         """
         config = super().load_config(*arguments, **options)
-        if isinstance(config, dict) and class_name_of(config) == cls.__name__:
+        own = {kind.__name__ for kind in cls.__mro__}
+        if isinstance(config, dict) and class_name_of(config) in own:
             config["_class_name"] = cls.__name__
             use_own_classes(config)
         return config

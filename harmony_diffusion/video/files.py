@@ -29,8 +29,18 @@ _MATRICES = {1: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}  # of 
 _FULL = 2  # of color_range
 _HD_ROWS = 720  # untagged files of this height are taken for BT.709
 # Order of the bytes, or pairs of bytes, of packed formats; 0 is padding.
-_PACKED_8 = {"rgb24": "rgb", "bgr24": "bgr", "rgba": "rgba", "bgra": "bgra", "argb": "argb", "abgr": "abgr",
-             "rgb0": "rgb0", "bgr0": "bgr0", "0rgb": "0rgb", "0bgr": "0bgr"}  # fmt: skip
+_PACKED_8 = {
+    "rgb24": "rgb",
+    "bgr24": "bgr",
+    "rgba": "rgba",
+    "bgra": "bgra",
+    "argb": "argb",
+    "abgr": "abgr",
+    "rgb0": "rgb0",
+    "bgr0": "bgr0",
+    "0rgb": "0rgb",
+    "0bgr": "0bgr",
+}
 _PACKED_16 = {"rgb48le": "rgb", "rgb48be": "rgb", "rgba64le": "rgba", "rgba64be": "rgba", "bgr48le": "bgr"}
 _PACKED_422 = {"yuyv422": (0, 1, 3), "uyvy422": (1, 0, 2)}
 # Decoders that read the alpha of VP8 and VP9; FFmpeg's own leave it out.

@@ -12,7 +12,6 @@ from harmony_diffusion.errors import InputError, InputNote, OutputError
 from harmony_diffusion.models import create_model
 from harmony_diffusion.video.job import job_folder
 
-
 CODINGS = {
     f"{matrix}{' full' if full else ''}": BT709 | {"colorspace": number, "color_range": 2 if full else 1}
     for matrix, number in (("709", 1), ("601", 5))
@@ -159,12 +158,18 @@ def test_timestamps_rotation_chapters_tags_and_aspect_are_kept(pipe, tmp_path, s
             assert next(container.decode(video=0)).rotation == 90
 
 
-@pytest.mark.parametrize("encoder, pixel_format, suffix, codec", [
-    ("libx265", "yuv420p10le", ".mp4", "hevc"), ("libsvtav1", "yuv420p", ".mp4", "libdav1d"),
-    ("libvpx-vp9", "yuv420p", ".webm", "vp9"), ("prores_ks", "yuv422p10le", ".mov", "prores"),
-    ("ffv1", "yuv420p", ".mkv", "ffv1"), ("mpeg4", "yuv420p", ".mp4", "h264"),
-    ("qtrle", "rgb24", ".mov", "qtrle"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "encoder, pixel_format, suffix, codec",
+    [
+        ("libx265", "yuv420p10le", ".mp4", "hevc"),
+        ("libsvtav1", "yuv420p", ".mp4", "libdav1d"),
+        ("libvpx-vp9", "yuv420p", ".webm", "vp9"),
+        ("prores_ks", "yuv422p10le", ".mov", "prores"),
+        ("ffv1", "yuv420p", ".mkv", "ffv1"),
+        ("mpeg4", "yuv420p", ".mp4", "h264"),
+        ("qtrle", "rgb24", ".mov", "qtrle"),
+    ],
+)
 def test_the_codec_and_the_samples_of_the_input_are_kept(
     pipe, tmp_path, encoder, pixel_format, suffix, codec
 ):
@@ -203,12 +208,24 @@ def test_the_same_call_gives_the_same_bytes(pipe, clip, tmp_path, suffix):
 
 def with_alpha(path, kind, frames, masks):
     if kind == "prores":
-        return write_clip(path / "fg.mov", frames, codec="prores_ks", pixel_format="yuva444p10le",
-                          options={"profile": "4444"}, alpha=masks)  # fmt: skip
+        return write_clip(
+            path / "fg.mov",
+            frames,
+            codec="prores_ks",
+            pixel_format="yuva444p10le",
+            options={"profile": "4444"},
+            alpha=masks,
+        )
     if kind == "vp9":
         options = {"lossless": "1", "auto-alt-ref": "0"}
-        return write_clip(path / "fg.webm", frames, codec="libvpx-vp9", pixel_format="yuva420p",
-                          options=options, alpha=masks)  # fmt: skip
+        return write_clip(
+            path / "fg.webm",
+            frames,
+            codec="libvpx-vp9",
+            pixel_format="yuva420p",
+            options=options,
+            alpha=masks,
+        )
     (path / "fg").mkdir()
     for i, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
         Image.fromarray(np.dstack((frame, mask))).save(path / "fg" / f"{i:04d}.png")
@@ -277,10 +294,18 @@ def test_a_folder_of_pictures_becomes_one(pipe, tmp_path):
     assert by_pattern.flicker == result.flicker
 
 
-@pytest.mark.parametrize("model", [
-    lambda: Gain(), lambda: GainMap(), lambda: Dense(), lambda: create_model("harmonizer_lite"),
-    lambda: load_model("reinhard"), lambda: load_model("poisson"), lambda: load_model("mkl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Gain(),
+        lambda: GainMap(),
+        lambda: Dense(),
+        lambda: create_model("harmonizer_lite"),
+        lambda: load_model("reinhard"),
+        lambda: load_model("poisson"),
+        lambda: load_model("mkl"),
+    ],
+)
 @pytest.mark.parametrize("smoothing", ["two-pass", "causal"])
 def test_every_kind_of_model_and_smoothing(model, smoothing, clip, tmp_path):
     result = quiet(model().eval())(*clip, output=tmp_path / "out.mp4", smoothing=smoothing)
