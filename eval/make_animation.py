@@ -1,7 +1,7 @@
 """Turn a clip into a short animated WebP for a page.
 
     harmony video examples/clip.mp4 examples/clip_mask.mp4 -o outputs/clip.mp4 --side-by-side
-    python eval/make_animation.py outputs/clip_before_after.mp4 --every 4 --width 580 \
+    python eval/make_animation.py outputs/clip_before_after.mp4 --quality 50 \
         --output docs/video_before_after.webp
 
 The animation repeats for ever, at the speed of the clip.
