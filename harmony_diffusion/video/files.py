@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
+_OLDEST_AV = (17, 1)
 _PQ, _HLG = 16, 18  # values of color_trc, ITU-T H.273
 _UNKNOWN = (0, 2)  # of color_primaries, color_trc
 _MATRICES = {1: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}  # of colorspace; 2 is unspecified
@@ -52,12 +53,18 @@ def import_av() -> Any:
     """Import PyAV.
 
     Raises:
-        MissingDependencyError: It is not installed.
+        MissingDependencyError: It is not installed, or too old.
     """
     try:
         import av
     except ImportError:
         raise MissingDependencyError("video needs PyAV: pip install 'harmony-diffusion[video]'") from None
+    # Earlier ones cannot tag frames with the coding of their colours.
+    if tuple(int(part) for part in av.__version__.split(".")[:2]) < _OLDEST_AV:
+        raise MissingDependencyError(
+            f"video needs PyAV {'.'.join(map(str, _OLDEST_AV))} or newer, found {av.__version__}: "
+            "pip install --upgrade 'harmony-diffusion[video]'"
+        )
     return av
 
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from video_clips import BT709, moving_disc, read_samples, write_clip
 
-from harmony_diffusion.errors import DecodeError, InputError
+from harmony_diffusion.errors import DecodeError, InputError, MissingDependencyError
 from harmony_diffusion.video.clips import mask_of
-from harmony_diffusion.video.files import read_frames, read_info
+from harmony_diffusion.video.files import import_av, read_frames, read_info
 
 
 def without_packets(source, target, dropped):
@@ -54,6 +54,12 @@ def test_grey_files_are_read_as_masks_and_as_colourless_frames(tmp_path, pixel_f
         assert set(np.unique(mask_of(frame)[mask == 0])) == {0}
         rgb = frame.rgb((slice(0, 48), slice(0, 64)))
         assert np.abs(rgb - mask[..., None] / 255).max() < 0.01
+
+
+def test_an_old_pyav_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(av, "__version__", "16.0.1")
+    with pytest.raises(MissingDependencyError, match=r"PyAV 17.1 or newer, found 16.0.1: pip install"):
+        import_av()
 
 
 def test_interlaced_files_are_refused(tmp_path):
