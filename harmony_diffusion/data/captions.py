@@ -1,8 +1,10 @@
-"""Captions of photographs: made by BLIP, kept as JSON lines, read as the prompts of training.
+"""Captions of photographs: BLIP writes them, JSON lines store them, training uses them as prompts.
 
-Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022. A folder of captions holds `*.jsonl`
-with one object a line, `{"image": "train/000a1249af2bc5f0.jpg", "caption": "a cat on a sofa"}`, where `image`
-is the photograph's path relative to its data set; `train/prepare_captions.py` writes such folders.
+Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022. A folder of captions contains
+`*.jsonl` files with one object per line:
+`{"image": "train/000a1249af2bc5f0.jpg", "caption": "a cat on a sofa"}`.
+`image` is the path of the photograph relative to its data set. `train/prepare_captions.py` writes these
+folders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,17 +31,17 @@ def load_captioner(
     """Load a BLIP captioner.
 
     Args:
-        source: Folder or id on the Hub.
-        dtype: Of the weights; bfloat16 halves the memory and hardly changes captions.
-        device: Where it runs.
+        source: Local folder, or id on the Hub.
+        dtype: Type of the weights. bfloat16 halves the memory and hardly changes the captions.
+        device: Device of the model.
 
     Returns:
         A `transformers.BlipProcessor` and a `transformers.BlipForConditionalGeneration`.
 
     Raises:
-        CheckpointError: It cannot be had, or is a model of another kind.
+        CheckpointError: The model cannot be loaded, or is not a BLIP model.
     """
-    # Slow to import, and not needed to read captions.
+    # transformers is slow to import, and reading captions does not need it.
     from transformers import AutoConfig, BlipForConditionalGeneration, BlipProcessor
 
     try:
@@ -52,8 +54,8 @@ def load_captioner(
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f"The captioner {source} cannot be loaded: {error}. Give the folder of a BLIP captioner, or an "
-            "id while the Hub can be reached."
+            f"The captioner {source} cannot be loaded: {error}. Give the folder of a BLIP captioner, or a "
+            "Hub id if the Hub is reachable."
         ) from error
     return processor, model.to(device).eval()
 
@@ -68,18 +70,19 @@ def generate_captions(
     max_new_tokens: int = 30,
     num_beams: int = 3,
 ) -> list[str]:
-    """Write a caption for each picture.
+    """Generate one caption per picture.
 
     Args:
-        processor: As `load_captioner` returns it.
-        model: As `load_captioner` returns it.
-        pixel_values: Pictures as `prepare_picture` makes them, `(B, 3, h, w)`.
-        beginning: What every caption begins with, as "a photograph of"; empty = the model begins.
-        max_new_tokens: Length of the longest caption.
-        num_beams: Width of the beam search; 1 is greedy.
+        processor: Processor from `load_captioner`.
+        model: Model from `load_captioner`.
+        pixel_values: Pictures from `prepare_picture`, `(B, 3, h, w)`.
+        beginning: First words of every caption, for example "a photograph of". With an empty string the model
+            chooses the first words.
+        max_new_tokens: Maximum length of a caption in tokens.
+        num_beams: Width of the beam search. 1 is greedy search.
 
     Returns:
-        One line of text a picture.
+        One line of text per picture.
     """
     inputs = {"pixel_values": pixel_values.to(model.device, model.dtype)}
     if beginning:
@@ -90,12 +93,12 @@ def generate_captions(
 
 
 def prepare_picture(processor: Any, picture: Image.Image) -> torch.Tensor:
-    """Make the input of a captioner from an RGB picture, `(3, h, w)`."""
+    """Convert an RGB picture to the input of a captioner, `(3, h, w)`."""
     return processor.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
 
 def picture_key(picture: Source, root: Path) -> str:
-    """Name a photograph by its path in the data set at `root`.
+    """Return the path of a photograph relative to the data set at `root`.
 
     Example:
         >>> picture_key(Path("/data/open_images/train/000a.jpg"), Path("/data/open_images"))
@@ -109,13 +112,13 @@ def picture_key(picture: Source, root: Path) -> str:
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """Read captions by the keys of their photographs.
+    """Read captions into a dictionary from `picture_key` to caption.
 
     Args:
-        path: A file of JSON lines, or a folder of such.
+        path: A file of JSON lines, or a folder with `*.jsonl` files.
 
     Raises:
-        InputError: There are none, or a line is no caption.
+        InputError: The path has no caption file, or a line is not a caption.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -125,7 +128,7 @@ def read_captions(path: Path) -> dict[str, str]:
         for number, record in enumerate(read_records(file), 1):
             key, caption = record.get("image"), record.get("caption")
             if not (isinstance(key, str) and isinstance(caption, str)):
-                raise InputError(f"{file}:{number}", "has not the strings `image` and `caption`")
+                raise InputError(f"{file}:{number}", "lacks the string `image` or the string `caption`")
             captions[key] = caption
     return captions
 
@@ -136,7 +139,7 @@ def prompts_from_captions(
     """Return the caption of each photograph.
 
     Raises:
-        InputError: Some have none.
+        InputError: At least one photograph has no caption.
     """
     keys = [picture_key(photograph.picture, root) for photograph in photographs]
     if missing := [key for key in keys if key not in captions]:
@@ -149,10 +152,10 @@ def prompts_from_captions(
 
 
 def prompts_from_column(photographs: Sequence[Photograph], column: str) -> list[str]:
-    """Return what the data set says of each photograph in a column, such as `Label` of Open Images.
+    """Return the value of a metadata column for each photograph, for example `Label` of Open Images.
 
     Raises:
-        InputError: There is no such column.
+        InputError: The column does not exist.
     """
     for photograph in photographs:
         if column not in photograph.record:

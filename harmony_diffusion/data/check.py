@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before training rather than hours into it."""
+"""Check of a data set: find unusable files before training starts."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ class Report:
 
     Attributes:
         layout: Layout of the data set.
-        count: Samples that were looked at.
-        problems: What is wrong, file by file.
+        count: Number of samples checked.
+        problems: One entry per fault, with the file.
     """
 
     layout: str
@@ -33,7 +33,7 @@ class Report:
 
     @property
     def faults(self) -> list[Problem]:
-        """The problems without counts that differ from those of iHarmony4 as it was published."""
+        """The problems, without counts that only differ from the published iHarmony4."""
         return [problem for problem in self.problems if not isinstance(problem, OtherCount)]
 
 
@@ -44,19 +44,19 @@ def check_dataset(
     filters: Mapping[str, Sequence[str]] | None = None,
     shards: Collection[int] | None = None,
 ) -> Report:
-    """Look at every sample of a data set, and decode every file.
+    """Check every sample of a data set and decode every file.
 
     Args:
         path: Folder or file, of any layout.
-        split: Part of the data set; `"all"` is train and test of iHarmony4.
+        split: Part of the data set. For iHarmony4, `"all"` checks train and test.
         filters: Accepted values by column, for photographs.
-        shards: Which of the sixteen parts, for Open Images.
+        shards: Numbers of the sixteen parts to check, for Open Images.
 
     Returns:
-        The report; a problem is no exception.
+        The report. Problems are listed in it and raise no exception.
 
     Raises:
-        InputError: The path is no data set of a known layout.
+        InputError: The path is not a data set of a known layout.
     """
     report = Report(detect_layout(path))
     for sample in _list(path, split, filters, shards, report.problems):
@@ -66,10 +66,10 @@ def check_dataset(
 
 
 def check_sample(sample: HarmonySample | Photograph) -> list[Problem]:
-    """Decode the files of one sample; return what is wrong with them.
+    """Decode the files of one sample and return their problems.
 
-    That is: a file that is missing or damaged, a mask or a real of another size than its picture, a mask that
-    is empty or covers all, a picture too small to be one.
+    Problems are: a missing or damaged file, a mask or real image whose size differs from its picture, a mask
+    without foreground or without background, and a picture with a side below `MIN_SIDE` pixels.
     """
     problems: list[Problem] = []
 

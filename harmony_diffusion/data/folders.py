@@ -12,17 +12,17 @@ FOLDERS = ("composite", "mask", "real")
 
 
 def read_folders(root: Path, problems: list[Problem] | None = None) -> list[HarmonySample]:
-    """List the samples of `ROOT/composite`, `ROOT/mask` and `ROOT/real`, which hold files of the same names.
+    """List the samples of `ROOT/composite`, `ROOT/mask` and `ROOT/real`, matched by file name.
 
     Args:
-        root: Folder that holds the three; suffixes may differ.
-        problems: Where faults are appended, and left out of the result; None to raise at the first one.
+        root: Folder with the three folders. Suffixes of matching files may differ.
+        problems: List that collects faults; faulty samples are left out. None raises the first fault.
 
     Returns:
-        The samples in alphabetical order; the files are not opened.
+        The samples in alphabetical order. The files are not opened.
 
     Raises:
-        InputError: A folder is missing or empty; or a file is, and `problems` is None.
+        InputError: A folder is missing or empty, or a file is missing and `problems` is None.
     """
     if missing := [name for name in FOLDERS if not (root / name).is_dir()]:
         raise InputError(root, f"holds no folder {', '.join(missing)}")
@@ -41,24 +41,24 @@ def read_folders(root: Path, problems: list[Problem] | None = None) -> list[Harm
 
 
 def read_json_lines(path: Path, problems: list[Problem] | None = None) -> list[HarmonySample]:
-    """List samples described by one JSON object a line.
+    """List samples from a file with one JSON object per line.
 
-    Keys: `composite`, `mask`, `real` (paths, relative to the folder of the file), and if wanted `name` (by
-    default the stem of `composite`), `subset` and `prompt`.
+    Required keys: `composite`, `mask` and `real`, paths relative to the folder of the file. Optional keys:
+    `name` (default: the stem of `composite`), `subset` (default: the stem of the file) and `prompt`.
 
     Args:
         path: The file, in UTF-8.
-        problems: Where faults are appended, and left out of the result; None to raise at the first one.
+        problems: List that collects faults; faulty lines are left out. None raises the first fault.
 
     Returns:
-        One sample a line; the files are not opened.
+        One sample per line. The files are not opened.
 
     Raises:
-        InputError: The file cannot be read; or a line is no such object, or names a file that is missing, and
-            `problems` is None.
+        InputError: The file does not exist; or, when `problems` is None, a line is not such an object or a
+            file in it is missing.
     """
     if not path.is_file():
-        raise InputError(path, "is no file")
+        raise InputError(path, "does not exist or is not a file")
     samples: dict[tuple[Any, ...], HarmonySample] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
@@ -71,7 +71,7 @@ def read_json_lines(path: Path, problems: list[Problem] | None = None) -> list[H
             continue
         files = (sample.composite, sample.mask, sample.real)
         if files in samples:
-            report_duplicate(place, f"{sample.name} is listed already", problems)
+            report_duplicate(place, f"{sample.name} is already listed", problems)
         samples.setdefault(files, sample)
     return list(samples.values())
 
@@ -80,9 +80,9 @@ def _sample_of_line(path: Path, place: str, line: str) -> HarmonySample:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(place, f"is no JSON: {error}") from None
+        raise InputError(place, f"is not JSON: {error}") from None
     if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in FOLDERS):
-        raise InputError(place, f"is no object with the strings {', '.join(FOLDERS)}")
+        raise InputError(place, f"is not a JSON object with the strings {', '.join(FOLDERS)}")
     composite, mask, real = (path.parent / entry[name] for name in FOLDERS)
     for file in (composite, mask, real):
         if not file.is_file():

@@ -1,8 +1,8 @@
 """iHarmony4 (Cong et al., CVPR 2020, https://arxiv.org/abs/1911.13239) and data sets in its layout.
 
-`ROOT/SUBSET/{composite_images,masks,real_images}` with `ROOT/SUBSET/SUBSET_{train,test}.txt`, one composite a
-line. The composite `X_m_k.jpg` has the mask `X_m.png` and the ground truth `X.jpg`. Where a data set has no
-lists of subsets, `ROOT/IHD_{train,test}.txt` is read, with lines `SUBSET/composite_images/X_m_k.jpg`.
+Files are in `ROOT/SUBSET/{composite_images,masks,real_images}`. `ROOT/SUBSET/SUBSET_{train,test}.txt` lists
+one composite per line. The composite `X_m_k.jpg` has the mask `X_m.png` and the ground truth `X.jpg`. If the
+subsets have no lists, `ROOT/IHD_{train,test}.txt` is read, with lines `SUBSET/composite_images/X_m_k.jpg`.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 from harmony_diffusion.data.sample import HarmonySample, Problem, report, report_duplicate
 from harmony_diffusion.errors import InputError
 
-# Samples of the published data set, train and test.
+# Sample counts of the published data set.
 PUBLISHED = {
     "HCOCO": {"train": 38545, "test": 4283},
     "HAdobe5k": {"train": 19437, "test": 2160},
@@ -22,35 +22,35 @@ SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
 class OtherCount(Problem):
-    """A count other than the published one: no fault in a data set of one's own."""
+    """A sample count that differs from the published one. This is not a fault in a private data set."""
 
 
 def read_iharmony4(
     root: Path, split: str = "test", problems: list[Problem] | None = None
 ) -> list[HarmonySample]:
-    """List the samples of a split, subset by subset in the order of the subsets' lists.
+    """List the samples of a split, subset by subset, in the order of the lists.
 
-    Lists may begin with a byte order mark and end their lines in any way; a composite listed twice is taken
-    once.
+    Lists may begin with a byte order mark and use any line ending. A composite that is listed twice is
+    returned once.
 
     Args:
-        root: Folder that holds the subsets.
+        root: Folder that contains the subsets.
         split: `"train"` or `"test"`.
-        problems: Where faults are appended, and left out of the result; None to raise at the first one
-            (and log lines that are there twice).
+        problems: List that collects faults; faulty samples are left out. None raises the first fault and logs
+            repeated lines.
 
     Returns:
-        One sample a line of the lists; the files are not opened.
+        One sample per line of the lists. The files are not opened.
 
     Raises:
-        InputError: No list; or a name that is not of the form `X_m_k.ext`, or a file that is missing, and
-            `problems` is None.
+        InputError: There is no list; or, when `problems` is None, a name is not of the form `X_m_k.ext` or a
+            file is missing.
     """
     seen: dict[tuple[str, str], str] = {}
     samples: list[HarmonySample] = []
     for place, subset, name in _lines(_lists(root, split), root, split):
         if first := seen.get((subset, name)):
-            report_duplicate(place, f"{name} is listed in {first} already", problems)
+            report_duplicate(place, f"{name} is already listed in {first}", problems)
             continue
         seen[subset, name] = place
         try:
@@ -61,10 +61,10 @@ def read_iharmony4(
 
 
 def count_problems(root: Path, split: str) -> list[Problem]:
-    """Compare the lists of a split with the published numbers, and with each other.
+    """Compare the lists of a split with the published counts and with each other.
 
-    A published subset that is absent is a fault where the merged list says that all of them should be there;
-    so is a line of the merged list that no list of a subset has, and the other way round.
+    If the merged list `IHD_SPLIT.txt` exists, a missing published subset is a fault. A composite that is only
+    in the merged list, or only in the list of its subset, is a fault too.
     """
     counts: dict[str, set[str]] = {}
     for _, subset, name in _lines(_lists(root, split), root, split):
@@ -90,7 +90,7 @@ def count_problems(root: Path, split: str) -> list[Problem]:
 
 
 def has_iharmony4_layout(root: Path) -> bool:
-    """Say whether a folder holds lists of samples in this layout."""
+    """Return True if a folder has sample lists in this layout."""
     return any((root / folder).is_dir() for folder in PUBLISHED) or any(_lists(root, "*"))
 
 
@@ -126,12 +126,12 @@ def _sample(folder: Path, name: str, place: str) -> HarmonySample:
 
 
 def with_any_suffix(path: Path) -> Path:
-    """Return the picture file that has this path but for its suffix.
+    """Return the picture file whose path without suffix is `path`.
 
     Raises:
-        InputError: There is none.
+        InputError: No such file exists.
     """
     for suffix in SUFFIXES:
         if (found := path.with_name(path.name + suffix)).is_file():
             return found
-    raise InputError(path, f"is missing, with {', '.join(SUFFIXES[:-1])} as with {SUFFIXES[-1]}")
+    raise InputError(path, f"is missing, tried the suffixes {', '.join(SUFFIXES)}")

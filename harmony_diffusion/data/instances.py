@@ -1,4 +1,4 @@
-"""Which masks of a segmentation data set make good foregrounds: what is measured of them, and the limits."""
+"""Selection of segmentation masks that make good foregrounds: measures of a mask, and their limits."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from harmony_diffusion.errors import InputError
 from harmony_diffusion.images.quick_decoding import read_mask
 from harmony_diffusion.images.sources import Source
 
-# The parts of a mask are counted at this size.
+# Long side, in pixels, at which the connected parts of a mask are counted.
 _PARTS_SIDE = 400
 
 
 class Measure(NamedTuple):
-    """What is measured of a mask.
+    """Measures of a mask.
 
     Attributes:
-        area: Share of the frame.
-        sides: How many of the frame's four sides it touches.
-        largest_part: Share of its largest connected part.
+        area: Foreground area as a share of the image.
+        sides: Number of image sides that the foreground touches, 0 to 4.
+        largest_part: Share of the foreground in its largest connected part.
     """
 
     area: float
@@ -32,13 +32,14 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a mask must keep to.
+    """Limits on the measures of a mask.
 
     Attributes:
-        least_area: Smallest share of the frame.
-        most_area: Largest share of the frame.
-        most_sides: How many sides of the frame it may touch.
-        least_largest_part: Smallest share of its largest connected part; the rest is crumbs or other objects.
+        least_area: Smallest area, as a share of the image.
+        most_area: Largest area, as a share of the image.
+        most_sides: Largest number of image sides that the foreground may touch.
+        least_largest_part: Smallest share of the largest connected part. A lower share means fragments or
+            several objects.
     """
 
     least_area: float = 0.01
@@ -47,7 +48,7 @@ class Limits:
     least_largest_part: float = 0.8
 
     def fault(self, measure: Measure) -> str:
-        """Say what is wrong with a mask in a word, or return an empty string."""
+        """Return the first limit that a mask violates as one word, or an empty string."""
         if measure.area < self.least_area:
             return "small"
         if measure.area > self.most_area:
@@ -72,14 +73,14 @@ def measure_mask(mask: np.ndarray) -> Measure:
         return Measure(0.0, 0, 0.0)
     sides = sum(int(edge.any()) for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
     scale = min(1.0, _PARTS_SIDE / max(inside.shape))
-    # Areas averaged, so that nothing thin falls through; ten times as fast as at full size.
+    # Area averaging keeps thin parts. Counting at this size is ten times as fast as at full size.
     small = cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else mask
     parts = cv2.connectedComponentsWithStats((small > 127).astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
     return Measure(total / inside.size, sides, float(parts.max() / parts.sum()) if len(parts) else 0.0)
 
 
 def measure_file(mask: Source) -> Measure | str:
-    """Measure the mask in a file, or say why it cannot be read."""
+    """Measure the mask in a file, or return the reason why it cannot be read."""
     try:
         return measure_mask(read_mask(mask))
     except InputError as error:
@@ -87,8 +88,8 @@ def measure_file(mask: Source) -> Measure | str:
 
 
 def in_random_order(names: Iterable[str], seed: int) -> list[str]:
-    """Shuffle names so that the place of one does not depend on which others there are.
+    """Shuffle names by a hash, so that the order of two names does not depend on the other names.
 
-    The first N of them are a sample that stays nearly the same when a few names come or go.
+    The first N names are a random sample that changes little when a few names are added or removed.
     """
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())

@@ -1,8 +1,8 @@
-"""Random numbers that are a function of a key alone: of (seed, epoch, index), never of what was drawn before.
+"""Random numbers that depend only on a key (seed, epoch, index), not on earlier draws.
 
-So a sample is the same in any batch, in any process, in any order and after any restart. The generator is
-counter-based (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011), with the finalizer of
-SplitMix64 (Steele et al., OOPSLA 2014) as its mixing function.
+A sample is therefore the same in any batch, process and order, and after any restart. The generator is
+counter-based (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011). Its mixing function is
+the finalizer of SplitMix64 (Steele et al., OOPSLA 2014).
 """
 
 import math
@@ -34,19 +34,19 @@ def sample_key(seed: int, epoch: int, index: int) -> int:
 
 
 def generator_of(key: int, name: str) -> np.random.Generator:
-    """Return a NumPy generator for one use, named `name`, of a key."""
+    """Return a NumPy generator for a key and the purpose `name`."""
     return np.random.Generator(np.random.Philox(key=_mix_int(key ^ _stream(name))))
 
 
 class KeyedDraws:
-    """Draws for a batch of keys, on the CPU and in float64.
+    """Random draws for a batch of keys, on the CPU and in float64.
 
-    Every draw is named; draws of different names are independent, and the same name gives the same numbers.
-    Float64 leaves differences in the last bit between vectorized and scalar code far behind what survives
-    the rounding to float32, so that a sample does not depend on the size of its batch.
+    Every draw has a name. Draws with different names are independent, and the same name gives the same
+    numbers. Vectorized and scalar code may differ in the last bit of a float64. Rounding to float32 removes
+    this difference, so that a sample does not depend on its batch size.
 
     Args:
-        keys: Keys as `sample_key` makes them, `(B,)` int64.
+        keys: Keys from `sample_key`, `(B,)` int64.
     """
 
     def __init__(self, keys: Tensor) -> None:
@@ -57,60 +57,63 @@ class KeyedDraws:
         return len(self.keys)
 
     def __getitem__(self, rows: Tensor) -> "KeyedDraws":
-        """Return the draws of some rows, given by index or by a mask."""
+        """Return the draws for some rows, selected by index or boolean mask."""
         return KeyedDraws(self.keys[rows])
 
     def uniform(self, name: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Draw uniformly from `[low, high)`, `(B, *shape)`."""
         bits = _hash(self.keys, name, math.prod(shape)).view(-1, *shape)
-        # The upper 53 bits, all that a float64 holds.
+        # The upper 53 bits: a float64 has 53 bits of precision.
         return low + (high - low) * (((bits >> 11) & (2**53 - 1)).double() / 2**53)
 
     def normal(self, name: str, *shape: int, std: float = 1.0) -> Tensor:
-        """Draw from a normal distribution of mean 0, `(B, *shape)` (Box and Muller)."""
+        """Draw from a normal distribution with mean 0, `(B, *shape)` (Box-Muller transform)."""
         first, second = self.uniform(f"{name}/radius", *shape), self.uniform(f"{name}/angle", *shape)
         return std * (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
 
     def chance(self, name: str, probability: float, *shape: int) -> Tensor:
-        """Draw true with a probability, `(B, *shape)` of 0. and 1."""
+        """Draw 1.0 with the given probability, else 0.0, `(B, *shape)`."""
         return (self.uniform(name, *shape) < probability).double()
 
     def choice(self, name: str, weights: Sequence[float], *shape: int) -> Tensor:
-        """Draw indices into `weights` in proportion to them, `(B, *shape)` int64."""
+        """Draw indices into `weights` with probability proportional to the weights, `(B, *shape)` int64."""
         edges = torch.tensor(weights, dtype=torch.float64).cumsum(0)
         return torch.searchsorted(edges[:-1] / edges[-1], self.uniform(name, *shape), right=True)
 
 
 def weights_of(shares: Mapping[str, float], names: Sequence[str], argument: str) -> tuple[float, ...]:
-    """Turn shares by name into weights for `KeyedDraws.choice`; names without a share get 0.
+    """Convert shares by name to weights for `KeyedDraws.choice`. A name without a share gets weight 0.
 
     Args:
-        shares: Share of some of `names`.
+        shares: Shares of some of `names`, at least 0.
         names: All names, in the order of the weights.
-        argument: Name of the argument that holds the shares, for errors.
+        argument: Name of the argument that contains the shares, for errors.
 
     Raises:
-        InputError: An unknown name, a share below 0, or no share above 0.
+        InputError: A name is unknown, a share is below 0, or no share is above 0.
     """
     if unknown := set(shares) - set(names):
-        raise InputError(argument, f"names {', '.join(sorted(unknown))}", f"Choose of {', '.join(names)}.")
+        raise InputError(
+            argument, f"has the unknown name {', '.join(sorted(unknown))}", f"Choose from {', '.join(names)}."
+        )
     weights = tuple(float(shares.get(name, 0.0)) for name in names)
     if min(weights) < 0 or sum(weights) <= 0:
-        raise InputError(argument, "must be at least 0, and one of them above 0")
+        raise InputError(argument, f"must be at least 0 with one above 0, got {weights}")
     return weights
 
 
 def pixel_noise(keys: Tensor, name: str, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Draw noise of mean 0 and standard deviation 1 for every pixel, on a device.
+    """Draw noise with mean 0 and standard deviation 1 for every pixel, on a device.
 
     Args:
         keys: `(B,)` int64.
         name: Name of the draw.
         shape: Shape of the noise of one sample.
-        device: Where to compute; the numbers are the same on all.
+        device: Device of the computation. The numbers are the same on all devices.
 
     Returns:
-        `(B, *shape)` float32: sums of four uniform bytes, close to normal and bounded by 3.46.
+        Noise `(B, *shape)` float32. Each value is a scaled sum of four uniform bytes: approximately normal,
+        absolute value at most 3.46.
     """
     count = math.prod(shape)
     start = torch.from_numpy((_hash(keys.cpu(), name, 1) & 0x7FFFFFFF).numpy().astype(np.int32)).to(device)
@@ -134,7 +137,7 @@ def _stream(name: str) -> int:
 
 def _mix(bits: Tensor) -> Tensor:
     for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
-        # Torch shifts in the sign; the mask makes the shift a logical one.
+        # PyTorch's right shift copies the sign bit; the mask makes it a logical shift.
         bits = (bits ^ ((bits >> shift) & (2 ** (64 - shift) - 1))) * _signed(factor)
     return bits
 

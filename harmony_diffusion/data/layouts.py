@@ -1,4 +1,4 @@
-"""Any data set by its path: which layout it has, and its samples."""
+"""Layout and samples of a data set, found from its path."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Listing:
-    """What a data set holds: composites with ground truth, or photographs to make composites of.
+    """Content of a data set: composites with ground truth, or photographs for synthetic composites.
 
     Attributes:
         layout: One of `LAYOUTS`.
-        samples: Composites.
-        photographs: Photographs with masks.
+        samples: Composites; empty for a data set of photographs.
+        photographs: Photographs with masks; empty for a data set of composites.
     """
 
     layout: str
@@ -36,10 +36,10 @@ class Listing:
 
 
 def detect_layout(path: Path) -> str:
-    """Say which of `LAYOUTS` a path has.
+    """Return the layout of a path, one of `LAYOUTS`.
 
     Raises:
-        InputError: There is nothing, or nothing that is known.
+        InputError: The path does not exist or has no known layout.
     """
     if path.suffix == ".jsonl" and path.is_file():
         return "json-lines"
@@ -60,7 +60,7 @@ def detect_layout(path: Path) -> str:
     if list_shards(path):
         return "shards"
     if all((path / name).is_dir() for name in FOLDERS):
-        # With folders below `composite`, the generic reader is needed.
+        # `read_folders` does not enter subfolders of `composite`; `read_triples` does.
         return "triples" if not any((path / FOLDERS[0]).glob("*.*")) and has_triples(path) else "folders"
     if has_triples(path):
         return "triples"
@@ -75,23 +75,26 @@ def list_dataset(
     shards: Collection[int] | None = None,
     problems: list[Problem] | None = None,
 ) -> Listing:
-    """List a data set of any layout but tar shards, which are streamed.
+    """List a data set of any layout except tar shards, which are streamed.
 
     Args:
         path: Folder or file.
-        split: Part of the data set; layouts without parts do not read it.
+        split: Part of the data set. Layouts without splits ignore it.
         filters: Accepted values by column, for photographs.
-        shards: Which of the sixteen parts, for Open Images.
-        problems: Where faults are appended, and left out; None to raise at the first one.
+        shards: Numbers of the sixteen parts to list, for Open Images.
+        problems: List that collects faults; faulty samples are left out. None raises the first fault.
 
     Raises:
-        InputError: No known layout, an option that the layout does not have, or a fault.
+        InputError: The layout is unknown, the layout does not support an option, or there is a fault and
+            `problems` is None.
     """
     layout = detect_layout(path)
     if filters and layout not in ("photographs", "open-images", "manifest"):
-        raise InputError(path, f"is of the layout {layout}, which cannot be filtered by columns")
+        raise InputError(
+            path, f"has the layout {layout}, which cannot be filtered by column", "Omit the filters"
+        )
     if shards is not None and layout != "open-images":
-        raise InputError(path, f"is of the layout {layout}, which has no numbered shards")
+        raise InputError(path, f"has the layout {layout}, which has no numbered shards", "Omit the shards")
     if layout == "photographs":
         return Listing(layout, photographs=read_photographs(path, split, filters, problems))
     if layout == "open-images":
@@ -112,4 +115,6 @@ def list_dataset(
         found = list_hub_dataset(path, split)
         composites = [sample for sample in found if isinstance(sample, HarmonySample)]
         return Listing(layout, composites, [sample for sample in found if isinstance(sample, Photograph)])
-    raise InputError(path, "holds tar shards, which are streamed and not listed")
+    raise InputError(
+        path, "contains tar shards, which cannot be listed", "Stream them with `web_shards.read_shards`"
+    )

@@ -1,13 +1,16 @@
 """Open Images V7 segmentation (Benenson et al., CVPR 2019, https://arxiv.org/abs/1903.10830) as distributed.
 
-A folder holds what https://storage.googleapis.com/openimages/web/download_v7.html offers:
-`SPLIT-annotations-object-segmentation.csv`; the masks in `SPLIT-masks-S.zip`, one archive for each first
-digit S of the image's name, or unpacked in `SPLIT-masks/` or `SPLIT-masks-S/`; the photographs in `SPLIT/` or
-`SPLIT_S/` (as the tar files unpack); and, for licences and rotations, `SPLIT-images*-with-rotation.csv`.
-Masks have another size than the photographs and are scaled when they are read.
+The folder contains files from https://storage.googleapis.com/openimages/web/download_v7.html:
 
-`train/prepare_open_images.py` chooses masks by what `instances` measures of them and writes a manifest, the
-table `manifest-SPLIT.csv` in the same folder, which `read_manifest` lists.
+- `SPLIT-annotations-object-segmentation.csv`;
+- masks in `SPLIT-masks-S.zip`, one archive for each first hexadecimal digit S of the image name, or unpacked
+  in `SPLIT-masks/` or `SPLIT-masks-S/`;
+- photographs in `SPLIT/`, or in `SPLIT_S/` as the tar files unpack;
+- `SPLIT-images*-with-rotation.csv` for licences and rotations.
+
+The size of a mask differs from the size of its photograph. The mask is scaled when it is read.
+`train/prepare_open_images.py` selects masks by the measures in `instances` and writes the table
+`manifest-SPLIT.csv` in the same folder. `read_manifest` lists it.
 """
 
 import hashlib
@@ -29,7 +32,7 @@ from harmony_diffusion.errors import DecodeError, InputError
 from harmony_diffusion.images.sources import ArchiveMember, Source
 
 MANIFEST_COLUMNS = ("Split", "ImageID", "MaskPath", "LabelName")
-# Masks of less or more of the frame than this (by their boxes) make poor foregrounds.
+# Accepted area of the box of a mask, as a share of the image. Other masks make poor foregrounds.
 BOX_AREA = (0.01, 0.9)
 
 
@@ -42,28 +45,28 @@ def read_open_images(
     single: bool = False,
     problems: list[Problem] | None = None,
 ) -> list[Photograph]:
-    """List the photographs of a split with one mask each, as often as they have masks.
+    """List the photographs of a split, one entry per mask.
 
     Args:
-        root: Folder laid out as above.
+        root: Folder with the files listed in the module docstring.
         split: `"train"`, `"validation"` or `"test"`.
-        shards: First hexadecimal digits of the images' names, as numbers from 0 to 15; None for all. Two of
-            the sixteen, as `[0, 1]`, are the 12.5 % of the dataset that papers train on.
-        least_iou: Leave out masks whose `PredictedIoU` is lower; those without one are kept.
-        single: Only images that have one mask alone.
-        problems: Where missing files are appended, and left out; None to raise at the first one.
+        shards: First hexadecimal digits of the image names, as numbers from 0 to 15. None selects all. Two of
+            the sixteen, for example `[0, 1]`, are the 12.5 % of the data set that papers train on.
+        least_iou: Smallest `PredictedIoU`. Masks without this value are kept.
+        single: Select only images that have exactly one mask.
+        problems: List that collects missing files; their entries are left out. None raises the first fault.
 
     Returns:
-        The photographs, with label and licence in `record`; the files are not
-        opened. Photographs that are shown rotated are left out: their masks are not.
+        The photographs, with label and licence in `record`. The files are not opened. Rotated photographs are
+        left out, because their masks are not rotated.
 
     Raises:
-        InputError: No annotations, a column that is missing, nothing left; or a file that is missing, and
+        InputError: The annotations or a column are missing, no mask is left, or a file is missing and
             `problems` is None.
     """
     table = masks_table(root, split)
     digits = {f"{shard:x}" for shard in (range(16) if shards is None else shards)}
-    # Read twice, since millions of rows need not be kept.
+    # The table is read twice, so that its millions of rows are not kept in memory.
     per_image = Counter(
         row["ImageID"] for row in read_table(table, MASK_COLUMNS) if row["ImageID"][:1] in digits
     )
@@ -84,19 +87,21 @@ def read_open_images(
         name, label = Path(row["MaskPath"]).stem, row["LabelName"]
         photographs.append(Photograph(name, label, picture, mask, {**licence, "LabelName": label}, True))
     if not photographs and not problems:
-        raise InputError(table, "has no mask that fits")
+        raise InputError(table, "has no mask that fits the options")
     return photographs
 
 
 def read_manifest(manifest: Path, problems: list[Problem] | None = None) -> list[Photograph]:
-    """List the photographs of a manifest, which lies in the folder of the dataset.
+    """List the photographs of a manifest.
 
     Args:
-        manifest: Table with `MANIFEST_COLUMNS`; the other columns are kept in `record`.
-        problems: Where missing files are appended, and left out; None to raise at the first one.
+        manifest: Table with `MANIFEST_COLUMNS`, in the folder of the data set. All columns are kept in
+            `record`.
+        problems: List that collects missing files; their entries are left out. None raises the first fault.
 
     Raises:
-        InputError: A column that is missing, nothing left; or a file that is missing, and `problems` is None.
+        InputError: A column is missing, the manifest lists no mask, or a file is missing and `problems` is
+            None.
     """
     root = manifest.parent
     masks: dict[str, MaskFiles] = {}
@@ -118,22 +123,22 @@ def read_manifest(manifest: Path, problems: list[Problem] | None = None) -> list
 
 
 def select_open_images(root: Path, count: int = 2000, split: str = "test") -> list[str]:
-    """Choose photographs with exactly one instance, the same ones on every machine.
+    """Select photographs with exactly one instance. The selection is the same on every machine.
 
-    Only the tables are read, so that the photographs may be downloaded afterwards.
+    Only the tables are read. The photographs can be downloaded afterwards.
 
     Args:
-        root: Folder with `SPLIT-annotations-object-segmentation.csv`; rotated photographs are left out where
-            the table of rotations is there, too.
-        count: How many. Those whose mask's name has the smallest SHA-256 are taken, so that fewer are a part
-            of more.
+        root: Folder with `SPLIT-annotations-object-segmentation.csv`. Rotated photographs are left out if the
+            table of rotations is in the folder.
+        count: Number of photographs. The masks with the smallest SHA-256 of their name are selected, so that
+            a smaller selection is a subset of a larger one.
         split: As in `read_open_images`.
 
     Returns:
-        Names as `read_open_images` gives them, in alphabetical order.
+        Names as in `read_open_images`, in alphabetical order.
 
     Raises:
-        InputError: No annotations, or not so many such photographs.
+        InputError: The annotations are missing, or fewer than `count` photographs qualify.
     """
     table = masks_table(root, split)
     per_image = Counter(row["ImageID"] for row in read_table(table, MASK_COLUMNS))
@@ -144,16 +149,16 @@ def select_open_images(root: Path, count: int = 2000, split: str = "test") -> li
         if per_image[row["ImageID"]] == 1 and _wanted(row, records.get(row["ImageID"], {}), 0.0)
     ]
     if not 1 <= count <= len(names):
-        raise InputError(table, f"has {len(names)} photographs of one instance, and {count} are asked for")
+        raise InputError(table, f"has {len(names)} photographs with one instance, got count={count}")
     return sorted(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
 
 
 class MaskFiles:
-    """Where the masks of a split are: in archives as distributed, or unpacked.
+    """Mask files of a split, in zip archives as distributed or unpacked.
 
     Args:
-        root: Folder of the dataset.
-        split: Part of it.
+        root: Folder of the data set.
+        split: `"train"`, `"validation"` or `"test"`.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -164,8 +169,8 @@ class MaskFiles:
         """Return the file of a mask.
 
         Raises:
-            DecodeError: The archive that should hold it is damaged.
-            InputError: It is neither in a folder nor in an archive.
+            DecodeError: The archive of the mask is damaged.
+            InputError: The mask is neither in a folder nor in an archive.
         """
         shard = name[:1]
         for folder in (f"{self.split}-masks", f"{self.split}-masks-{shard}"):
@@ -175,7 +180,9 @@ class MaskFiles:
         if shard not in self.members:
             self.members[shard] = set(_members(archive)) if archive.is_file() else set()
         if name not in self.members[shard]:
-            raise InputError(self.root / f"{self.split}-masks-{shard}" / name, "is missing, in the zip, too")
+            raise InputError(
+                self.root / f"{self.split}-masks-{shard}" / name, f"is missing, also from {archive.name}"
+            )
         return ArchiveMember(archive, name)
 
 
@@ -199,7 +206,7 @@ def find_photograph(root: Path, split: str, image: str) -> Path:
     """Return the file of a photograph.
 
     Raises:
-        InputError: It is in none of the folders.
+        InputError: The photograph is neither in `SPLIT/` nor in `SPLIT_S/`.
     """
     for folder in (split, f"{split}_{image[:1]}"):
         if (path := root / folder / f"{image}.jpg").is_file():

@@ -1,6 +1,6 @@
-"""The tables of Open Images: masks, boxes, images and classes, and where each is published.
+"""Tables of Open Images (masks, boxes, images, classes) and the addresses where they are published.
 
-https://storage.googleapis.com/openimages/web/download_v7.html describes their columns.
+https://storage.googleapis.com/openimages/web/download_v7.html describes the columns.
 """
 
 import csv
@@ -12,21 +12,21 @@ from harmony_diffusion.errors import InputError
 
 MASK_COLUMNS = ("MaskPath", "ImageID", "LabelName", "BoxID", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")
 LICENCE_COLUMNS = ("License", "Author", "AuthorProfileURL", "Title", "OriginalLandingURL")
-# What says of a box that there is no single real object, seen whole from outside, in it.
+# Columns that mark a box as not containing a single real object seen from outside.
 FLAGS = ("IsGroupOf", "IsDepiction", "IsInside")
 CLASSES = "class-descriptions-boxable.csv"
 PHOTOGRAPHS_URL = "https://open-images-dataset.s3.amazonaws.com"
 _URL = "https://storage.googleapis.com/openimages"
-# The same box in two tables: their coordinates are rounded differently.
+# Tolerance for matching a box in two tables, which round coordinates differently.
 _SAME_BOX = 1e-4
 
 
 def published_urls(split: str, shards: Collection[int]) -> dict[str, str]:
-    """Where the tables and mask archives of a split are published, by their file names.
+    """Return the addresses of the tables and mask archives of a split, by file name.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`.
-        shards: Which of the sixteen archives.
+        shards: Numbers of the mask archives, from 0 to 15.
     """
     images = f"{split}-images{'-boxable' if split == 'train' else ''}-with-rotation.csv"
     boxes, folder = boxes_tables(split)[0], "v6" if split == "train" else "v5"
@@ -42,10 +42,10 @@ def published_urls(split: str, shards: Collection[int]) -> dict[str, str]:
 
 
 def masks_table(root: Path, split: str) -> Path:
-    """Return the table of the masks of a split.
+    """Return the path of the table of masks of a split.
 
     Raises:
-        InputError: It is missing.
+        InputError: The table is missing.
     """
     table = root / f"{split}-annotations-object-segmentation.csv"
     if not table.is_file():
@@ -54,7 +54,7 @@ def masks_table(root: Path, split: str) -> Path:
 
 
 def boxes_tables(split: str) -> list[str]:
-    """Names that the table of boxes of a split has had, the latest first."""
+    """Return the file names that the table of boxes of a split may have, the latest first."""
     names = [f"{split}-annotations-bbox.csv"]
     return [f"oidv6-{names[0]}", *names] if split == "train" else names
 
@@ -73,7 +73,7 @@ def read_table(table: Path, columns: Collection[str]) -> Iterator[dict[str, str]
 
 
 def read_image_records(root: Path, split: str, images: Collection[str]) -> dict[str, dict[str, str]]:
-    """Read licence and rotation of images from whichever of the tables of images are there."""
+    """Read licence and rotation of images from all tables of images in the folder."""
     records: dict[str, dict[str, str]] = {}
     for table in sorted(root.glob(f"{split}-images*-with-rotation.csv")):
         for row in read_table(table, ("ImageID", "License")):
@@ -84,7 +84,7 @@ def read_image_records(root: Path, split: str, images: Collection[str]) -> dict[
 
 
 class Box(NamedTuple):
-    """Where an object is, in shares of the frame's width and height."""
+    """Box of an object, in shares of the width and height of the image."""
 
     left: float
     right: float
@@ -93,21 +93,21 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Share of the frame."""
+        """Area as a share of the image."""
         return (self.right - self.left) * (self.bottom - self.top)
 
 
 class FlaggedBoxes:
-    """Boxes of which the table of boxes says that no single real object is in them.
+    """Boxes that the table of boxes marks as not containing a single real object.
 
     Args:
-        root: Folder of the dataset.
-        split: Part of it.
-        images: Names of the images wanted.
-        flags: Columns of the table, of which a 1 counts.
+        root: Folder of the data set.
+        split: `"train"`, `"validation"` or `"test"`.
+        images: Names of the images to read.
+        flags: Columns of the table. A box with 1 in any of them is flagged.
 
     Raises:
-        InputError: There is no table of boxes, or a column is missing in it.
+        InputError: The table of boxes or a column in it is missing.
     """
 
     def __init__(self, root: Path, split: str, images: Collection[str], flags: Collection[str]) -> None:
@@ -119,7 +119,7 @@ class FlaggedBoxes:
         if table is None:
             raise InputError(root, f"holds no {' or '.join(boxes_tables(split))}")
         with table.open(encoding="utf-8-sig", newline="") as file:
-            # Fourteen million rows for the training images: no dictionary for each.
+            # The training table has fourteen million rows; one dictionary per row would be slow.
             reader = csv.reader(file)
             places = _places(table, next(reader, []), columns)
             for row in reader:
@@ -130,7 +130,7 @@ class FlaggedBoxes:
                     self._boxes.setdefault((image, label), []).append((box, flag))
 
     def find(self, image: str, label: str, box: Box) -> str:
-        """Return the flag of a box, or an empty string."""
+        """Return the flag of a box, or an empty string if it has none."""
         for other, flag in self._boxes.get((image, label), ()):
             if all(abs(a - b) <= _SAME_BOX for a, b in zip(box, other, strict=True)):
                 return flag
@@ -144,12 +144,12 @@ def _places(table: Path, header: list[str], columns: Collection[str]) -> list[in
 
 
 def box_of(row: dict[str, str]) -> Box:
-    """Return the box that a mask was drawn in, from a row of the table of masks."""
+    """Return the box of a mask from its row in the table of masks."""
     return Box(*(float(row[name]) for name in ("BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")))
 
 
 def read_class_names(root: Path) -> dict[str, str]:
-    """Read the names of classes, as `{"/m/01yrx": "Cat"}`; empty without `class-descriptions-boxable.csv`."""
+    """Read class names, for example `{"/m/01yrx": "Cat"}`; empty without `class-descriptions-boxable.csv`."""
     table = root / CLASSES
     if not table.is_file():
         return {}

@@ -1,7 +1,8 @@
-"""Photographs with a foreground mask: the raw material of synthetic composites.
+"""Photographs with a foreground mask. Synthetic composites are made from them.
 
-A folder of photographs holds `index.csv` (columns `source`, `id`, `split`, and any others, kept with each
-photograph) and the files `SOURCE/ID.jpg` with `SOURCE/ID.png`, white on the foreground.
+A folder of photographs contains `index.csv` with the columns `source`, `id`, `split` and any further columns,
+which are kept with each photograph. `SOURCE/ID.jpg` is the photograph, `SOURCE/ID.png` its mask, white on the
+foreground.
 """
 
 import csv
@@ -22,12 +23,12 @@ class Photograph:
     """One photograph and the mask of one object in it.
 
     Attributes:
-        name: Unique in the data set.
-        subset: Where it comes from; the sampling is weighted by it.
+        name: Name, unique in the data set.
+        subset: Source of the photograph. Sampling weights apply per subset.
         picture: File of the photograph.
         mask: File of the mask.
-        record: What the data set says of it (licence, origin, author, label, …), column by column.
-        resize_mask: The data set distributes masks at another size than the photographs.
+        record: Metadata by column, such as licence, origin, author and label.
+        resize_mask: True if the mask may differ in size from the photograph and must be resized.
     """
 
     name: str
@@ -44,16 +45,16 @@ def read_photographs(
     filters: Mapping[str, Sequence[str]] | None = None,
     problems: list[Problem] | None = None,
 ) -> list[Photograph]:
-    """List the photographs of a split, in the order of `index.csv`; the files are not opened.
+    """List the photographs of a split, in the order of `index.csv`. The files are not opened.
 
     Args:
-        root: Folder that holds `index.csv`.
-        split: Value of the column `split`, None for all.
-        filters: Accepted values by column, as `parse_filters` makes them.
-        problems: Where rows that are there twice are appended; None to log them. They are taken once.
+        root: Folder that contains `index.csv`.
+        split: Value of the column `split`. None selects all.
+        filters: Accepted values by column, from `parse_filters`.
+        problems: List that collects repeated rows. None logs them. A repeated row is returned once.
 
     Raises:
-        InputError: No index, a column that is missing, or nothing left.
+        InputError: The index or a column is missing, or no row is left.
     """
     index = root / "index.csv"
     if not index.is_file():
@@ -81,12 +82,12 @@ def filter_photographs(
     """Keep the photographs whose record has an accepted value in every column.
 
     Args:
-        photographs: What to choose from.
-        filters: Accepted values by column, as `parse_filters` makes them.
-        place: Data set, for the errors.
+        photographs: Photographs to filter.
+        filters: Accepted values by column, from `parse_filters`.
+        place: Path of the data set, for error messages.
 
     Raises:
-        InputError: A column that no record has, or nothing left of what there was.
+        InputError: No record has a column, or no photograph is left.
     """
     if not photographs or not filters:
         return list(photographs)
@@ -112,10 +113,10 @@ def _check_any_left(place: Path, kept: Collection[object], filters: Mapping[str,
 
 
 def parse_filters(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Read filters of the form `column=value` or `column=value,value`.
+    """Parse filters of the form `column=value` or `column=value,value`.
 
     Raises:
-        InputError: Another form.
+        InputError: A text does not have this form.
 
     Example:
         >>> parse_filters(["licence_class=permissive"])
@@ -125,7 +126,7 @@ def parse_filters(texts: Iterable[str]) -> dict[str, list[str]]:
     for text in texts:
         column, equals, values = text.partition("=")
         if not (column and equals and values):
-            raise InputError(text, "is no filter", "Write COLUMN=VALUE or COLUMN=VALUE,VALUE")
+            raise InputError(text, "is not a filter", "Write COLUMN=VALUE or COLUMN=VALUE,VALUE")
         filters.setdefault(column, []).extend(values.split(","))
     return filters
 
@@ -133,25 +134,25 @@ def parse_filters(texts: Iterable[str]) -> dict[str, list[str]]:
 def subset_weights(
     subsets: Sequence[str], power: float = 0.5, factors: Mapping[str, float] | None = None
 ) -> list[float]:
-    """Weigh samples so that large subsets do not drown small ones.
+    """Compute sampling weights that raise the share of small subsets.
 
-    A subset of n samples gets a share in proportion to n to a power: 1 leaves all samples alike, 0 gives
-    every subset the same share.
+    The share of a subset of n samples is proportional to n**power. With power 1 all samples have the same
+    weight; with power 0 all subsets have the same share.
 
     Args:
         subsets: Subset of each sample.
-        power: Between 0 and 1.
-        factors: Factors of the shares of some subsets.
+        power: Exponent in [0, 1].
+        factors: Factors that multiply the shares of some subsets.
 
     Returns:
-        One weight a sample, of mean 1.
+        One weight per sample, with mean 1.
 
     Raises:
-        InputError: A factor for a subset that is not there.
+        InputError: `factors` has a subset that does not exist.
     """
     counts, factors = Counter(subsets), dict(factors or {})
     if unknown := sorted(set(factors) - set(counts)):
-        raise InputError(", ".join(unknown), f"is no subset; there are {', '.join(sorted(counts))}")
+        raise InputError(", ".join(unknown), f"is not a subset; subsets are {', '.join(sorted(counts))}")
     weights = [factors.get(subset, 1.0) * counts[subset] ** (power - 1) for subset in subsets]
     mean = sum(weights) / len(weights)
     return [weight / mean for weight in weights]

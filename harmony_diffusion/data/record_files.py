@@ -1,4 +1,4 @@
-"""Files of JSON lines that long jobs append to, and go on from after they were killed."""
+"""JSON-lines files that a long job appends to, so that it can resume after it was killed."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from harmony_diffusion.errors import InputError
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
-    """Append one line a record, and have them on the disk before returning.
+    """Append one line per record and flush the file to disk.
 
-    A line that an earlier process left unfinished at the end of the file is removed first.
+    An unfinished last line of an earlier process is removed first.
     """
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     with path.open("a+b") as file:
@@ -23,10 +23,10 @@ def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, without a last one that was left unfinished.
+    """Yield the records of a file. An unfinished last line is ignored.
 
     Raises:
-        InputError: A line is no JSON object.
+        InputError: A line is not a JSON object.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -35,9 +35,9 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}:{number}", f"is no JSON: {error}") from None
+                raise InputError(f"{path}:{number}", f"is not JSON: {error}") from None
             if not isinstance(record, dict):
-                raise InputError(f"{path}:{number}", "is no JSON object")
+                raise InputError(f"{path}:{number}", "is not a JSON object")
             yield record
 
 

@@ -1,4 +1,4 @@
-"""The one thing every dataset yields, and what is wrong with it where it cannot be used."""
+"""The sample that every data set yields, and the record of a fault."""
 
 import logging
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HarmonySample:
-    """One composite with its mask and its ground truth, as files.
+    """Files of one composite, its mask and its ground truth.
 
     Attributes:
-        name: Name of the composite, unique in the dataset.
-        subset: Part of the dataset it belongs to.
+        name: Name of the composite, unique in the data set.
+        subset: Subset of the data set.
         composite: File of the composite.
         mask: File of the mask.
         real: File of the ground truth.
-        prompt: Caption of the picture, empty when there is none.
+        prompt: Caption of the picture; empty if there is none.
     """
 
     name: str
@@ -32,11 +32,11 @@ class HarmonySample:
 
 
 class Problem(NamedTuple):
-    """Why a file or a line of a dataset cannot be used.
+    """A fault in a file or line of a data set.
 
     Attributes:
-        file: The file, with the line where there are lines.
-        reason: What is wrong with it.
+        file: The file, with the line number for files of lines.
+        reason: The fault.
     """
 
     file: str
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 
 
 def report(error: InputError, problems: list[Problem] | None) -> None:
-    """Append an error to a list of problems, or raise it where there is no list.
+    """Append an error to a list of problems, or raise it if there is no list.
 
     Raises:
         InputError: `problems` is None.
@@ -55,7 +55,7 @@ def report(error: InputError, problems: list[Problem] | None) -> None:
 
 
 def report_duplicate(file: str, reason: str, problems: list[Problem] | None) -> None:
-    """Append what does no harm, such as a line that is there twice, or log it where there is no list."""
+    """Append a harmless fault, such as a repeated line, to a list of problems. Without a list, log it."""
     if problems is None:
         logger.warning("%s: %s", file, reason)
     else:

@@ -1,7 +1,7 @@
-"""Training samples by position: `sample_at(seed, epoch, index)` says all there is to know of a sample.
+"""Training samples by position: `sample_at(seed, epoch, index)` fully determines a sample.
 
-Order, choice, crop and everything drawn later derive from these three numbers alone, so that a run that was
-killed goes on where it stopped by asking for the next index.
+Order, selection, crop and all later random draws depend only on these three numbers. A run that was killed
+therefore resumes with the next index.
 """
 
 import logging
@@ -27,19 +27,19 @@ MAX_REDRAWS = 20
 
 
 class TrainingSet(Protocol):
-    """What a trainer asks of its data."""
+    """Interface that the training loop uses."""
 
     def __len__(self) -> int:
-        """Samples in an epoch."""
+        """Return the number of samples in an epoch."""
 
     def sample_at(self, seed: int, epoch: int, index: int) -> Item:
         """Return one sample; see `PhotographSet` and `PairSet`."""
 
 
 class KeyedView(Dataset[Item]):
-    """A training set under one seed as a map-style dataset of positions 0, 1, 2, … through all epochs.
+    """Map-style data set over the positions 0, 1, 2, … of all epochs, for one seed.
 
-    With a `range` of positions as sampler, a `DataLoader` starts and stops anywhere.
+    With a `range` of positions as sampler, a `DataLoader` can start and stop at any position.
     """
 
     def __init__(self, training_set: TrainingSet, seed: int) -> None:
@@ -56,13 +56,13 @@ class KeyedView(Dataset[Item]):
 
 
 class WeightedOrder:
-    """Which of `n` sources stands at an index of an epoch.
+    """Random order of `count` sources in an epoch, with optional weights.
 
-    Systematic sampling: in an epoch of `n`, a source of weight w (of mean 1) is seen at least floor(w) and
-    at most ceil(w) times, in a random order.
+    Systematic sampling: in an epoch of `count` samples, a source of weight w (weights have mean 1) is drawn
+    at least floor(w) and at most ceil(w) times, in random order.
 
     Args:
-        weights: One a source; None for each once an epoch.
+        weights: One weight per source. None draws each source once per epoch.
         count: Number of sources.
     """
 
@@ -72,12 +72,12 @@ class WeightedOrder:
         if weights is not None:
             shares = np.asarray(weights, np.float64)
             if len(shares) != count or not np.isfinite(shares).all() or shares.min() < 0 or not shares.any():
-                raise InputError("weights", f"are no {count} numbers of at least 0, one of them above 0")
+                raise InputError("weights", f"must be {count} finite numbers of at least 0, one above 0")
             self.edges = np.cumsum(shares / shares.sum())
         self.cached: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __call__(self, seed: int, epoch: int, index: int) -> int:
-        """Return the source at an index."""
+        """Return the number of the source at an index of an epoch."""
         if self.cached is None or self.cached[0] != (seed, epoch):
             generator = generator_of(sample_key(seed, epoch, 0), "order")
             count = self.count
@@ -90,15 +90,15 @@ class WeightedOrder:
 
 
 class PhotographSet:
-    """Crops of photographs with their masks, from which `SyntheticComposites` makes composites.
+    """Crops of photographs with their masks. `SyntheticComposites` makes composites from them.
 
     Args:
-        photographs: What to draw from.
-        size: Side of the square crops, a multiple of 8.
-        weights: How often each photograph is drawn, None for once an epoch.
-        skip_bad: Draw another photograph in place of one that cannot be used, and count; else raise.
-        turn: Also turn half of the crops by quarter turns.
-        whole: Share of whole frames among the crops.
+        photographs: Photographs to draw from.
+        size: Side of the square crops in pixels, a multiple of 8.
+        weights: Sampling weight of each photograph. None draws each once per epoch.
+        skip_bad: Replace an unusable photograph by another draw and count it. False raises an error.
+        turn: Also rotate half of the crops by 90, 180 or 270 degrees.
+        whole: Share of samples that use the whole image instead of a crop, in [0, 1].
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class PhotographSet:
         whole: float = WHOLE_FRAMES,
     ) -> None:
         if not photographs:
-            raise InputError("photographs", "are none")
+            raise InputError("photographs", "is empty")
         self.photographs, self.size, self.skip_bad, self.turn = photographs, size, skip_bad, turn
         self.whole = whole
         self.order = WeightedOrder(len(photographs), weights)
@@ -124,11 +124,11 @@ class PhotographSet:
         """Return a crop.
 
         Returns:
-            `real` `(3, size, size)` and `mask` `(1, size, size)`, uint8; `key`, int64, for all that is drawn
-            later; `source`, the index of the photograph; `skipped`, how many bad ones were passed over.
+            `real` `(3, size, size)` and `mask` `(1, size, size)`, uint8; `key`, int64, for all later draws;
+            `source`, the index of the photograph; `skipped`, the number of unusable photographs skipped.
 
         Raises:
-            InputError: The photograph cannot be used, and `skip_bad` is false.
+            InputError: The photograph cannot be used and `skip_bad` is False.
         """
         first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
 
@@ -139,15 +139,15 @@ class PhotographSet:
 
 
 class PairSet:
-    """Crops of composites with their ground truth, such as iHarmony4.
+    """Crops of composites with their ground truth, for data sets such as iHarmony4.
 
     Args:
-        samples: What to draw from.
-        size: Side of the square crops.
-        weights: How often each sample is drawn, None for once an epoch.
-        skip_bad: Draw another sample in place of one that cannot be used, and count; else raise.
-        turn: Also turn half of the crops by quarter turns.
-        whole: Share of whole frames among the crops.
+        samples: Samples to draw from.
+        size: Side of the square crops in pixels.
+        weights: Sampling weight of each sample. None draws each once per epoch.
+        skip_bad: Replace an unusable sample by another draw and count it. False raises an error.
+        turn: Also rotate half of the crops by 90, 180 or 270 degrees.
+        whole: Share of samples that use the whole image instead of a crop, in [0, 1].
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class PairSet:
         whole: float = WHOLE_FRAMES,
     ) -> None:
         if not samples:
-            raise InputError("samples", "are none")
+            raise InputError("samples", "is empty")
         self.samples, self.size, self.skip_bad, self.turn = samples, size, skip_bad, turn
         self.whole = whole
         self.order = WeightedOrder(len(samples), weights)
@@ -170,10 +170,10 @@ class PairSet:
         return len(self.samples)
 
     def sample_at(self, seed: int, epoch: int, index: int) -> Item:
-        """Return a crop: as `PhotographSet.sample_at`, and `composite` `(3, size, size)` uint8.
+        """Return a crop with the items of `PhotographSet.sample_at` and `composite`, `(3, size, size)` uint8.
 
         Raises:
-            InputError: The sample cannot be used, and `skip_bad` is false.
+            InputError: The sample cannot be used and `skip_bad` is False.
         """
         first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
 
@@ -186,7 +186,7 @@ class PairSet:
 def photograph_item(
     photograph: Photograph, size: int, key: int, *, turn: bool = False, whole: float = WHOLE_FRAMES
 ) -> Item:
-    """Decode a photograph and cut the crop of a key; see `PhotographSet.sample_at`.
+    """Decode a photograph and crop it as the key determines; see `PhotographSet.sample_at`.
 
     Raises:
         InputError: The photograph cannot be used.
@@ -201,7 +201,7 @@ def photograph_item(
 def pair_item(
     sample: HarmonySample, size: int, key: int, *, turn: bool = False, whole: float = WHOLE_FRAMES
 ) -> Item:
-    """Decode a sample and cut the crop of a key; see `PairSet.sample_at`.
+    """Decode a sample and crop it as the key determines; see `PairSet.sample_at`.
 
     Raises:
         InputError: The sample cannot be used.
@@ -218,7 +218,7 @@ def pair_item(
 
 
 def _load_or_redraw(load: Callable[[int], Item], first: int, count: int, key: int, skip_bad: bool) -> Item:
-    """Load a source, or, when it is bad and may be skipped, the next one drawn by the key."""
+    """Load a source. If it is unusable and `skip_bad` is True, load others drawn with the key."""
     generator, source = generator_of(key, "redraw"), first
     for skipped in range(MAX_REDRAWS):
         try:
@@ -230,15 +230,17 @@ def _load_or_redraw(load: Callable[[int], Item], first: int, count: int, key: in
             source = int(generator.integers(count))
         else:
             return item | numbers_item(key=key, source=source, skipped=skipped)
-    raise InputError("data", f"{MAX_REDRAWS} samples drawn one after another cannot be used")
+    raise InputError(
+        "data", f"{MAX_REDRAWS} samples drawn one after another cannot be used", "Run `harmony data check`"
+    )
 
 
 def numbers_item(**numbers: int) -> Item:
-    """Return numbers as tensors, so that a `DataLoader` collates them."""
+    """Convert numbers to tensors, so that a `DataLoader` collates them."""
     return {name: torch.tensor(value) for name, value in numbers.items()}
 
 
 def _planes(array: np.ndarray) -> Tensor:
-    """Lay out `(H, W, 3)` or `(H, W)` as `(C, H, W)`."""
+    """Convert `(H, W, 3)` or `(H, W)` to `(C, H, W)`."""
     planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(planes))

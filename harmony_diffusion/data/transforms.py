@@ -1,4 +1,4 @@
-"""Paired geometric transforms: one drawn geometry keeps composite, mask and real in step."""
+"""Paired geometric transforms: the same random geometry applies to composite, mask and real."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from PIL import Image
 from harmony_diffusion.errors import SizeMismatchError
 
 CANDIDATES = 12
-COARSE = 96  # long side, in pixels, of the mask on which crops are judged
-WHOLE_FRAMES = 0.35  # share of training samples that are not cropped
+COARSE = 96  # approximate long side, in pixels, of the mask on which crops are checked
+WHOLE_FRAMES = 0.35  # share of training samples that use the whole image
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A crop, scaled to a size, then mirrored and turned.
+    """A crop that is resized, then mirrored, then rotated.
 
     Attributes:
-        box: Left, top, right, bottom of the crop in pixels of the source; need not be whole.
-        size: Height and width of the result.
+        box: Left, top, right and bottom of the crop in source pixels; fractions are allowed.
+        size: Height and width of the result, also after an odd number of quarter turns.
         mirror: Swap left and right.
-        turns: Quarter turns counter-clockwise, after mirroring; the result of an odd number has `size`, too.
+        turns: Number of counter-clockwise quarter turns, applied after mirroring.
     """
 
     box: tuple[float, float, float, float]
@@ -29,11 +29,11 @@ class Geometry:
     turns: int = 0
 
     def picture(self, picture: np.ndarray) -> np.ndarray:
-        """Transform a picture, `(H, W, 3)` uint8, to `(*size, 3)` (bilinear, with antialiasing)."""
+        """Transform a picture, `(H, W, 3)` uint8, to `(*size, 3)` (bilinear with antialiasing)."""
         return self._apply(picture)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
-        """Transform a mask, `(H, W)` uint8, to `size`; a mask of 0 and 255 alone stays one."""
+        """Transform a mask, `(H, W)` uint8, to `size`. A mask with only 0 and 255 stays binary."""
         hard = not ((mask > 0) & (mask < 255)).any()
         result = self._apply(mask)
         return np.where(result >= 128, np.uint8(255), np.uint8(0)) if hard else result
@@ -59,23 +59,24 @@ def draw_geometry(
     kept: float = 0.5,
     turn: bool = False,
 ) -> Geometry:
-    """Draw a square crop that does not lose the object.
+    """Draw a random square crop that keeps enough of the foreground.
 
-    `CANDIDATES` crops are drawn and judged at once, the first good one is taken, and without any the whole
-    frame is.
+    The function draws `CANDIDATES` crops and returns the first that satisfies `ratio` and `kept`. If none
+    does, it returns the whole image.
 
     Args:
-        mask: Foreground of the picture, `(H, W)` uint8.
-        size: Side of the result.
-        generator: Source of the draws.
-        whole: Share of whole frames, squashed to the square as evaluation does it.
-        area: Smallest and largest share of the frame in a crop.
+        mask: Mask of the picture, `(H, W)` uint8, foreground above 127.
+        size: Side of the result in pixels.
+        generator: Source of random numbers.
+        whole: Probability of the whole image, resized to a square without keeping the aspect ratio, as in
+            evaluation.
+        area: Smallest and largest area of a crop, as a share of the image.
         ratio: Smallest and largest share of foreground in a crop.
-        kept: Least share of the object that must be left in a crop.
-        turn: Also turn half of the pictures by 90, 180 or 270 degrees.
+        kept: Smallest share of the foreground that a crop must contain.
+        turn: Also rotate half of the pictures by 90, 180 or 270 degrees.
 
     Returns:
-        The geometry, mirrored in half of the draws.
+        The geometry. Half of the draws are mirrored.
     """
     height, width = mask.shape
     mirror = bool(generator.random() < 0.5)
@@ -102,10 +103,10 @@ def draw_geometry(
 
 
 def check_same_size(subject: object, first: np.ndarray, second: np.ndarray) -> None:
-    """Check that two pictures of a sample, `(H, W, ...)`, belong together.
+    """Check that two pictures of a sample, `(H, W, ...)`, have the same height and width.
 
     Raises:
-        SizeMismatchError: They have different sizes.
+        SizeMismatchError: The sizes differ.
     """
     if first.shape[:2] != second.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (second, first)]
@@ -113,7 +114,7 @@ def check_same_size(subject: object, first: np.ndarray, second: np.ndarray) -> N
 
 
 def _foreground_of(mask: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, float]:
-    """Count the foreground pixels in boxes `(K, 4)` and in the frame, on a coarse grid."""
+    """Estimate the foreground pixels in boxes `(K, 4)` and in the whole image, on a coarse grid."""
     step = max(1, max(mask.shape) // COARSE)
     coarse = mask[step // 2 :: step, step // 2 :: step] > 127
     sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1))

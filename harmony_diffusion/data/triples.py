@@ -1,10 +1,10 @@
-"""Composites with ground truth in whatever folders a data set comes: ccHarmony, RealHM, HVIDIT, one's own.
+"""Composites with ground truth in other folder layouts: ccHarmony, RealHM, HVIDIT and private data sets.
 
-A file says what it is by a word of `ROLES`: the name of a folder above it (`ROOT/masks/7.png`), its own name
-(`ROOT/7/mask.png`), or the end of its name (`ROOT/7_mask.png`). What is left of its path names the sample. A
-mask or a real that serves several composites has the name of the composite less its last parts, as in
-iHarmony4: `X_m_k` goes with mask `X_m` and real `X`. A list (`ROOT/test.txt`, `ROOT/NAME_test.txt`) or a
-folder (`ROOT/test/…`) of the split's name restricts the samples.
+A word of `ROLES` identifies the role of a file. The word is the name of a parent folder (`ROOT/masks/7.png`),
+the file name (`ROOT/7/mask.png`) or the end of the file name (`ROOT/7_mask.png`). The rest of the path is the
+name of the sample. Several composites can share a mask or a real image, as in iHarmony4: the composite
+`X_m_k` uses mask `X_m` and real `X`. A list (`ROOT/test.txt`, `ROOT/NAME_test.txt`) or a folder
+(`ROOT/test/…`) named after the split selects its samples.
 """
 
 import re
@@ -24,12 +24,12 @@ ROLES = {
 _ROLE_OF = {word: role for role, words in ROLES.items() for word in words}
 _ENDING = re.compile(rf"(?P<rest>.+)[_-](?P<word>{'|'.join(sorted(_ROLE_OF, key=len, reverse=True))})")
 _SPLITS = ("train", "val", "validation", "test")
-# Files that are looked at before a folder is said to hold no triples.
+# Number of files that `has_triples` inspects before it looks only at folder names.
 _LOOKED_AT = 2000
 
 
 def has_triples(root: Path) -> bool:
-    """Say whether a folder, down to its grandchildren, holds pictures of all three roles."""
+    """Return True if a folder contains pictures of all three roles, at most two folders deep."""
     files = chain(root.glob("*"), root.glob("*/*"), root.glob("*/*/*"))
     found = (_role_and_key(root, path) for path in islice(files, _LOOKED_AT))
     roles: set[str] = set()
@@ -37,7 +37,7 @@ def has_triples(root: Path) -> bool:
         roles |= {entry[0]} if entry else set()
         if roles == {*ROLES}:
             return True
-    # Where thousands of composites come first, the folders speak for the others.
+    # Thousands of composites may come first; folder names then identify the other roles.
     folders = chain(root.glob("*"), root.glob("*/*"))
     return {_ROLE_OF.get(path.name.lower()) for path in folders if path.is_dir()} >= {*ROLES}
 
@@ -49,24 +49,26 @@ def read_triples(
 
     Args:
         root: Folder of the data set.
-        split: Restricts the samples where there is a list or a folder of this name; `"validation"` is also
-            `"val"`.
-        problems: Where faults are appended, and left out of the result; None to raise at the first one.
+        split: Name of the split. It selects samples if a list or folder of this name exists. `"validation"`
+            also matches `"val"`.
+        problems: List that collects faults; faulty samples are left out. None raises the first fault.
 
     Returns:
-        The samples; subset is the first folder of the path that says neither role nor split, or the name of
-        `root`. The files are not opened.
+        The samples. Their subset is the first folder of the path that is neither a role nor a split, or the
+        name of `root`. The files are not opened.
 
     Raises:
-        InputError: No composite; or one without mask or real, two files for one part, or a line of the list
-            without a composite, and `problems` is None.
+        InputError: There is no composite; or, when `problems` is None, a composite has no mask or no real
+            image, two files have the same role and name, or a line of the list names no composite.
     """
     files: dict[str, dict[str, Path]] = {role: {} for role in ROLES}
     for path in sorted(root.rglob("*")):
         if entry := _role_and_key(root, path):
             role, key = entry
             if key in files[role]:
-                report(InputError(path, f"is the {role} that {files[role][key]} is already"), problems)
+                report(
+                    InputError(path, f"has the same role ({role}) and name as {files[role][key]}"), problems
+                )
             files[role].setdefault(key, path)
     names = {split, "val"} if split == "validation" else {split}
     keys = _keys_of_split(files["composite"], names)
@@ -80,13 +82,15 @@ def read_triples(
             report(error, problems)
     if not samples and not problems:
         raise InputError(
-            root, f"holds no composite of the split {split}", f"Known words: {', '.join(_ROLE_OF)}"
+            root,
+            f"holds no composite of the split {split}",
+            f"Name folders or files with these words: {', '.join(_ROLE_OF)}",
         )
     return samples
 
 
 def _role_and_key(root: Path, path: Path) -> tuple[str, str] | None:
-    """Return what a picture is, and its path without suffix and without the word that says so."""
+    """Return the role of a picture, and its path without suffix and role word; None if it has no role."""
     if path.suffix.lower() not in SUFFIXES:
         return None
     parts = [*path.relative_to(root).parts[:-1], path.stem]
@@ -101,7 +105,7 @@ def _role_and_key(root: Path, path: Path) -> tuple[str, str] | None:
 
 
 def _keys_of_split(composites: dict[str, Path], names: set[str]) -> list[str]:
-    """Return the composites in folders of the split, where there are folders of splits."""
+    """Return the composites in the folders of the split, or all composites if no split has a folder."""
     in_folders = {key for key in composites if {*key.split("/")[:-1]} & {*_SPLITS}}
     if not in_folders:
         return list(composites)
@@ -109,7 +113,7 @@ def _keys_of_split(composites: dict[str, Path], names: set[str]) -> list[str]:
 
 
 def _listed(root: Path, names: set[str]) -> list[str] | None:
-    """Return the lines of the lists of a split; None without a list."""
+    """Return the lines of the lists of a split, or None if there is no list."""
     lists = [path for name in sorted(names) for path in sorted(root.glob(f"*{name}.txt"))]
     lists = [path for path in lists if re.fullmatch(rf"(.*[_-])?({'|'.join(names)})", path.stem)]
     if not lists:
@@ -129,7 +133,7 @@ def _listed_keys(root: Path, keys: list[str], lines: list[str], problems: list[P
         ending = _ENDING.fullmatch(stem.lower())
         found = by_name.get(stem) or (by_name.get(stem[: len(ending["rest"])]) if ending else None)
         if not found:
-            report(InputError(root, f"lists {line}, which is no composite"), problems)
+            report(InputError(root, f"lists {line}, which is not a composite"), problems)
         wanted |= {*(found or ())}
     return [key for key in keys if key in wanted]
 
@@ -140,7 +144,7 @@ def _sample(root: Path, key: str, files: dict[str, dict[str, Path]]) -> HarmonyS
             if name in files[role]:
                 return files[role][name]
         names = " or ".join(_shorter(key))
-        raise InputError(files["composite"][key], f"has no {role}: none is called {names}")
+        raise InputError(files["composite"][key], f"has no {role}: expected a file named {names}")
 
     folders = [name for name in key.split("/")[:-1] if name not in _SPLITS]
     subset = folders[0] if folders else root.name
@@ -149,7 +153,7 @@ def _sample(root: Path, key: str, files: dict[str, dict[str, Path]]) -> HarmonyS
 
 
 def _shorter(key: str) -> Iterator[str]:
-    """Yield a key, and it without its last one and two parts after underscores."""
+    """Yield a key, then the key without its last one and last two underscore-separated parts."""
     folder, _, name = key.rpartition("/")
     for count in range(3):
         shorter = name.rsplit("_", count)

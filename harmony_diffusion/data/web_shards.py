@@ -1,7 +1,7 @@
-"""WebDataset tar shards, streamed through `datasets`: nothing is unpacked, nothing is held.
+"""WebDataset tar shards, streamed with `datasets`. Nothing is unpacked to disk or kept in memory.
 
-A shard holds files `NAME.composite.jpg`, `NAME.mask.png`, `NAME.real.jpg` (any suffix of a picture), one
-sample after another; shards of photographs have no `composite`, and synthetic composites are made of them.
+A shard contains the files `NAME.composite.jpg`, `NAME.mask.png` and `NAME.real.jpg` (any picture suffix),
+sample after sample. Shards of photographs have no `composite`; synthetic composites are made from them.
 """
 
 import logging
@@ -25,21 +25,22 @@ PARTS = ("composite", "mask", "real")
 
 
 class ShardSet(IterableDataset[Item]):
-    """Crops of the samples of shards, each process and each worker of a `DataLoader` with its own shards.
+    """Crops of the samples in shards. Each process and each `DataLoader` worker reads its own shards.
 
-    A crop and all that is drawn later depend on the seed, the epoch and the name of the sample; the order on
-    the seed, the epoch and the number of processes and workers. A stream has no index: to go on in the middle
-    of an epoch, read past what was used.
+    A crop and all later draws depend on the seed, the epoch and the name of the sample. The order depends on
+    the seed, the epoch, and the number of processes and workers. A stream has no index: to resume within an
+    epoch, read and discard the samples already used.
 
     Args:
-        shards: The tar files; at least as many as there are processes times workers, to keep all busy.
-        size: Side of the square crops.
+        shards: The tar files. To keep all workers busy, give at least processes times workers files.
+        size: Side of the square crops in pixels.
         seed: Seed of order and crops.
         rank: Number of this process.
         world_size: Number of processes.
-        skip_bad: Pass over samples that cannot be used, and count them in `skipped` of the next; else raise.
-        turn: Also turn half of the crops by quarter turns.
-        shuffle_buffer: Samples among which the next one is drawn, beside the order of the shards; 0 for none.
+        skip_bad: Skip unusable samples and count them in `skipped` of the next item. False raises an error.
+        turn: Also rotate half of the crops by 90, 180 or 270 degrees.
+        shuffle_buffer: Size of the buffer from which the next sample is drawn; 0 disables shuffling of
+            samples and shards.
     """
 
     def __init__(
@@ -63,12 +64,12 @@ class ShardSet(IterableDataset[Item]):
         self.stream = split_dataset_by_node(stream, rank=rank, world_size=world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
         self.stream.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield items as `PairSet` or, for photographs, `PhotographSet` do, but for `source`."""
+        """Yield the items of `PairSet` or, for photographs, of `PhotographSet`, without `source`."""
         skipped = 0
         for example in self.stream:
             key = sample_key(self.seed, self.epoch, zlib.crc32(example["__key__"].encode()))
@@ -91,14 +92,14 @@ class ShardSet(IterableDataset[Item]):
 def read_shards(
     shards: Sequence[Path], problems: list[Problem] | None = None
 ) -> Iterator[HarmonySample | Photograph]:
-    """Stream the samples of shards in order; their files are `Content`.
+    """Stream the samples of shards in order. Their files are `Content` in memory.
 
     Args:
         shards: The tar files.
-        problems: Where incomplete samples are appended, and left out; None to raise at the first one.
+        problems: List that collects incomplete samples; they are left out. None raises the first fault.
 
     Raises:
-        InputError: A file is missing; or a sample has no mask or no real, and `problems` is None.
+        InputError: A file is missing; or a sample has no mask or no real image and `problems` is None.
         MissingDependencyError: `datasets` is not installed.
     """
     for example in _stream(shards):
@@ -118,28 +119,28 @@ def _stream(shards: Sequence[Path]) -> Any:
         import datasets
     except ImportError as error:
         raise MissingDependencyError(
-            "Shards are read with `datasets`: pip install 'harmony-diffusion[train]'"
+            "Reading shards needs the package `datasets`. Run: pip install 'harmony-diffusion[train]'"
         ) from error
     if not shards:
-        raise InputError("shards", "are none")
+        raise InputError("shards", "is empty", "Give at least one tar file")
     for shard in shards:
         _check_whole(shard)
     files = {"train": [str(path) for path in shards]}
     try:
         stream = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
     except ValueError as error:
-        raise InputError(shards[0], f"holds no samples of the same parts: {error}") from None
+        raise InputError(shards[0], f"has samples with different parts: {error}") from None
     return stream.decode(False)
 
 
 def _check_whole(shard: Path) -> None:
-    """Check for the two empty blocks that end a tar file: one that was cut off is read without complaint."""
+    """Check for the two empty blocks at the end of a tar file. Readers do not report a truncated file."""
     if not shard.is_file():
-        raise InputError(shard, "is no file")
+        raise InputError(shard, "does not exist or is not a file")
     with shard.open("rb") as file:
         file.seek(max(0, shard.stat().st_size - 1024))
         if file.read() != bytes(1024):
-            raise InputError(shard, "is cut off, or no tar file: it does not end with two empty blocks")
+            raise InputError(shard, "is truncated or not a tar file: it does not end with two empty blocks")
 
 
 def _sample_of(example: Mapping[str, Any]) -> HarmonySample | Photograph:

@@ -131,5 +131,5 @@ def test_what_is_no_caption_is_told(tmp_path):
         with pytest.raises(InputError, match="holds no captions"):
             read_captions(path)
     (tmp_path / "c.jsonl").write_text('{"image": "a.jpg", "caption": "a"}\n{"image": "a.jpg"}\n')
-    with pytest.raises(InputError, match="c.jsonl:2: has not the strings"):
+    with pytest.raises(InputError, match="c.jsonl:2: lacks the string"):
         read_captions(tmp_path)

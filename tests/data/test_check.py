@@ -43,7 +43,7 @@ def test_every_fault_is_reported_with_file_and_reason(damaged):
     assert found["c4_1.png"].startswith("is empty")
     assert found["c5.jpg"] == "is 32x24, its picture is 64x48"
     assert found["c6_1.png"].startswith("covers the whole picture")
-    assert "is listed in" in found["HCOCO_test.txt:10"]
+    assert "is already listed in" in found["HCOCO_test.txt:10"]
     sizes = [p.reason for p in report.problems if p.file.endswith("c3_1.png")]
     assert "is 64x40, its picture is 64x48" in sizes
     assert "lists 9 samples for test, published are 4283" in found["HCOCO"]

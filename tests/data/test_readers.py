@@ -41,7 +41,7 @@ def test_photographs_are_filtered(photographs_folder):
         read_photographs(photographs_folder, "train", {"licence_class": ["free"]})
     with pytest.raises(InputError, match="has no column colour"):
         read_photographs(photographs_folder, "train", {"colour": ["red"]})
-    with pytest.raises(InputError, match="is no filter"):
+    with pytest.raises(InputError, match="is not a filter"):
         parse_filters(["licence_class"])
 
 
@@ -64,7 +64,7 @@ def test_subset_weights_lift_small_subsets():
     assert subset_weights(subsets, power=1.0) == [1.0] * 20
     doubled = subset_weights(subsets, 0.5, {"b": 2.0})
     assert sum(doubled[16:]) == pytest.approx(sum(doubled[:16]))
-    with pytest.raises(InputError, match="c: is no subset; there are a, b"):
+    with pytest.raises(InputError, match="c: is not a subset; subsets are a, b"):
         subset_weights(subsets, factors={"c": 1.0})
 
 
@@ -94,10 +94,10 @@ def test_iharmony4_lists_with_byte_order_mark_crlf_and_doubles(iharmony4_folder,
     problems = []
     samples = read_iharmony4(iharmony4_folder, "test", problems)
     assert [s.name for s in samples[:3]] == ["c100_318219_1", "c100_318219_2", "c7_5_1"] and len(samples) == 4
-    assert problems == [(f"{path}:5", f"c7_5_1.jpg is listed in {path}:3 already")]
+    assert problems == [(f"{path}:5", f"c7_5_1.jpg is already listed in {path}:3")]
     with caplog.at_level(logging.WARNING):
         assert len(read_iharmony4(iharmony4_folder, "test")) == 4
-    assert "is listed in" in caplog.text
+    assert "is already listed in" in caplog.text
 
 
 def test_iharmony4_by_the_merged_list(iharmony4_folder):
@@ -214,7 +214,7 @@ def test_json_lines(iharmony4_folder, tmp_path):
     places = [problem.file for problem in problems]
     missing = str(subset / "real_images" / "none.jpg")
     assert places == [f"{path}:4", f"{path}:5", f"{path}:6", missing]
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         read_json_lines(path)
 
 
@@ -336,7 +336,7 @@ def test_open_images_selection_is_single_and_the_same_everywhere(tmp_path, capsy
     assert {*five} < {*eight} and five == sorted(five)
     by_hash = sorted(singles, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert {*five} == {*by_hash[:5]}
-    with pytest.raises(InputError, match="has 20 photographs of one instance, and 21 are asked for"):
+    with pytest.raises(InputError, match="has 20 photographs with one instance, got count=21"):
         select_open_images(tmp_path, 21)
     out = tmp_path / "ids.txt"
     assert main(["data", "select", str(tmp_path), "--count", "5", "-o", str(out)]) == 0

@@ -49,7 +49,7 @@ def test_a_list_restricts_the_samples(layout):
     assert [sample.name for sample in read_triples(root, "test")] == ["x_y_1_1"]
     assert len(read_triples(root, "train")) == 2
     (root / "Own_test.txt").write_text("x_y_1_1.jpg\nnobody.jpg\n")
-    with pytest.raises(InputError, match="lists nobody.jpg, which is no composite"):
+    with pytest.raises(InputError, match="lists nobody.jpg, which is not a composite"):
         read_triples(root, "test")
     problems = []
     assert len(read_triples(root, "test", problems)) == 1 and len(problems) == 1
@@ -65,11 +65,11 @@ def test_folders_of_splits_restrict_the_samples(tmp_path):
 
 def test_faults_stop_or_are_reported(tmp_path):
     make(tmp_path, "comp/a.png", "masks/a.png", "gt/a.png", "comp/b.png", "masks/b.png", "comp/a.jpg")
-    with pytest.raises(InputError, match=r"a\.png: is the composite that .*a\.jpg is already"):
+    with pytest.raises(InputError, match=r"a\.png: has the same role \(composite\) and name as .*a\.jpg"):
         read_triples(tmp_path)
     problems = []
     assert [sample.name for sample in read_triples(tmp_path, "test", problems)] == ["a"]
-    assert problems[1].reason == "has no real: none is called b" and problems[1].file.endswith("b.png")
+    assert problems[1].reason == "has no real: expected a file named b" and problems[1].file.endswith("b.png")
 
 
 def test_folders_without_triples_are_none(tmp_path):

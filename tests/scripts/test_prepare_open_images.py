@@ -313,8 +313,8 @@ def test_records_survive_a_torn_line(tmp_path):
     append_records(path, [{"a": 4}])
     assert [record["a"] for record in read_records(path)] == [1, "é\n", 4]
     path.write_text("[1]\n")
-    with pytest.raises(InputError, match="records.jsonl:1: is no JSON object"):
+    with pytest.raises(InputError, match="records.jsonl:1: is not a JSON object"):
         list(read_records(path))
     path.write_text("{\n")
-    with pytest.raises(InputError, match="is no JSON:"):
+    with pytest.raises(InputError, match="is not JSON:"):
         list(read_records(path))

@@ -1,4 +1,4 @@
-"""Recolouring by candidates: several edits are tried on a few pixels, and a good one is applied to all."""
+"""Recolouring with candidates: try several edits on a few pixels and apply the best one to all pixels."""
 
 from collections.abc import Callable
 
@@ -12,16 +12,16 @@ from harmony_diffusion.data.synthesis.retouching import Parameters
 CANDIDATES = 4
 OWN_PIXELS = 256
 LATTICE = 17
-# Foreground MSE, in units of 1/255, of composites that differ visibly and are still plausible.
+# Foreground MSE on the scale 0 to 255 of composites that differ visibly and are still plausible.
 MSE_RANGE = (60.0, 12000.0)
-# Accepted share of colours that leave the range of values.
+# Accepted share of colours outside [0, 1].
 CLIPPED = 0.06
-# Accepted ratio of standard deviations: below it all is flat, above it there are bands.
+# Accepted ratio of standard deviations. A lower ratio flattens the colours, a higher one causes banding.
 SPREAD = (0.4, 2.2)
 
 
 def foreground_colors(image: Tensor, mask: Tensor, draws: KeyedDraws) -> Tensor:
-    """Draw pixels of the foreground of each image, `(B, 3, OWN_PIXELS)`."""
+    """Draw foreground pixels of each image, `(B, 3, OWN_PIXELS)`."""
     count = (mask[:, 0] > 0.5).flatten(1).cumsum(1)  # (B, H * W)
     step = torch.arange(OWN_PIXELS) + draws.uniform("own", OWN_PIXELS)
     wanted = (step / OWN_PIXELS).to(image.device) * count[:, -1:]
@@ -36,19 +36,19 @@ def choose(
     mse_range: tuple[float, float] = MSE_RANGE,
     clipped: float = CLIPPED,
 ) -> Tensor:
-    """Choose of K candidates the first that neither hardly differs nor clips, flattens or bands.
+    """Select the first of K candidates that satisfies the limits on MSE, clipping and standard deviation.
 
-    Where none is good the least bad is chosen.
+    If no candidate satisfies them, the one that violates them least is selected.
 
     Args:
-        before: Colours of the foreground, `(B, 3, N)`.
-        after: Recoloured and not clamped, `(B * K, 3, N)`, the candidates of a sample one after another.
-        weight: Weight of each colour, `(B, 1, N)`.
-        mse_range: Accepted mean squared error, in units of 1/255.
-        clipped: Accepted share of colours that leave the range of values.
+        before: Foreground colours, `(B, 3, N)` in [0, 1].
+        after: Recoloured and not clamped, `(B * K, 3, N)`, with the candidates of one sample in a row.
+        weight: Weight of each colour, `(B, 1, N)`. None weights all colours equally.
+        mse_range: Accepted mean squared error, on the scale 0 to 255.
+        clipped: Accepted share of colours outside [0, 1].
 
     Returns:
-        Index of the candidate, `(B,)`.
+        Index of the selected candidate, `(B,)`.
     """
     after = after.unflatten(0, (len(before), -1)).double()  # (B, K, 3, N)
     before = before[:, None].double()
@@ -77,9 +77,16 @@ def choose(
 def look_up_colors(
     image: Tensor, color_map: Callable[[Tensor], Tensor], opacity: Tensor | None = None
 ) -> Tensor:
-    """Evaluate a map of colours on a lattice, and interpolate in it for every pixel of `(B, 3, H, W)`.
+    """Apply a colour map to an image by interpolation in a 3-D lookup table.
 
-    With an opacity, `(B, 1, H, W)`, pixels where it is 0 may be left as they are.
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        color_map: Map from `(B, 3, N)` to the same shape. It is evaluated on a lattice of `LATTICE` nodes per
+            axis.
+        opacity: `(B, 1, H, W)`. Pixels with opacity 0 may stay unchanged. None changes all pixels.
+
+    Returns:
+        `(B, 3, H, W)`.
     """
     axis = torch.linspace(0, 1, LATTICE, device=image.device)
     blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -96,7 +103,7 @@ def look_up_colors(
 
 
 def pick(parameters: Parameters, best: Tensor) -> Parameters:
-    """Take the rows of the chosen candidates `(B,)` from parameters of B * K rows."""
+    """Select the rows of the candidates `best`, `(B,)`, from parameters with B * K rows."""
     count = len(next(iter(parameters.values()))) // len(best)
     rows = torch.arange(len(best), device=best.device) * count + best
     return {name: values[rows] for name, values in parameters.items()}

@@ -1,7 +1,7 @@
-"""Colour transfer between two sets of colours, batched: the ways the composites of iHarmony4 were made.
+"""Colour transfer between two sets of colours, batched. iHarmony4 was made with these methods.
 
-Every method learns from samples of the foreground and of a reference a map of colours, which is then
-evaluated on any other colours. All colours are `(B, 3, N)`, about [0, 1], and results are not clamped.
+Every method fits a colour map to samples of the foreground and of a reference. The map then applies to any
+colours. All colours are `(B, 3, N)`, approximately in [0, 1]. Results are not clamped.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from harmony_diffusion.data.keyed_random import KeyedDraws
 ColorMap = Callable[[Tensor], Tensor]
 KNOTS = 25
 IDT_STEPS = 6
-# A channel is stretched or flattened by at most these factors: more would show as bands or as a flat area.
+# Limits on the gain of a channel. A lower gain flattens an area, a higher one causes banding.
 GAIN_LIMITS = (0.35, 2.8)
 
 
@@ -27,7 +27,7 @@ def reinhard(source: Tensor, reference: Tensor) -> ColorMap:
         reference: Colours of the reference, `(B, 3, M)`.
 
     Returns:
-        The map, from `(B, 3, P)` to the same shape.
+        The colour map, from `(B, 3, P)` to the same shape.
     """
     (mean, std), (to_mean, to_std) = (_mean_and_std(_lab(colors)) for colors in (source, reference))
     gain = (to_std / std.clamp_min(0.5)).clamp(*GAIN_LIMITS)
@@ -35,7 +35,7 @@ def reinhard(source: Tensor, reference: Tensor) -> ColorMap:
 
 
 def monge_kantorovitch(source: Tensor, reference: Tensor) -> ColorMap:
-    """Match mean and covariance by the linear map that moves colours least (Pitié and Kokaram, CVMP 2007).
+    """Match mean and covariance with the linear map of least displacement (Pitié and Kokaram, CVMP 2007).
 
     Arguments and result as in `reinhard`.
     """
@@ -50,21 +50,21 @@ def monge_kantorovitch(source: Tensor, reference: Tensor) -> ColorMap:
 
 
 def match_histograms(source: Tensor, reference: Tensor) -> ColorMap:
-    """Give each channel of RGB the distribution of the reference; arguments and result as in `reinhard`."""
+    """Match the histogram of each RGB channel to the reference. Arguments and result as in `reinhard`."""
     knots, targets = _quantile_means(source), _quantile_means(reference)
     return lambda colors: interpolate(colors, knots, targets)
 
 
 def iterative_distribution_transfer(source: Tensor, reference: Tensor, draws: KeyedDraws) -> ColorMap:
-    """Match the whole distribution by matching it along turning axes (Pitié et al., ICCV 2005).
+    """Match the full distribution by matching it along random rotations (Pitié et al., ICCV 2005).
 
     Args:
         source: Colours of the foreground, `(B, 3, N)`.
         reference: Colours of the reference, `(B, 3, M)`.
-        draws: Where the axes come from, of the batch or of a divisor of its size (candidate by candidate).
+        draws: Source of the rotations. Its size is B, or B / K when each sample has K candidates.
 
     Returns:
-        As `reinhard`.
+        The colour map, as in `reinhard`.
     """
     steps = []
     for step in range(IDT_STEPS):
@@ -86,14 +86,14 @@ def iterative_distribution_transfer(source: Tensor, reference: Tensor, draws: Ke
 def mix_channels(colors: Tensor, matrix: Tensor) -> Tensor:
     """Multiply colours `(B, 3, N)` by matrices `(B, 3, 3)`.
 
-    Written out, since a batched product rounds differently at different sizes of the batch.
+    The product is written out, because the rounding of a batched product depends on the batch size.
     """
     parts = [matrix[:, :, c, None] * colors[:, None, c] for c in range(3)]
     return parts[0] + parts[1] + parts[2]
 
 
 def interpolate(values: Tensor, knots: Tensor, targets: Tensor) -> Tensor:
-    """Interpolate linearly between knots, with slope 1 beyond the first and the last.
+    """Interpolate linearly between knots, with slope 1 outside the first and last knot.
 
     Args:
         values: `(B, C, N)`.
@@ -111,7 +111,7 @@ def interpolate(values: Tensor, knots: Tensor, targets: Tensor) -> Tensor:
 
 
 def _quantile_means(values: Tensor) -> Tensor:
-    """Return means of `KNOTS` equal shares of sorted values `(B, C, N)`: smooth, strictly increasing."""
+    """Return the means of `KNOTS` equal groups of the sorted values `(B, C, N)`, strictly increasing."""
     ordered = values.sort(2).values
     count = ordered.shape[2] // KNOTS * KNOTS
     first = (ordered.shape[2] - count) // 2
@@ -125,7 +125,7 @@ def _mean_and_std(colors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_and_cov(colors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means `(B, 3, 1)` and covariances `(B, 3, 3)` in float64 on the CPU, made regular."""
+    """Return means `(B, 3, 1)` and regularized covariances `(B, 3, 3)` in float64 on the CPU."""
     colors = colors.double()
     mean = colors.mean(2, keepdim=True)
     centred = colors - mean
@@ -139,7 +139,7 @@ def _matrix_power(matrix: Tensor, power: float) -> Tensor:
 
 
 def _rotations(normals: Tensor) -> Tensor:
-    """Turn normal draws `(B, 4)` into uniformly distributed rotations `(B, 3, 3)`, by way of quaternions."""
+    """Convert normal draws `(B, 4)` to uniformly distributed rotations `(B, 3, 3)`, using quaternions."""
     w, x, y, z = (normals / normals.norm(dim=1, keepdim=True).clamp_min(1e-9)).unbind(1)
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),

@@ -1,11 +1,11 @@
-"""Synthetic composites: a real photograph whose foreground is recoloured, so that the real one is the truth.
+"""Synthetic composites: recolour the foreground of a real photograph, which is then the ground truth.
 
-All is batched, runs on any device, and is a function of the keys of the samples. Three ways of recolouring
-are mixed: the colours of another photograph's foreground (how HCOCO and HFlickr of iHarmony4 were made,
-Cong et al., CVPR 2020), a photographer's edit (HAdobe5k), and light that varies over the object; to which
-come Harmonizer's filters run backwards (Ke et al., ECCV 2022) and untouched pairs. Most recolourings are
-maps of colour: they are computed on a lattice of colours, and the image is looked up in it. Two thirds of the
-objects stand before another part of their photograph, see `synthesis.placement`.
+All functions are batched, run on any device, and depend only on the keys of the samples. Five kinds are
+mixed: colour transfer from the foreground of another photograph, as in HCOCO and HFlickr of iHarmony4 (Cong
+et al., CVPR 2020); a photographer's edit, as in HAdobe5k; light that varies over the object; Harmonizer's
+filters in reverse (Ke et al., ECCV 2022); and unchanged pairs. Most recolourings are colour maps, applied
+through a 3-D lookup table. By default, two thirds of the objects are placed in front of another part of their
+photograph, see `synthesis.placement`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ KINDS = ("transfer", "retouch", "light", "filters", "untouched")
 DEFAULT_SHARES = {"transfer": 0.32, "retouch": 0.31, "light": 0.2, "filters": 0.07, "untouched": 0.1}
 METHODS = ("reinhard", "monge_kantorovitch", "histograms", "distribution")
 REFERENCE_PIXELS = 512
-# Filters of Harmonizer in the order in which it applies them, with the ranges of its training.
+# Filters of Harmonizer in order of application, with the argument ranges of its training.
 FILTERS = (
     (color.temperature, 0.3),
     (color.brightness, 0.5),
@@ -50,13 +50,13 @@ FILTERS = (
 
 
 class SyntheticBatch(NamedTuple):
-    """A batch of composites. All images are multiples of 1/255, as if they had been saved and read.
+    """A batch of composites. All images are multiples of 1/255, like images read from 8-bit files.
 
     Attributes:
         composite: `(B, 3, H, W)` in [0, 1].
-        mask: The given mask, `(B, 1, H, W)` in [0, 1]; its edge may be soft or a little wrong.
+        mask: The mask for the model, `(B, 1, H, W)` in [0, 1]. Its edge may be soft or slightly wrong.
         real: `(B, 3, H, W)` in [0, 1].
-        opacity: The mask the foreground was pasted with, `(B, 1, H, W)` in [0, 1].
+        opacity: The mask used to paste the foreground, `(B, 1, H, W)` in [0, 1].
         kind: Index into `KINDS`, `(B,)` int64 on the CPU.
     """
 
@@ -71,14 +71,15 @@ class SyntheticComposites:
     """Make composites from photographs and masks.
 
     Args:
-        references: Foreground colours of photographs, `(P, 3, N)` uint8, as `reference_colors` collects them.
-        shares: Share of each of `KINDS`; of those that are not named, none.
-        jittered: Share of photographs that are edited as a whole first, so that there are more of them.
-        imperfect: Whether masks may be soft or wrong and foregrounds degraded.
-        placements: Share of each of `placement.PLACEMENTS`; of those that are not named, none.
+        references: Foreground colours of photographs from `reference_colors`, `(P, 3, N)` uint8.
+        shares: Share of each of `KINDS`. A kind without a share is not used.
+        jittered: Share of photographs that are first edited as a whole, as data augmentation.
+        imperfect: If True, masks may be soft or wrong and foregrounds may be degraded.
+        placements: Share of each of `placement.PLACEMENTS`. A placement without a share is not used.
 
     Raises:
-        InputError: An unknown kind or placement, a share below 0, or transfer without references.
+        InputError: A kind or placement is unknown, a share is below 0, or references for colour transfer are
+            missing.
     """
 
     def __init__(
@@ -102,12 +103,12 @@ class SyntheticComposites:
 
     @torch.no_grad()
     def __call__(self, real: Tensor, mask: Tensor, keys: Tensor) -> SyntheticBatch:
-        """Make one composite of each photograph.
+        """Make one composite from each photograph.
 
         Args:
-            real: `(B, 3, H, W)` uint8, on the device to compute on.
+            real: `(B, 3, H, W)` uint8, on the device of the computation.
             mask: `(B, 1, H, W)` uint8.
-            keys: `(B,)` int64: a sample is a function of its key, its photograph and its mask.
+            keys: `(B,)` int64. A composite depends only on its key, photograph and mask.
 
         Returns:
             The batch, on the device of `real`.
@@ -122,7 +123,7 @@ class SyntheticComposites:
         opacity, given = true_mask, true_mask
         if self.imperfect:
             opacity, given = imperfect_masks(true_mask, draws, apart)
-        # Where both layers are the same image this leaves it as it is.
+        # If both layers are the same image, this does not change it.
         real = round_to_8_bits_(torch.lerp(background, foreground, opacity))
         kinds = draws.choice("kind", self.shares)
         composite = real.clone()
@@ -160,18 +161,17 @@ class SyntheticComposites:
 def reversed_filters(
     image: Tensor, mask: Tensor, keys: Tensor, candidates: int = 1
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run Harmonizer's filters backwards with random arguments: its "fine" stream.
+    """Apply Harmonizer's filters in reverse order with random arguments: the "fine" stream of its training.
 
     Args:
         image: The real images, `(B, 3, H, W)` in [0, 1].
         mask: `(B, 1, H, W)` in [0, 1].
         keys: `(B,)` int64.
-        candidates: Draws a sample, of which one that neither clips nor hardly differs is taken; the paper
-            takes what comes.
+        candidates: Number of draws per sample; `choose` selects one of them. The paper uses a single draw.
 
     Returns:
-        The composites, and the target of the stage of each filter in the order in which the model applies
-        them, the last being `image`.
+        The composites, and the target after each filter in the order of the model. The last target is
+        `image`.
     """
     draws = KeyedDraws(keys)
     arguments = draws.uniform("filters/arguments", candidates, len(FILTERS), low=-1, high=1)
@@ -192,18 +192,18 @@ def reversed_filters(
 
 
 def reference_colors(photographs: Sequence[Photograph], limit: int = 4096, skip_bad: bool = False) -> Tensor:
-    """Collect colours of the foregrounds of photographs, to transfer.
+    """Collect foreground colours of photographs as references for colour transfer.
 
     Args:
-        photographs: All there are.
-        limit: Read at most so many of them, spread evenly.
-        skip_bad: Leave out photographs that cannot be used.
+        photographs: All photographs.
+        limit: Largest number of photographs to read, spread evenly.
+        skip_bad: Leave out unusable photographs. False raises an error.
 
     Returns:
-        `(P, 3, REFERENCE_PIXELS)` uint8.
+        Colours `(P, 3, REFERENCE_PIXELS)` uint8.
 
     Raises:
-        InputError: A photograph cannot be used, and `skip_bad` is false; or none can be.
+        InputError: A photograph cannot be used and `skip_bad` is False, or no photograph can be used.
     """
     collected = []
     step = max(1, len(photographs) / limit)
@@ -226,7 +226,7 @@ def reference_colors(photographs: Sequence[Photograph], limit: int = 4096, skip_
 
 
 def jitter(image: Tensor, draws: KeyedDraws) -> Tensor:
-    """Edit whole pictures mildly; `image` and the result are `(B, 3, H, W)`."""
+    """Apply mild random edits to whole images, `(B, 3, H, W)` in [0, 1], and return the same shape."""
     everywhere = torch.ones_like(image[:, :1])
     colors = foreground_colors(image, everywhere, draws)
     edit = to_device(draw_retouch(KeyedDraws(draws.keys ^ 1), CANDIDATES, strength=0.5), image.device)
@@ -243,7 +243,7 @@ def round_to_8_bits_(image: Tensor) -> Tensor:
 def _choose_transfer(
     name: str, own: Tensor, picked: Tensor, strength: Tensor, draws: KeyedDraws
 ) -> transfer.ColorMap:
-    """Fit a transfer of colours to each of K references, and return the one to the chosen reference."""
+    """Fit a colour transfer to each of K references and return the map for the selected reference."""
     strength = strength[:, None, None]
 
     def fit(source: Tensor, reference: Tensor) -> transfer.ColorMap:
@@ -284,7 +284,7 @@ def _filters(image: Tensor, mask: Tensor, opacity: Tensor, draws: KeyedDraws) ->
 
 
 def _run_filters(image: Tensor, mask: Tensor, arguments: Tensor) -> list[Tensor]:
-    """Apply the filters from the last to the first; return what each made, first to last, then the input."""
+    """Apply the filters from last to first. Return their results, first to last, then the input."""
     stages = [image]
     for (apply, _), argument in zip(reversed(FILTERS), arguments.flip(1).unbind(1), strict=True):
         stages.insert(0, torch.lerp(image, apply(stages[0], argument), mask))

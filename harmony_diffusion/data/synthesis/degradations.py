@@ -1,4 +1,4 @@
-"""What else a pasted foreground brings along: JPEG blocks, noise, softness, a mask that is a little wrong."""
+"""Degradations of pasted foregrounds: JPEG compression, noise, blur and imperfect masks."""
 
 import math
 
@@ -28,10 +28,11 @@ _CHROMA_STEPS = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8,) * 4,
 )
-# Rows of luma, blue and red difference (ITU-T T.871), on values in [0, 255].
+# RGB to luma, blue difference and red difference (ITU-T T.871), for values in [0, 255].
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
-# Shares of what the given mask makes of the opacity of the paste; 40 % are off or blurred.
+# Shares of the changes from paste opacity to the mask for the model; 40 % are eroded, dilated, shifted or
+# blurred.
 MASK_KINDS = {
     "exact": 0.55,
     "hardened": 0.05,
@@ -40,17 +41,17 @@ MASK_KINDS = {
     "shifted": 0.08,
     "blurred": 0.07,
 }
-_REACHES = (0.28, 0.26, 0.18, 0.12, 0.09, 0.07)  # of 1 to 6 pixels
-SOFT_IN_PLACE, SOFT_APART = 0.25, 0.6  # shares of pastes with a soft edge
+_REACHES = (0.28, 0.26, 0.18, 0.12, 0.09, 0.07)  # weights of distances from 1 to 6 pixels
+SOFT_IN_PLACE, SOFT_APART = 0.25, 0.6  # shares of pasted foregrounds with a soft edge
 
 
 def degrade_(image: Tensor, draws: KeyedDraws, share: float = 0.1) -> Tensor:
-    """Compress a share of the images as JPEG, add noise to another and soften a third, in place.
+    """Blur, add noise to and JPEG-compress random images of a batch, in place.
 
     Args:
         image: `(B, 3, H, W)` in [0, 1].
-        draws: Source of the draws, for B samples.
-        share: Probability of each.
+        draws: Random draws for B samples.
+        share: Probability of each of the three degradations, drawn independently.
 
     Returns:
         `image`.
@@ -72,11 +73,11 @@ def degrade_(image: Tensor, draws: KeyedDraws, share: float = 0.1) -> Tensor:
 
 
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """Do to images what JPEG does: chroma at half the resolution, 8x8 blocks, quantized.
+    """Simulate JPEG compression: chroma at half the resolution, quantized DCT of 8x8 blocks.
 
     Args:
         image: `(B, 3, H, W)` in [0, 1].
-        quality: Quality as libjpeg scales it, `(B,)` between 1 and 100.
+        quality: Quality on the scale of libjpeg, `(B,)` in [1, 100].
 
     Returns:
         `(B, 3, H, W)`, not clamped.
@@ -96,19 +97,19 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
 
 
 def imperfect_masks(mask: Tensor, draws: KeyedDraws, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Draw the mask a foreground is pasted with, and the one that is given for it.
+    """Draw the mask for pasting a foreground, and the mask for the model.
 
     Args:
         mask: The true mask, `(B, 1, H, W)` in [0, 1].
-        draws: Source of the draws, for B samples.
-        apart: Whether the object is pasted on another background than its own, `(B,)` bool; None for no one.
-            Such an object is cut out by up to 2 pixels too tightly, and mostly with a soft edge, so that no
-            pixel of its old background comes along.
+        draws: Random draws for B samples.
+        apart: True where the object is pasted on a background other than its own, `(B,)` bool. None means
+            False for all. The mask of such an object is eroded by 0 to 2 pixels and usually softened, so that
+            it contains no pixel of the old background.
 
     Returns:
-        Opacity of the paste and given mask, both `(B, 1, H, W)`. They are the same, or the given one is a
-        hard, eroded, dilated, shifted or blurred version. Distances are drawn between 1 and 6 pixels at a
-        side of 224, and scale with the image.
+        Opacity for pasting and mask for the model, both `(B, 1, H, W)`. The mask equals the opacity, or is a
+        hard, eroded, dilated, shifted or blurred version of it. Distances are 1 to 6 pixels at an image side
+        of 224 and scale with the image.
     """
     if apart is None:
         apart = torch.zeros(len(mask), dtype=torch.bool)
@@ -135,12 +136,12 @@ def imperfect_masks(mask: Tensor, draws: KeyedDraws, apart: Tensor | None = None
             x, y = ((0, 1), (2, 1), (1, 0), (1, 2))[int(sides[row])]
             window = padded[:, :, y * pixels :, x * pixels :]
             given[one] = window[:, :, : mask.shape[2], : mask.shape[3]]
-    # A thin object must not be eroded away.
+    # If less than half of a thin object is left, its mask is not changed.
     return opacity, torch.where(_holds_half_of(given, opacity), given, opacity)
 
 
 def _paste_edges(mask: Tensor, draws: KeyedDraws, apart: Tensor) -> Tensor:
-    """Erode the masks of objects that stand apart by 0 to 2 pixels, and soften some of all masks."""
+    """Erode the masks where `apart` is True by 0 to 2 pixels, and soften some of all masks."""
     opacity = mask.clone()
     tight = scaled_pixels(draws.choice("paste/erosion", (1, 1, 1)).double(), mask)
     shares = torch.where(apart, SOFT_APART, SOFT_IN_PLACE)
@@ -157,12 +158,12 @@ def _paste_edges(mask: Tensor, draws: KeyedDraws, apart: Tensor) -> Tensor:
 
 
 def _holds_half_of(part: Tensor, mask: Tensor) -> Tensor:
-    """Return `(B, 1, 1, 1)`: whether masks cover more than half of the area of others."""
+    """Return True where `part` has more than half of the area of `mask`, `(B, 1, 1, 1)`."""
     return part.sum((1, 2, 3), keepdim=True) > 0.5 * mask.sum((1, 2, 3), keepdim=True)
 
 
 def _blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image with its own Gaussian of 7 taps; edges are replicated."""
+    """Blur each image with its own 7-tap Gaussian. Edges are replicated."""
     offsets = torch.arange(-3, 4)
     taps = torch.exp(-((offsets / sigma[:, None]) ** 2) / 2)
     taps = (taps / taps.sum(1, keepdim=True)).to(image)
@@ -173,7 +174,7 @@ def _blur(image: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _quantize(plane: Tensor, steps: Tensor) -> Tensor:
-    """Round the DCT coefficients of 8x8 blocks of `(B, C, H, W)` to multiples of steps `(B, 8, 8)`."""
+    """Round the DCT coefficients of the 8x8 blocks of `(B, C, H, W)` to multiples of `steps`, `(B, 8, 8)`."""
     index = torch.arange(8, device=plane.device)
     basis = torch.cos(math.pi * (2 * index[None] + 1) * index[:, None] / 16) / 2
     basis[0] /= 2**0.5

@@ -9,21 +9,21 @@ from torch import Tensor
 from harmony_diffusion.data.keyed_random import KeyedDraws
 from harmony_diffusion.data.synthesis.retouching import DISPLAY_GAMMA, Parameters
 
-GRID = 48  # light is smooth: it is computed on so many squares a side, and enlarged
+GRID = 48  # side of the grid on which the smooth light is computed before it is enlarged
 NOISE_NODES = 4
-# Shares of the shapes: a gradient, the soft edge of a shadow, a spot, smooth noise.
+# Shares of the four shapes: gradient, soft shadow edge, spot, smooth noise.
 SHAPES = (0.45, 0.2, 0.15, 0.2)
 
 
 def draw_light(draws: KeyedDraws, candidates: int) -> Parameters:
-    """Draw how light varies.
+    """Draw parameters of light that varies over an object.
 
     Args:
-        draws: Source of the draws, for B samples.
-        candidates: Lights a sample, K.
+        draws: Random draws for B samples.
+        candidates: Number of lights per sample, K.
 
     Returns:
-        Parameters of B * K rows, the candidates of a sample one after another.
+        Parameters with B * K rows, the candidates of one sample in a row.
     """
 
     def uniform(name: str, low: float, high: float) -> Tensor:
@@ -52,14 +52,14 @@ def draw_light(draws: KeyedDraws, candidates: int) -> Parameters:
 
 
 def light_gain(mask: Tensor, light: Parameters) -> Tensor:
-    """Compute the gains of display values, laid out around the object.
+    """Compute gains of display values, centred on the object and scaled to its size.
 
     Args:
-        mask: The object, `(B, 1, GRID, GRID)` in [0, 1].
-        light: Parameters of B rows, on the device of `mask`.
+        mask: Mask of the object, `(B, 1, GRID, GRID)` in [0, 1].
+        light: Parameters with B rows, on the device of `mask`.
 
     Returns:
-        `(B, 3, GRID, GRID)`.
+        Gains `(B, 3, GRID, GRID)` in [0.2, 4].
     """
     axis = torch.linspace(-1, 1, GRID, device=mask.device)
     x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)

@@ -1,10 +1,10 @@
-"""Placement of the object: where it stands, before its own background, or moved within its photograph.
+"""Placement of the object: in place, in front of its own mirrored or shifted background, or moved.
 
-An object that is recoloured where it stands shares its border with its surroundings: mixed pixels, its own
-rim outside a tight mask, ground that continues. A network learns to read there what was done, and finds
-nothing to read in a real paste. Objects before a mirrored or shifted background, and objects moved within
-their photograph, share the light with their surroundings: their true colours are known, and no pair of pixels
-across the border belongs together.
+If an object is recoloured in place, the pixels at its border are related to its surroundings: mixed pixels, a
+rim of the object outside a tight mask, ground that continues. A network learns to use these pixels, but a
+real composite has none. If the object or its background is moved, mirrored or shifted within the same
+photograph, the light still matches, so that the true colours are known, but pixels across the border are
+unrelated.
 """
 
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ from harmony_diffusion.morphology import dilate
 PLACEMENTS = ("in_place", "own_background", "moved")
 DEFAULT_PLACEMENTS = {"in_place": 0.35, "own_background": 0.3, "moved": 0.35}
 IN_PLACE = {"in_place": 1.0}
-_FILL_MARGIN = (2, 6)  # pixels around the object, at 224, that the filled background replaces
-_VERTICAL_REACH = 0.25  # of the height: farther up or down the light and the scale would differ
-_LEAST_MOVE = 0.04  # of the side: an object with less room is put before its own background instead
-REFERENCE_SIZE = 224  # side, in pixels, at which distances are drawn; they scale with the image
+_FILL_MARGIN = (2, 6)  # margin around the object that is filled too, in pixels at `REFERENCE_SIZE`
+_VERTICAL_REACH = 0.25  # largest vertical move, as a share of the height; light and scale vary beyond it
+_LEAST_MOVE = 0.04  # smallest move, as a share of the width; otherwise the background is changed instead
+REFERENCE_SIZE = 224  # image side, in pixels, at which distances are drawn; they scale with the image
 
 
 class Layers(NamedTuple):
-    """An object and what stands behind it.
+    """Foreground and background layers of a composite.
 
     Attributes:
-        foreground: `(B, 3, H, W)`; only what `mask` covers has a meaning.
+        foreground: `(B, 3, H, W)`. Only pixels inside `mask` are meaningful.
         background: `(B, 3, H, W)`.
-        mask: The object in its new place, `(B, 1, H, W)` in [0, 1].
-        apart: Whether foreground and background are different images, `(B,)` bool on the CPU.
+        mask: Mask of the object at its new position, `(B, 1, H, W)` in [0, 1].
+        apart: True where foreground and background are different images, `(B,)` bool on the CPU.
     """
 
     foreground: Tensor
@@ -46,19 +46,19 @@ def placement_weights(shares: Mapping[str, float]) -> tuple[float, ...]:
     """Return the shares in the order of `PLACEMENTS`.
 
     Raises:
-        InputError: An unknown placement, a share below 0, or no share above 0.
+        InputError: A placement is unknown, a share is below 0, or no share is above 0.
     """
     return weights_of(shares, PLACEMENTS, "placements")
 
 
 def place(image: Tensor, mask: Tensor, draws: KeyedDraws, weights: tuple[float, ...]) -> Layers:
-    """Choose a placement for each sample and lay out its object and its background.
+    """Draw a placement for each sample and make its foreground and background layers.
 
     Args:
         image: Photographs, `(B, 3, H, W)` in [0, 1].
-        mask: Their objects, `(B, 1, H, W)` in [0, 1].
-        draws: Source of the draws, for B samples.
-        weights: Shares of `PLACEMENTS`, as `placement_weights` returns them.
+        mask: Masks of their objects, `(B, 1, H, W)` in [0, 1].
+        draws: Random draws for B samples.
+        weights: Shares from `placement_weights`.
     """
     kinds = draws.choice("placement/kind", weights)
     apart = kinds > 0
@@ -74,7 +74,7 @@ def place(image: Tensor, mask: Tensor, draws: KeyedDraws, weights: tuple[float, 
     height, width = image.shape[-2:]
     columns, lines = torch.arange(width), torch.arange(height)
     back_columns = columns.expand(len(rows), -1)
-    # Before its own background: mirrored (two thirds) or shifted. Moved: the background stays or is mirrored.
+    # "own_background": mirror (two thirds) or shift the background. "moved": keep or mirror the background.
     chance = drawn.uniform("placement/background")
     mirrored = torch.where(moved, chance < 0.5, chance < 2 / 3)
     reach = drawn.uniform("placement/shift", low=0.2, high=0.8) * width
@@ -92,11 +92,11 @@ def place(image: Tensor, mask: Tensor, draws: KeyedDraws, weights: tuple[float, 
 
 
 def fill_background(image: Tensor, mask: Tensor) -> Tensor:
-    """Replace what a mask covers by means of what is around it, the farther from the border the wider.
+    """Fill the masked area with averages of the surrounding pixels, over wider areas farther from the border.
 
     Args:
         image: `(B, 3, H, W)`.
-        mask: 1 where the image is to be replaced, `(B, 1, H, W)`.
+        mask: 1 on the pixels to fill, `(B, 1, H, W)`.
 
     Returns:
         `(B, 3, H, W)`, equal to `image` where the mask is 0.
@@ -110,21 +110,22 @@ def fill_background(image: Tensor, mask: Tensor) -> Tensor:
     for level in levels[-2::-1]:
         coarse = F.interpolate(result, level.shape[-2:], mode="bilinear", align_corners=False)
         share = level[:, 3:]
-        # Where a cell is known in part, the rest of it comes from the coarser level.
+        # The coarser level supplies the unknown share of a cell.
         result = level[:, :3] + (1 - share) * coarse
     return torch.where(mask > 0, result, image)
 
 
 def scaled_pixels(pixels: Tensor, image: Tensor) -> list[int]:
-    """Turn distances `(B,)` at `REFERENCE_SIZE` into whole pixels of an image, rounding to the nearest."""
+    """Convert distances `(B,)` at `REFERENCE_SIZE` to pixels of an image, rounded to the nearest integer."""
     scale = min(image.shape[-2:]) / REFERENCE_SIZE
     return [int(value + 0.5) for value in (pixels.floor() * scale).tolist()]
 
 
 def _draw_moves(mask: Tensor, draws: KeyedDraws, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw moves: flags of samples that move `(B,)` and are flipped `(B,)`, and shifts in pixels `(B, 2)`.
+    """Draw moves: flags for moved `(B,)` and flipped `(B,)` samples, and shifts in pixels `(B, 2)`.
 
-    An object that touches an edge of the frame stays at this edge, or its cut would show.
+    An object that touches an edge of the image stays at that edge, because its cut would be visible
+    elsewhere.
     """
     height, width = mask.shape[-2:]
     covered = (mask[:, 0] > 0.5).cpu()
@@ -147,20 +148,20 @@ def _draw_moves(mask: Tensor, draws: KeyedDraws, wanted: Tensor) -> tuple[Tensor
 
 
 def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of the first and the last true flag of each row of `(B, N)`; 0 and N - 1 of none."""
+    """Return the first and last index of True in each row of `(B, N)`; 0 and N - 1 if there is none."""
     count = flags.shape[1]
     first = flags.long().argmax(1)
     return first, count - 1 - flags.flip(1).long().argmax(1)
 
 
 def _reflect(index: Tensor, length: int) -> Tensor:
-    """Fold indices beyond the end back into `[0, length)`."""
+    """Reflect indices into `[0, length)`."""
     index = index % (2 * length)
     return torch.where(index < length, index, 2 * length - 1 - index)
 
 
 def _take(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Take pixels: `result[b, c, y, x] = image[b, c, rows[b, y], columns[b, x]]`."""
+    """Gather pixels: `result[b, c, y, x] = image[b, c, rows[b, y], columns[b, x]]`."""
     rows, columns = rows.to(image.device), columns.to(image.device)
     parts = [
         one.index_select(1, row).index_select(2, column)
@@ -170,5 +171,5 @@ def _take(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _dilate_each(mask: Tensor, pixels: list[int]) -> Tensor:
-    """Dilate each mask of `(B, 1, H, W)` by its own number of pixels, and make it hard."""
+    """Dilate each mask of `(B, 1, H, W)` by its own number of pixels and round it up to 0 or 1."""
     return torch.cat([dilate(one[None], reach) for one, reach in zip(mask, pixels, strict=True)]).ceil()

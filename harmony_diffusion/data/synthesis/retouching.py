@@ -1,7 +1,7 @@
-"""Edits of a picture as a photographer or a careless workflow makes them: drawn at random, batched.
+"""Random edits of a photographer or a faulty workflow, batched.
 
-An edit is a set of parameters, one row a sample, and a function of colours `(B, 3, N)` in [0, 1]. Results
-are not clamped, so that what would be clipped can be measured.
+An edit is a set of parameters with one row per sample. It is applied to colours `(B, 3, N)` in [0, 1].
+Results are not clamped, so that clipping can be measured.
 """
 
 import torch
@@ -15,11 +15,11 @@ Parameters = dict[str, Tensor]
 CURVE_KNOTS = 7
 LUT_NODES = 5
 DISPLAY_GAMMA = 2.2
-# A tenth of the edits go as far as a wrong exposure or a creative look does.
+# A tenth of the edits are as strong as a wrong exposure or a creative look.
 WIDE_SHARE, WIDE_EXPOSURE = 0.1, 1.5  # exposure in EV
 _LUMA = (0.299, 0.587, 0.114)
-# Linear Adobe RGB (1998) to linear sRGB, both D65 (from the primaries, IEC 61966-2-1 and Adobe's
-# specification): what a file loses whose profile is ignored, and its inverse what it wins when assigned.
+# Linear Adobe RGB (1998) to linear sRGB, both D65 (from the primaries in IEC 61966-2-1 and Adobe's
+# specification). The inverse simulates an ignored Adobe RGB profile, the matrix a wrongly assigned one.
 _ADOBE_TO_SRGB = ((1.39836, -0.39836, 0.0), (0.0, 1.0, 0.0), (0.0, -0.04293, 1.04293))
 
 
@@ -27,16 +27,16 @@ def draw_retouch(draws: KeyedDraws, candidates: int, strength: float = 1.0) -> P
     """Draw edits: exposure, white balance, tone curve, contrast, saturation, hue, smooth 3-D LUT, profile.
 
     Args:
-        draws: Source of the draws, for B samples.
-        candidates: Edits a sample, K.
-        strength: Factor of all of them.
+        draws: Random draws for B samples.
+        candidates: Number of edits per sample, K.
+        strength: Factor on the strength of the edits.
 
     Returns:
-        Parameters of B * K rows, the candidates of a sample one after another.
+        Parameters with B * K rows, the candidates of one sample in a row.
     """
 
     def normal(name: str, std: float, *shape: int, used: float = 0.7) -> Tensor:
-        # Whoever edits moves some of the sliders, rarely all.
+        # An editor usually moves some of the sliders and rarely all.
         on = draws.chance(f"retouch/{name}/on", used, candidates)
         values = draws.normal(f"retouch/{name}", candidates, *shape, std=std)
         return (values * (on * scale).view(*on.shape, *[1] * len(shape))).flatten(0, 1)
@@ -50,7 +50,7 @@ def draw_retouch(draws: KeyedDraws, candidates: int, strength: float = 1.0) -> P
     lut_scale = 1 + 1.5 * draws.chance("retouch/lut/wide", WIDE_SHARE, candidates).flatten()
     log_gain = torch.stack((temperature + tint, -tint, tint - temperature), 1) + exposure[:, None] * 0.693
     steps = F.softmax(normal("curve", 0.30, 1, CURVE_KNOTS - 1), 2)
-    # Channels bend apart a little, as in film and in cross-processing.
+    # The curves of the channels differ slightly, as in film and cross-processing.
     steps = F.softmax(steps.log() + normal("split", 0.10, 3, CURVE_KNOTS - 1, used=0.4), 2)
     curve = F.pad(steps.cumsum(2), (1, 0))
     lift = normal("lift", 0.03, 1, 1, used=0.3).abs()
@@ -74,7 +74,7 @@ def retouch(colors: Tensor, edit: Parameters) -> Tensor:
 
     Args:
         colors: `(B, 3, N)` in [0, 1].
-        edit: Parameters of B rows, on the device of `colors`.
+        edit: Parameters with B rows, on the device of `colors`.
 
     Returns:
         `(B, 3, N)`, not clamped.
@@ -93,22 +93,25 @@ def retouch(colors: Tensor, edit: Parameters) -> Tensor:
 def relight(colors: Tensor, gain: Tensor, shoulder: Tensor) -> Tensor:
     """Multiply colours by gains.
 
-    With a shoulder of 1 white stays white and light tones are compressed, with 0 they clip. A gain of display
-    values is a gain of light, raised to 1 / 2.2.
+    With a shoulder of 1, white stays white and light tones are compressed. With a shoulder of 0, they clip. A
+    gain of display values is a gain of linear light raised to 1 / 2.2.
     """
     compression = colors.clamp(0, 1).mul_((gain - 1).mul_(shoulder)).add_(1).clamp_min_(0.1)
     return (colors * gain).div_(compression)
 
 
 def hue_matrix(angle: Tensor) -> Tensor:
-    """Return `(B, 3, 3)` turning colours around the grey axis by angles `(B,)` in radians (Rodrigues)."""
+    """Return matrices `(B, 3, 3)` that rotate colours around the grey axis by `angle`, `(B,)` in radians.
+
+    Rodrigues' rotation formula.
+    """
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     cross = torch.tensor(((0.0, -1, 1), (1, 0, -1), (-1, 1, 0)), dtype=angle.dtype) / 3**0.5
     return cos * torch.eye(3, dtype=angle.dtype) + sin * cross + (1 - cos) / 3
 
 
 def _draw_profile(draws: KeyedDraws, candidates: int) -> Tensor:
-    """Draw mixing matrices of linear light, most of them the identity: an ignored or a wrong colour space."""
+    """Draw channel matrices for linear light: mostly the identity, else a wrong colour profile."""
     kinds = torch.eye(3).repeat(3, 1, 1)
     kinds[1] = torch.tensor(_ADOBE_TO_SRGB)
     kinds[2] = torch.linalg.inv(kinds[1].double()).float()
@@ -116,7 +119,7 @@ def _draw_profile(draws: KeyedDraws, candidates: int) -> Tensor:
 
 
 def _draw_luma_error(draws: KeyedDraws, candidates: int) -> Tensor:
-    """Draw mixing matrices of display values, most the identity: BT.601 video read as BT.709, or reverse."""
+    """Draw channel matrices for display values: mostly the identity, else BT.601 and BT.709 confused."""
     encode, decode = _luma_chroma(*_LUMA), torch.linalg.inv(_luma_chroma(0.2126, 0.7152, 0.0722))
     wrong = decode @ encode
     kinds = torch.stack((torch.eye(3, dtype=torch.float64), wrong, torch.linalg.inv(wrong)))
