@@ -1,1 +1,1 @@
-"""Metrics of image harmonization, one value per image; averaging is the tables' business."""
+"""Metrics of image harmonization, one value per image. The tables in `reports` average them."""

@@ -1,8 +1,8 @@
-"""How sure a mean is, and whether two methods differ: by resampling photographs.
+"""Confidence intervals of means and paired tests of two methods, by resampling photographs.
 
-Composites of one photograph are alike, so what is drawn (Efron and Tibshirani 1993) or flipped (Fisher's
-randomization test) are photographs with all their composites, not single composites; intervals that treat
-iHarmony4's up to ten composites of a photograph as independent are too narrow.
+Composites of the same photograph are correlated. Resampling (Efron and Tibshirani 1993) and sign flips
+(Fisher's randomization test) therefore use photographs with all their composites, not single composites.
+iHarmony4 has up to ten composites per photograph; intervals that treat them as independent are too narrow.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,12 +11,12 @@ from functools import lru_cache
 
 import numpy as np
 
-_CHUNK = 1 << 22  # numbers drawn at a time; bounds the memory
+_CHUNK = 1 << 22  # numbers drawn at once; limits the memory
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds between which the true mean lies with the given confidence.
+    """Confidence interval of a mean.
 
     Attributes:
         low: Lower bound.
@@ -29,14 +29,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Whether one method scores differently from another on the same images.
+    """Result of a paired test of two methods on the same images.
 
     Attributes:
-        images: Number of images that both have scored.
+        images: Number of images scored by both methods.
         difference: Mean of first minus second.
-        interval: Bootstrap interval of that mean.
-        p_value: Chance of a mean at least as far from 0 if the names of the methods meant nothing.
-        first_larger: Share of images in which the first has the larger value; ties count half.
+        interval: Bootstrap interval of `difference`.
+        p_value: Probability of a mean difference at least this far from 0 if the methods do not differ.
+        first_larger: Share of images where the first method has the larger value. Ties count half.
     """
 
     images: int
@@ -54,18 +54,18 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Interval]:
-    """Return the percentile bootstrap interval of the mean over images of each of several metrics.
+    """Compute percentile bootstrap intervals of the mean of several metrics.
 
     Args:
-        values: Scores, `(N, K)` with N > 0; NaN where an image has not got a metric.
-        groups: Photograph of each image; they are drawn with replacement, for all metrics alike.
+        values: Scores, `(N, K)` with N > 0. NaN marks a metric that an image does not have.
+        groups: Photograph of each image. Photographs are drawn with replacement, with the same draws for all
+            metrics.
         resamples: Number of draws.
         confidence: Share of the draws inside the bounds.
-        seed: Of the random numbers; same input and seed give the same bounds.
+        seed: Seed of the random numbers. The same input and seed give the same bounds.
 
     Returns:
-        K intervals; both bounds are the mean where there is a single photograph, and NaN where no image has
-        the metric.
+        K intervals. With a single photograph both bounds are the mean. If no image has a metric they are NaN.
     """
     present = ~np.isnan(values)
     places = _places(groups, len(values))
@@ -75,7 +75,7 @@ def bootstrap_intervals(
     step = max(1, _CHUNK // len(sums))
     for start in range(0, resamples, step):
         times = drawn[start : start + step].astype(np.float64)
-        with np.errstate(invalid="ignore"):  # none of the photographs drawn may have the metric
+        with np.errstate(invalid="ignore"):  # possibly none of the drawn photographs has the metric
             means[start : start + step] = (times @ sums) / (times @ counts)
     tail = (1 - confidence) / 2
     intervals = []
@@ -97,24 +97,24 @@ def paired_test(
 ) -> PairedTest:
     """Test whether the mean difference of two methods on the same images is 0.
 
-    The sign of each photograph's differences is flipped at random; with few photographs all flips are gone
-    through, and the p-value is exact.
+    The test flips the sign of the differences of each photograph at random. With few photographs it evaluates
+    all flips, and the p-value is exact.
 
     Args:
-        first: Scores of one method, `(N,)` with N > 0.
-        second: Scores of the other on the same images, `(N,)`.
+        first: Scores of the first method, `(N,)` with N > 0.
+        second: Scores of the second method on the same images, `(N,)`.
         groups: Photograph of each image.
-        resamples: Number of flips, and of bootstrap draws.
-        confidence: Of the interval.
-        seed: Of the random numbers.
+        resamples: Number of flips and of bootstrap draws.
+        confidence: Confidence of the interval.
+        seed: Seed of the random numbers.
 
     Returns:
-        The test, two-sided.
+        The result of the two-sided test.
     """
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     sums = _summed(differences[:, None], _places(groups, len(differences)))[:, 0]
     observed = abs(sums.sum())
-    # Sums in another order differ in the last bits; as far out as the observed one is meant to count.
+    # The tolerance counts sums that equal the observed sum except for rounding.
     limit = observed - 1e-9 * np.abs(sums).sum()
     if 2 ** min(len(sums), 63) <= resamples:
         patterns = np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1
@@ -144,7 +144,7 @@ def _flips_beyond(limit: float, sums: np.ndarray, resamples: int, seed: int) -> 
 
 @lru_cache(maxsize=8)
 def _draws(groups: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each group is drawn, `(resamples, groups)`; tables ask for the same repeatedly."""
+    """Return how often each group is drawn, `(resamples, groups)`. Cached, because tables reuse the draws."""
     generator = np.random.default_rng(seed)
     drawn = np.empty((resamples, groups), np.uint16)
     for i in range(resamples):
@@ -153,12 +153,12 @@ def _draws(groups: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _places(groups: Sequence[Hashable], count: int) -> np.ndarray:
-    """Return the number of each image's group, in the order of their names."""
+    """Return the group number of each image. Groups are numbered in the order of their names."""
     if count != len(groups) or not count:
-        raise ValueError(f"`values` and `groups` must be as long, and not empty, got {count}.")
+        raise ValueError(f"`values` and `groups` must have the same length above 0, got {count} values.")
     return np.unique([str(group) for group in groups], return_inverse=True)[1]
 
 
 def _summed(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return the sums of columns over the images of each group, `(groups, K)`."""
+    """Sum each column over the images of each group, `(groups, K)`."""
     return np.stack([np.bincount(places, weights=column.astype(np.float64)) for column in values.T], 1)

@@ -16,11 +16,11 @@ from harmony_diffusion.metrics.protocols import PROTOCOLS, score
 from harmony_diffusion.metrics.score_rows import Row
 
 PROTOCOL = "default"
-_ROUNDING = 1e-4  # networks leave [0, 1] by so much when they blend
+_ROUNDING = 1e-4  # tolerance for outputs outside [0, 1], caused by rounding in the final blend
 
 
 class Sample(Protocol):
-    """The attributes of `harmony_diffusion.data.sample.HarmonySample` that are read here."""
+    """The attributes of `harmony_diffusion.data.sample.HarmonySample` that this module uses."""
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Evaluation:
 
 
 def evaluate(predict: Callable[[Tensor, Tensor], Tensor], samples: Iterable[Sample]) -> Evaluation:
-    """Score a function that harmonizes, by the protocol `default` of this library.
+    """Score a harmonization function with the protocol `default` of this library.
 
     The protocol compares 8-bit copies of 256x256 pixels; `docs/evaluation.md` describes it. Use
     `eval/eval_dataset.py` for the other protocols, and for large data sets.
@@ -67,14 +67,14 @@ def evaluate(predict: Callable[[Tensor, Tensor], Tensor], samples: Iterable[Samp
         predict: Called once per sample as `predict(composite, mask)`, with the composite `(1, 3, H, W)` and
             the mask `(1, 1, H, W)`, both float32 in [0, 1] on the CPU. Returns the harmonized image
             `(1, 3, h, w)` in [0, 1], of any size. Every model of `load_model` is such a function.
-        samples: Samples as `harmony_diffusion.data.layouts.list_dataset(path).samples` has them.
+        samples: Samples, for example `harmony_diffusion.data.layouts.list_dataset(path).samples`.
 
     Returns:
         The rows and their means.
 
     Raises:
-        InputError: There are no samples, a file cannot be used, sizes differ, or `predict` returned anything
-            else than an image.
+        InputError: There are no samples, a file cannot be used, sizes differ, or `predict` did not return an
+            image.
 
     Example:
         >>> from pathlib import Path
@@ -112,7 +112,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _levels(image: Tensor, name: str) -> np.ndarray:
-    """Return `(h, w, 3)` float in [0, 255] of what was predicted."""
+    """Convert a prediction to `(h, w, 3)` float in [0, 255]."""
     expected = "`predict` must return a tensor (1, 3, h, w) in [0, 1]"
     if not isinstance(image, Tensor):
         raise InputTypeError(name, f"{expected}, got a {type(image).__name__}")

@@ -1,8 +1,8 @@
 """FID and KID between two sets of images, with the feature network as an argument.
 
-Both compare the features of generated and of real images: FID the means and covariances (Heusel et al. 2017),
-KID kernel means (Binkowski et al. 2018), which unlike FID has no bias in small sets. Neither can be compared
-across feature networks or ways to resize, so a result records both.
+Both compare the features of generated and real images. FID compares means and covariances (Heusel et al.
+2017). KID compares kernel means (Binkowski et al. 2018) and, unlike FID, has no bias in small sets. Values
+are not comparable across feature networks or resize modes, so a result records both.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harmony_diffusion.errors import CheckpointError, InputError, InputNote
 from harmony_diffusion.metrics.inception import FIDInception
 
-FEW_IMAGES = 2048  # below it the covariance of Inception's 2,048 features is singular
+FEW_IMAGES = 2048  # with fewer images, the covariance of Inception's 2,048 features is singular
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
 # Images are (B, 3, H, W) float32 in [0, 255], features (B, D).
@@ -40,9 +40,9 @@ def _resize_torch(image: np.ndarray, size: int, antialias: bool) -> Tensor:
     )[0]
 
 
-# How published tools bring images to the size of the network.
+# Resize modes of published tools.
 RESIZE_MODES: dict[str, Callable[[np.ndarray, int], Tensor]] = {
-    "clean": _resize_pil,  # clean-fid: PIL bicubic with antialiasing, a float channel at a time
+    "clean": _resize_pil,  # clean-fid: PIL bicubic with antialiasing, each channel in float
     "bilinear": lambda image, size: _resize_torch(image, size, False),  # pytorch-fid
     "bilinear-antialias": lambda image, size: _resize_torch(image, size, True),  # torchmetrics since 1.9
     "none": lambda image, size: torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1),
@@ -51,18 +51,18 @@ RESIZE_MODES: dict[str, Callable[[np.ndarray, int], Tensor]] = {
 
 @dataclass(frozen=True)
 class SetDistance:
-    """How far two sets of images are apart, and everything the numbers depend on.
+    """Distance between two sets of images, with all settings of its computation.
 
     Attributes:
         fid: Fréchet distance.
         kid: Mean of the squared kernel distance over random subsets.
-        kid_deviation: Standard deviation of it over the subsets.
-        kid_subset_size: Images in a subset.
+        kid_deviation: Standard deviation of the squared kernel distance over the subsets.
+        kid_subset_size: Number of images in a subset.
         generated: Number of generated images.
         real: Number of real images.
         features: Number of features.
-        resize: A key of `RESIZE_MODES`.
-        size: Side to which images were resized.
+        resize: A key of `RESIZE_MODES`, or `"none"`.
+        size: Side of the resized images in pixels.
         extractor: Name and hash of the feature network.
     """
 
@@ -79,19 +79,19 @@ class SetDistance:
 
 
 def load_extractor(path: str | os.PathLike[str]) -> tuple[nn.Module, str]:
-    """Open a feature network.
+    """Load a feature network.
 
     Args:
         path: Weights of `FIDInception` as `.safetensors`, or a TorchScript module that takes
-            `(B, 3, H, W)` float32 in [0, 255] and returns features `(B, D)`. TorchScript is a program: open
-            only files that you trust.
+            `(B, 3, H, W)` float32 in [0, 255] and returns features `(B, D)`. A TorchScript file contains a
+            program: load only files that you trust.
 
     Returns:
-        The network in evaluation mode, and its name with the first 16 digits of the file's SHA-256.
+        The network in evaluation mode, and its name with the first 16 digits of the SHA-256 of the file.
 
     Raises:
-        CheckpointError: The file is neither, or does not fit.
-        InputError: There is no such file.
+        CheckpointError: The file has another format, or its weights do not fit.
+        InputError: The file does not exist.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,12 +103,14 @@ def load_extractor(path: str | os.PathLike[str]) -> tuple[nn.Module, str]:
         return network, f"FIDInception sha256:{digest}"
     try:
         with warnings.catch_warnings():
-            # TorchScript is deprecated, and what the published Inception weights come in.
+            # TorchScript is deprecated, but the published Inception weights use it.
             warnings.simplefilter("ignore")
             network = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path}: is no TorchScript module ({reason})") from None
+        raise CheckpointError(
+            f"{path}: is not a TorchScript module ({reason}). Give a TorchScript file or a .safetensors file."
+        ) from None
     return network, f"{path.name} sha256:{digest}"
 
 
@@ -122,21 +124,23 @@ def extract_features(
     batch_size: int = 16,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return the features of images.
+    """Compute the features of images.
 
     Args:
-        images: `(H, W, 3)` uint8 each; taken one by one, never all in memory.
+        images: Images, each `(H, W, 3)` uint8. At most one batch is in memory.
         extractor: Feature network, on `device`.
-        resize: A key of `RESIZE_MODES`; `"none"` leaves it to the network and takes images of one size.
-        size: Side of the resized images.
-        batch_size: Images a step.
-        device: Where the network runs.
+        resize: A key of `RESIZE_MODES`, or `"none"` if the network resizes. `"none"` needs images of one
+            size.
+        size: Side of the resized images in pixels.
+        batch_size: Images per batch.
+        device: Device of the network.
 
     Returns:
-        `(N, D)` float64 on the CPU.
+        Features `(N, D)` float64 on the CPU.
 
     Raises:
-        InputError: No image, or the network does not return one row of features an image.
+        InputError: `resize` is unknown, there is no image, or the network does not return one row of features
+            per image.
     """
     if resize not in RESIZE_MODES:
         raise InputError("resize", f"is {resize!r}", f"Choose one of {', '.join(RESIZE_MODES)}.")
@@ -145,10 +149,12 @@ def extract_features(
 
     def flush() -> None:
         if len({image.shape for image in batch}) > 1:
-            raise InputError("images", "are of several sizes", "Let them be resized.")
+            raise InputError(
+                "images", "have several sizes", f"Set `resize` to one of {', '.join(RESIZE_MODES)}."
+            )
         features = extractor(torch.stack(batch).to(device))
         if not isinstance(features, Tensor) or features.flatten(1).shape[0] != len(batch):
-            raise InputError("extractor", "does not return one row of features an image")
+            raise InputError("extractor", "does not return one row of features per image")
         rows.append(features.flatten(1).double().cpu())
         batch.clear()
 
@@ -159,7 +165,7 @@ def extract_features(
     if batch:
         flush()
     if not rows:
-        raise InputError("images", "are none")
+        raise InputError("images", "is empty")
     return torch.cat(rows)
 
 
@@ -176,16 +182,16 @@ def compare_features(
     """Compare two sets of images by their features.
 
     Args:
-        generated: `(N, D)`.
-        real: `(M, D)`.
-        extractor: Name and hash of the network, recorded.
-        resize: How images were resized, recorded.
-        size: To which side, recorded.
-        force: Go on with fewer than `FEW_IMAGES` images, with a warning.
-        seed: Of KID's subsets.
+        generated: Features of the generated images, `(N, D)`.
+        real: Features of the real images, `(M, D)`.
+        extractor: Name and hash of the network, for the record.
+        resize: Resize mode of the images, for the record.
+        size: Side of the resized images in pixels, for the record.
+        force: Accept fewer than `FEW_IMAGES` images, with a warning.
+        seed: Seed of the KID subsets.
 
     Raises:
-        InputError: Too few images.
+        InputError: There are too few images.
     """
     fewest = min(len(generated), len(real))
     if fewest < 2:
@@ -193,10 +199,12 @@ def compare_features(
     if fewest < FEW_IMAGES:
         reason = (
             f"are {len(generated):,} generated and {len(real):,} real: below {FEW_IMAGES:,} FID is biased "
-            "upwards and depends on the number"
+            "upwards and depends on the number of images"
         )
         if not force:
-            raise InputError("images", reason, "Give more, or go on all the same with `force` (`--force`).")
+            raise InputError(
+                "images", reason, "Give more images, or accept the bias with `force` (`--force`)."
+            )
         warnings.warn(f"images {reason}. Rely on KID", InputNote, stacklevel=2)
     subset = min(KID_SUBSET_SIZE, fewest)
     distances = kid_distances(generated, real, subsets=KID_SUBSETS, subset_size=subset, seed=seed)
@@ -215,10 +223,10 @@ def compare_features(
 
 
 def frechet_distance(generated: Tensor, real: Tensor) -> float:
-    """Return `|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½)` of two sets of features, `(N, D)` and `(M, D)`.
+    """Compute `|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½)` for two sets of features, `(N, D)` and `(M, D)`.
 
-    The trace of the root is the sum of the singular values of `A1 A2ᵀ`, where `Ai` are the centred features
-    over the root of their number less one: no root of a matrix that is nearly singular is taken.
+    The trace of the matrix root equals the sum of the singular values of `A1 A2ᵀ`. `Ai` are the centred
+    features divided by `sqrt(Ni - 1)`. This avoids the root of a nearly singular matrix.
 
     Example:
         >>> a = torch.tensor([[0.0], [2.0]])  # mean 1, variance 2
@@ -234,24 +242,24 @@ def frechet_distance(generated: Tensor, real: Tensor) -> float:
 
 
 def _triangle(centred: Tensor) -> Tensor:
-    """Return a matrix of at most D rows with the same Gram matrix of columns."""
+    """Return a matrix with at most D rows and the same Gram matrix of its columns."""
     return torch.linalg.qr(centred, mode="r").R if centred.shape[0] > centred.shape[1] else centred
 
 
 def kid_distances(
     generated: Tensor, real: Tensor, *, subsets: int, subset_size: int, seed: int = 0
 ) -> Tensor:
-    """Return the unbiased squared kernel distance, kernel `(x·y / D + 1)³`, of random subsets.
+    """Compute the unbiased squared kernel distance of random subsets, with the kernel `(x·y / D + 1)³`.
 
     Args:
-        generated: `(N, D)`.
-        real: `(M, D)`.
+        generated: Features of the generated images, `(N, D)`.
+        real: Features of the real images, `(M, D)`.
         subsets: Number of subsets.
-        subset_size: Images of each set in a subset, drawn without replacement.
-        seed: Of the draws.
+        subset_size: Number of images of each set in a subset, drawn without replacement.
+        seed: Seed of the draws.
 
     Returns:
-        `(subsets,)` float64; single values may be negative.
+        Distances `(subsets,)` float64. Single values may be negative.
     """
     generator = torch.Generator().manual_seed(seed)
     distances = []
@@ -262,7 +270,7 @@ def kid_distances(
         )
         distances.append(_squared_distance(x, y))
         if subset_size == len(generated) == len(real):
-            break  # every subset is all images
+            break  # every subset contains all images
     return torch.stack(distances)
 
 

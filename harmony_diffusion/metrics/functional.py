@@ -1,14 +1,14 @@
 """Pixel metrics, one value per image, accumulated in float64.
 
-Images are on the 0-255 scale, as every published table of the field has it.
+Images are on the 0-255 scale, as in all published harmonization tables.
 
 | metric | range | identical images | empty foreground |
 |---|---|---|---|
-| `mse`, `fmse`, `bmse` | 0 to 65,025 | 0 | `fmse` NaN (`bmse` where the mask covers all) |
+| `mse`, `fmse`, `bmse` | 0 to 65,025 | 0 | `fmse` NaN (`bmse` NaN for an empty background) |
 | `psnr`, `fpsnr` | up to 100 dB, 0 or more at peak 255 | 100 | `fpsnr` NaN |
 | `ssim`, `fssim` | -1 to 1 | 1 | `fssim` NaN |
 
-NaN says that there is nothing to average; means leave such images out, and say so.
+NaN marks a metric without pixels to average. Means leave these images out and report their number.
 """
 
 import cv2
@@ -19,7 +19,7 @@ from torch import Tensor
 from harmony_diffusion.errors import InputError
 
 PSNR_CAP = 100.0
-# Window side of each kind: Wang et al. (2004) weigh by a Gaussian of deviation 1.5; scikit-image's default.
+# Window side in pixels: the Gaussian (deviation 1.5) of Wang et al. (2004), and the default of scikit-image.
 SSIM_WINDOWS = {"gaussian": 11, "uniform": 7}
 BAND_PIXELS = 256 * 64
 
@@ -48,7 +48,7 @@ def psnr(harmonized: Tensor, real: Tensor, peak: float | Tensor = 255.0) -> Tens
     Args:
         harmonized: Result in [0, 255], `(B, 3, H, W)`.
         real: Ground truth in [0, 255], `(B, 3, H, W)`.
-        peak: Largest possible value, or one an image, `(B,)`.
+        peak: Largest possible value, one number or one per image, `(B,)`.
 
     Returns:
         `(B,)` float64, at most 100.
@@ -66,10 +66,10 @@ def fmse(harmonized: Tensor, real: Tensor, mask: Tensor) -> Tensor:
     Args:
         harmonized: Result in [0, 255], `(B, 3, H, W)`.
         real: Ground truth in [0, 255], `(B, 3, H, W)`.
-        mask: 1 on the foreground, soft values weigh, `(B, 1, H, W)`.
+        mask: 1 on the foreground, `(B, 1, H, W)`. Soft values are weights.
 
     Returns:
-        `(B,)` float64; NaN where the mask is empty, since there is nothing to average.
+        `(B,)` float64. NaN for an empty mask.
 
     Example:
         >>> mask = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
@@ -82,30 +82,30 @@ def fmse(harmonized: Tensor, real: Tensor, mask: Tensor) -> Tensor:
 
 
 def bmse(harmonized: Tensor, real: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over the background, `fmse` of the inverted mask; NaN where the mask covers all."""
+    """Mean squared error over the background: `fmse` with the inverted mask. NaN for an empty background."""
     return fmse(harmonized, real, 1 - mask.double())
 
 
 def fpsnr(harmonized: Tensor, real: Tensor, mask: Tensor, peak: float | Tensor = 255.0) -> Tensor:
-    """Peak signal-to-noise ratio in dB over the foreground, capped at 100 dB; arguments as `fmse`."""
+    """Peak signal-to-noise ratio in dB over the foreground, capped at 100 dB. Arguments as in `fmse`."""
     return _decibels(fmse(harmonized, real, mask), peak)
 
 
 def ssim(harmonized: Tensor, real: Tensor, window: str = "gaussian") -> Tensor:
-    """Structural similarity (Wang et al. 2004) of the channels, averaged over windows inside the frame.
+    """Structural similarity (Wang et al. 2004), averaged over channels and over windows inside the image.
 
     Args:
         harmonized: Result in [0, 255], `(B, 3, H, W)`, no side shorter than the window.
         real: Ground truth in [0, 255], `(B, 3, H, W)`.
-        window: `"gaussian"`, 11x11 of deviation 1.5 with biased variances, as in the paper; or `"uniform"`,
-            7x7 with unbiased variances, the default of scikit-image. (torchmetrics averages windows that
-            reach over the border, too.)
+        window: `"gaussian"`, 11x11 with deviation 1.5 and biased variances, as in the paper; or `"uniform"`,
+            7x7 with unbiased variances, the default of scikit-image. torchmetrics also averages windows that
+            cross the border.
 
     Returns:
         `(B,)` float64 in [-1, 1].
 
     Raises:
-        InputError: An image smaller than the window, or another window.
+        InputError: An image is smaller than the window, or the window is unknown.
 
     Example:
         >>> image = torch.arange(3 * 16 * 16.0).view(1, 3, 16, 16)
@@ -120,19 +120,19 @@ def ssim(harmonized: Tensor, real: Tensor, window: str = "gaussian") -> Tensor:
 
 
 def fssim(harmonized: Tensor, real: Tensor, mask: Tensor, window: str = "gaussian") -> Tensor:
-    """Structural similarity over the foreground: its map, with images reflected at the borders, weighed by M.
+    """Structural similarity over the foreground: the mean of `ssim_map`, weighted by the mask.
 
     Args:
         harmonized: Result in [0, 255], `(B, 3, H, W)`, no side shorter than the window.
         real: Ground truth in [0, 255], `(B, 3, H, W)`.
-        mask: 1 on the foreground, soft values weigh, `(B, 1, H, W)`.
+        mask: 1 on the foreground, `(B, 1, H, W)`. Soft values are weights.
         window: As in `ssim`.
 
     Returns:
-        `(B,)` float64 in [-1, 1]; NaN where the mask is empty.
+        `(B,)` float64 in [-1, 1]. NaN for an empty mask.
 
     Raises:
-        InputError: An image smaller than the window, or another window.
+        InputError: An image is smaller than the window, or the window is unknown.
     """
     _check(harmonized, real)
     pairs = zip(_arrays(harmonized), _arrays(real), strict=True)
@@ -142,7 +142,7 @@ def fssim(harmonized: Tensor, real: Tensor, mask: Tensor, window: str = "gaussia
 
 
 def ssim_map(harmonized: np.ndarray, real: np.ndarray, window: str = "gaussian") -> np.ndarray:
-    """Structural similarity around each pixel, images reflected at the borders, averaged over the channels.
+    """Structural similarity at each pixel, averaged over the channels. Images are reflected at the borders.
 
     Args:
         harmonized: Result in [0, 255], `(H, W, 3)`, no side shorter than the window.
@@ -153,7 +153,7 @@ def ssim_map(harmonized: np.ndarray, real: np.ndarray, window: str = "gaussian")
         `(H, W)` float64 in [-1, 1].
 
     Raises:
-        InputError: An image smaller than the window, or another window.
+        InputError: An image is smaller than the window, or the window is unknown.
     """
     if window not in SSIM_WINDOWS:
         raise InputError("window", f"must be one of {', '.join(SSIM_WINDOWS)}, got {window!r}")
@@ -161,7 +161,7 @@ def ssim_map(harmonized: np.ndarray, real: np.ndarray, window: str = "gaussian")
     if min(height, width) < side:
         raise InputError("real", f"is {width}x{height}, smaller than the window of {side}x{side} pixels")
     edge = side // 2
-    # In bands that stay in the cache; whole pictures of 24 megapixels would need gigabytes in float64.
+    # Bands of rows stay in the cache; a whole 24-megapixel picture in float64 would need gigabytes.
     rows = max(side, BAND_PIXELS // width)
     result = np.zeros((height, width))
     for channel in range(3):
@@ -175,7 +175,7 @@ def ssim_map(harmonized: np.ndarray, real: np.ndarray, window: str = "gaussian")
 
 
 def _ssim_band(x: np.ndarray, y: np.ndarray, window: str) -> np.ndarray:
-    """Equation 13 of Wang et al. (2004) around each value of `(H, W)`; wrong near the borders."""
+    """Compute equation 13 of Wang et al. (2004) at each value of `(H, W)`; invalid near the borders."""
     side = SSIM_WINDOWS[window]
     if window == "gaussian":
         kernel, unbiased = cv2.getGaussianKernel(side, 1.5, cv2.CV_64F), 1.0

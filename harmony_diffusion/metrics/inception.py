@@ -1,8 +1,8 @@
 """Inception-v3 (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567) as FID uses it.
 
-It is the network of the TensorFlow graph of 2015-12-05: average pooling leaves out the padding, and the last
-block pools by the maximum. Parameters are named as in the checkpoints of pytorch-fid and torch-fidelity, so
-those load once they are stored as safetensors. Weights are the user's to bring; none are downloaded.
+The network is that of the TensorFlow graph of 2015-12-05: average pooling ignores the padding, and the last
+block uses maximum pooling. Parameter names are those of pytorch-fid and torch-fidelity, so that their
+checkpoints load after conversion to safetensors. The user provides the weights; nothing is downloaded.
 """
 
 import os
@@ -15,18 +15,18 @@ from torch.nn import functional
 
 from harmony_diffusion.errors import CheckpointError
 
-# A path through a block: units by name, `"avg"` and `"max"` for pooling; a pair of names is a fork.
+# A path through a block: names of units, or `"avg"` and `"max"` for pooling. A pair of names is a fork.
 Route = tuple[str | tuple[str, str], ...]
-# Unit of a block: input channels (0 = those of the block), output channels, kernel, stride.
+# A unit of a block: input channels (0 = input channels of the block), output channels, kernel, stride.
 Units = dict[str, tuple[int, int, tuple[int, int], int]]
 
 _POINT, _SQUARE, _WIDE, _TALL = (1, 1), (3, 3), (1, 7), (7, 1)
 
 
 class FIDInception(nn.Module):
-    """Features of images: the 2,048 averages before the classifier.
+    """Image features of Inception-v3: the 2,048 averages before the classifier.
 
-    `forward` takes `(B, 3, H, W)` float32 in [0, 255], by custom of 299x299, and returns `(B, 2048)`.
+    `forward` takes `(B, 3, H, W)` float32 in [0, 255], usually 299x299, and returns `(B, 2048)`.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class FIDInception(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features `(B, 2048)` of images `(B, 3, H, W)` in [0, 255]."""
-        x = (images - 128) / 128  # as the graph does; to [-1, 1] but for the last level
+        x = (images - 128) / 128  # as in the graph: 255 maps to slightly less than 1
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, 3, 2)
         x = functional.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, 2)
@@ -60,25 +60,25 @@ class FIDInception(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "FIDInception":
-        """Open weights stored as safetensors; the classifier's may be there and are not used.
+        """Load weights from a safetensors file. Weights of the classifier are ignored.
 
         Raises:
-            CheckpointError: The file is no safetensors, or its keys or shapes are not those of this network.
+            CheckpointError: The file is not safetensors, or its keys or shapes do not fit this network.
         """
         try:
             state = load_file(Path(path))
-        except Exception as error:  # safetensors has an error type of its own
-            raise CheckpointError(f"{path}: is no safetensors file ({error})") from None
+        except Exception as error:  # safetensors raises its own error type
+            raise CheckpointError(f"{path}: is not a safetensors file ({error})") from None
         state = {key: value for key, value in state.items() if not key.startswith(("fc.", "AuxLogits."))}
         with torch.device("meta"):
             network = cls()
         for key in network.state_dict():
-            if key.endswith("num_batches_tracked"):  # a count of training; old checkpoints lack it
+            if key.endswith("num_batches_tracked"):  # a training counter that old checkpoints lack
                 state.setdefault(key, torch.zeros((), dtype=torch.long))
         try:
             network.load_state_dict(state, assign=True)
         except RuntimeError as error:
-            raise CheckpointError(f"{path}: does not hold FIDInception: {error}") from None
+            raise CheckpointError(f"{path}: does not fit FIDInception: {error}") from None
         return network.eval()
 
 
@@ -103,13 +103,13 @@ class _Unit(nn.Module):
 
 
 class _Block(nn.Module):
-    """Paths side by side, their results stacked in channels."""
+    """Parallel paths whose results are concatenated along the channels."""
 
     def __init__(self, in_channels: int, units: Units, paths: tuple[Route, ...]) -> None:
         super().__init__()
         self.paths = paths
         for name, (before, after, kernel, stride) in units.items():
-            # Units that halve the size have no padding; all others keep it.
+            # Units that halve the size have no padding; all others keep the size.
             padding = (0, 0) if stride == 2 else (kernel[0] // 2, kernel[1] // 2)
             unit = _Unit(before or in_channels, after, kernel, stride=stride, padding=padding)
             self.add_module(name, unit)

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018, https://arxiv.org/abs/1801.03924) with AlexNet, weights brought by the user."""
+"""LPIPS (Zhang et al. 2018, https://arxiv.org/abs/1801.03924) with AlexNet. The user provides the weights."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from harmony_diffusion.errors import CheckpointError, InputError
 
-# Input channels, output channels, kernel, stride, padding; maximum pooling comes before the second and third.
+# Input channels, output channels, kernel, stride, padding. Maximum pooling precedes the second and third
+# layer.
 _LAYERS = (
     (3, 64, 11, 4, 2),
     (64, 192, 5, 1, 2),
@@ -19,11 +20,11 @@ _LAYERS = (
     (384, 256, 3, 1, 1),
     (256, 256, 3, 1, 1),
 )
-_NAMES = (0, 3, 6, 8, 10)  # of the convolutions in AlexNet's checkpoint
+_NAMES = (0, 3, 6, 8, 10)  # indices of the convolutions in AlexNet's checkpoint
 
 
 class LPIPS(nn.Module):
-    """Perceptual distance of images, one value an image; 0 for equal ones, larger for less alike.
+    """Perceptual distance of two images, one value per image pair. 0 for identical images.
 
     Example:
         >>> x = torch.rand(2, 3, 64, 64) * 255
@@ -38,19 +39,19 @@ class LPIPS(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, k, s, p) for i, o, k, s, p in _LAYERS)
         self.heads = nn.ModuleList(nn.Conv2d(layer[1], 1, 1, bias=False) for layer in _LAYERS)
-        # Mean and deviation of ImageNet for values in [-1, 1], as rounded in the published code.
+        # Mean and deviation of ImageNet for values in [-1, 1], rounded as in the published code.
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, harmonized: Tensor, real: Tensor) -> Tensor:
-        """Return the distance.
+        """Compute the distance.
 
         Args:
             harmonized: Result in [0, 255], `(B, 3, H, W)`, sides of at least 31 pixels.
             real: Ground truth in [0, 255], `(B, 3, H, W)`.
 
         Returns:
-            `(B,)` in the precision of the weights.
+            Distances `(B,)` in the precision of the weights.
 
         Raises:
             ValueError: The shapes differ.
@@ -76,14 +77,14 @@ class LPIPS(nn.Module):
 
     @classmethod
     def from_files(cls, backbone: str | os.PathLike[str], heads: str | os.PathLike[str]) -> "LPIPS":
-        """Open AlexNet's ImageNet checkpoint and the heads of LPIPS 0.1, each `.pth` or `.safetensors`.
+        """Load AlexNet's ImageNet checkpoint and the heads of LPIPS 0.1, each `.pth` or `.safetensors`.
 
         Args:
-            backbone: With keys `features.0.weight`, …; those of the classifier are passed over.
-            heads: With keys `lin0.model.1.weight`, ….
+            backbone: File with keys `features.0.weight`, …. Keys of the classifier are ignored.
+            heads: File with keys `lin0.model.1.weight`, ….
 
         Raises:
-            InputError: There is no such file.
+            InputError: A file does not exist.
             CheckpointError: A file cannot be read, or lacks a key.
         """
         state = {}
@@ -108,7 +109,7 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file makes the readers raise almost anything
+    except Exception as error:  # a damaged or malicious file can cause almost any exception
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from None
 

@@ -1,12 +1,13 @@
-"""Every protocol by which results on iHarmony4 were published, as data; and the scoring of one image by them.
+"""Evaluation protocols of published results on iHarmony4, and scoring of one image with them.
 
-The same result moves by more than half a dB between them, so a number means nothing without its protocol. A
-protocol describes the scoring, not the input of the network. `docs/evaluation.md` lists the presets.
+The PSNR of the same result differs by more than half a dB between protocols, so every number needs its
+protocol. A protocol describes the scoring, not the input of the network. `docs/evaluation.md` lists the
+presets.
 
-An image is scored by itself, and means are taken over images. Files are resized as 8-bit images, as all the
-official scripts do it. An epsilon of 1e-6 that some of them add to a squared error is left out, and PSNR
-capped at 100 dB in its place. Where an official script dithers masks that are not binary (`convert("1")` of
-Pillow), they are thresholded at half here.
+Each image is scored separately, and means are taken over images. Files are resized as 8-bit images, as in all
+official scripts. Two details differ from the official scripts. Some scripts add an epsilon of 1e-6 to a
+squared error; here PSNR is capped at 100 dB instead. Some scripts dither masks that are not binary
+(`convert("1")` of Pillow); here these masks are thresholded at half.
 """
 
 import math
@@ -27,20 +28,21 @@ _PILLOW = {"pil_bilinear": Image.Resampling.BILINEAR, "pil_bicubic": Image.Resam
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a harmonized image is compared with the real one.
+    """Rules for comparing a harmonized image with the real image.
 
     Attributes:
-        follows: The script or paper that is followed.
-        size: Side of the square that images are resized to; None for their own size.
-        resize: Library and filter; those of Pillow smooth when they shrink, those of OpenCV do not.
-        mask: `"hard"` is thresholded, then resized by nearest neighbours; `"soft"` is resized as images are.
-        rounding: What becomes of a prediction that is not 8-bit yet: `"none"` keeps it.
-        peak: 255; or of PSNR `"range"`, largest less smallest value of the prediction, or `"real"`, the
+        follows: The script or paper that the protocol follows.
+        size: Side of the square to which images are resized, in pixels. None keeps their size.
+        resize: Library and filter. Pillow's filters antialias when they shrink an image, OpenCV's do not.
+        mask: `"hard"` thresholds the mask, then resizes it with nearest neighbours. `"soft"` resizes it like
+            an image.
+        rounding: Conversion of a float prediction to 8 bits; `"none"` keeps the float values.
+        peak: Peak of PSNR: 255; `"range"`, largest minus smallest value of the prediction; or `"real"`, the
             largest value of the ground truth.
-        fmse: `"masked"` is `sum(M d^2) / (3 sum(M))`; `"masked_images"` is `sum((M d)^2) / (3 sum(M))`, the
-            same for a hard mask; `"whole"` is `sum(d^2) / (3 sum(M))`, with the errors of the background.
-        background: What the prediction holds outside the mask: `"kept"` is its own, `"composite"` or `"real"`
-            pasted in, `"ignored"` means that all errors are multiplied by the mask.
+        fmse: `"masked"` is `sum(M d^2) / (3 sum(M))`. `"masked_images"` is `sum((M d)^2) / (3 sum(M))`, which
+            is equal for a hard mask. `"whole"` is `sum(d^2) / (3 sum(M))` and includes background errors.
+        background: Prediction outside the mask. `"kept"` does not change it. `"composite"` and `"real"`
+            replace it by that image. `"ignored"` multiplies all errors by the mask.
         ssim: Window of SSIM, see `functional.ssim`.
     """
 
@@ -83,10 +85,10 @@ PROTOCOLS = {
 
 
 def find_protocols(names: str) -> dict[str, Protocol]:
-    """Return the protocols of a list such as `"default,idih"`, or of `"all"`.
+    """Return the protocols named in a list such as `"default,idih"`, or all for `"all"`.
 
     Raises:
-        InputError: A name that is unknown, or there twice.
+        InputError: A name is unknown or repeated.
 
     Example:
         >>> find_protocols("idih")["idih"].peak
@@ -94,9 +96,9 @@ def find_protocols(names: str) -> dict[str, Protocol]:
     """
     wanted = list(PROTOCOLS) if names == "all" else [name.strip() for name in names.split(",")]
     if unknown := [name for name in wanted if name not in PROTOCOLS]:
-        raise InputError("protocol", f"{unknown[0]!r} is none of {', '.join(PROTOCOLS)}, or all")
+        raise InputError("protocol", f"expected {', '.join(PROTOCOLS)} or all, got {unknown[0]!r}")
     if len(set(wanted)) < len(wanted):
-        raise InputError("protocol", f"{names} names one of them twice")
+        raise InputError("protocol", f"names a protocol twice, got {names}")
     return {name: PROTOCOLS[name] for name in wanted}
 
 
@@ -108,24 +110,24 @@ def score(
     composite: np.ndarray | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> list[dict[str, float]]:
-    """Score one image by several protocols; what they share, such as resized images, is computed once.
+    """Score one image with several protocols. Shared steps, such as resizing, are computed once.
 
     Args:
-        protocols: How to score.
+        protocols: The protocols.
         harmonized: The prediction, `(h, w, 3)` uint8, or float in [0, 255], of any size.
         real: Ground truth, `(H, W, 3)` uint8.
         mask: 255 on the foreground, `(H, W)` uint8.
-        composite: `(H, W, 3)` uint8; needed for protocols with the background of the composite.
-        metrics: Which of `METRICS`.
+        composite: `(H, W, 3)` uint8. Required for protocols with `background="composite"`.
+        metrics: Metrics to compute, a selection of `METRICS`.
 
     Returns:
-        For each protocol `foreground_ratio` in [0, 1], the mean of its mask, and the metrics as floats, on
-        the scales of `functional`. Of an empty foreground they are NaN, and so are `bmse` where there is no
-        background or it is ignored, and PSNR where the peak is 0.
+        One dictionary per protocol: `foreground_ratio` in [0, 1], the mean of its mask, and the metrics on
+        the scales of `functional`. Foreground metrics of an empty foreground are NaN. `bmse` is NaN if there
+        is no background or it is ignored. PSNR is NaN if the peak is 0.
 
     Raises:
-        InputError: A size that does not fit: mask and real differ, a prediction of another size under a
-            protocol without resizing, an image too small for SSIM; or the composite is missing.
+        InputError: Mask and real image differ in size, the prediction has another size and the protocol does
+            not resize, an image is too small for SSIM, or the composite is missing.
     """
     if mask.shape != real.shape[:2]:
         raise SizeMismatchError("mask", f"is {_size(mask)}, real is {_size(real)}")
@@ -134,14 +136,14 @@ def score(
 
 
 class _Images:
-    """The images of one sample, and whatever was made of them already."""
+    """The images of one sample, with a cache of images computed from them."""
 
     def __init__(self, originals: dict[str, np.ndarray | None]) -> None:
         self.originals = originals
         self.made: dict[tuple[object, ...], np.ndarray] = {}
 
     def once(self, make: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
-        """Return `make(self, *arguments)`, computed the first time."""
+        """Return `make(self, *arguments)` and cache the result."""
         key = (make, *arguments)
         if key not in self.made:
             self.made[key] = make(self, *arguments)
@@ -150,7 +152,7 @@ class _Images:
     def original(self, name: str) -> np.ndarray:
         image = self.originals[name]
         if image is None:
-            raise InputError(name, "is needed by a protocol that takes its background")
+            raise InputError(name, "is needed, because a protocol uses its background")
         return image
 
 
@@ -183,7 +185,7 @@ def _score(protocol: Protocol, images: _Images, metrics: Sequence[str]) -> dict[
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums over pixels and channels of d^2, of M d^2, of that or (M d)^2; and over pixels of M."""
+    """Sums over pixels and channels of d^2, M d^2 and M d^2 or (M d)^2, and the sum over pixels of M."""
 
     whole: float
     weighted: float
@@ -193,9 +195,9 @@ class _Sums:
 
 def _sums(harmonized: np.ndarray, real: np.ndarray, mask: np.ndarray, *, squared_mask: bool) -> _Sums:
     if harmonized.dtype == np.uint8 and mask.dtype == np.uint8:
-        # Several times as fast as in float64. The sums are whole numbers; OpenCV squares some of their roots.
+        # Several times as fast as float64. The sums are integers; OpenCV returns the root of some of them.
         area, inside = cv2.countNonZero(mask), 0.0
-        difference = cv2.absdiff(harmonized, real)  # the masked norm of two images takes ten times as long
+        difference = cv2.absdiff(harmonized, real)  # the masked norm of two images is ten times slower
         whole = float(round(cv2.norm(difference, cv2.NORM_L2SQR)))
         if area:
             inside = float(round(cv2.norm(difference, cv2.NORM_L2SQR, mask)))
@@ -265,12 +267,12 @@ def _resized(images: _Images, name: str, size: int | None, resize: str) -> np.nd
     if not size:
         raise SizeMismatchError(name, f"is {_size(image)}, real is {_size(real)}, and nothing is resized")
     if image.dtype != np.uint8:
-        image = np.rint(image).astype(np.uint8)  # as a file of it would be read
+        image = np.rint(image).astype(np.uint8)  # like reading it from an 8-bit file
     return _resize(image, size, resize)
 
 
 def _mask(images: _Images, size: int | None, resize: str, kind: str) -> np.ndarray:
-    """Return uint8 of 0 and 255 for what is binary, else float32 in [0, 1]."""
+    """Return a binary mask as uint8 with 0 and 255, any other mask as float32 in [0, 1]."""
     plane = images.original("mask")
     if size == plane.shape[0] == plane.shape[1]:
         size = None

@@ -1,8 +1,8 @@
-"""`rows.csv`, what an evaluation leaves: one row an image and protocol, in the order of the data set.
+"""`rows.csv`, the result of an evaluation: one row per image and protocol, in the order of the data set.
 
-Units of work (a batch of images each) are appended to a file of its own by each process, a line a unit, and
-made into `rows.csv` when all are there. A run that was killed at any point goes on after the last whole line,
-and ends with the same bytes, as long as a unit gives the same rows wherever and whenever it is done.
+A unit of work is a batch of images. Each process appends its units to its own file, one line per unit. When
+all units are done, `rows.csv` is written from these files. A run that was killed resumes after the last
+complete line and produces the same bytes, if a unit always gives the same rows.
 """
 
 import csv
@@ -25,20 +25,20 @@ _UNIT = re.compile(rb"\[(\d+),.*\]\n", re.DOTALL)
 
 
 def format_row(name: str, subset: str, protocol: str, values: Mapping[str, float]) -> list[str]:
-    """Return the cells of a row, 10 significant digits; empty for what is NaN or was not computed."""
+    """Return the cells of a row with 10 significant digits. NaN and missing values give empty cells."""
     numbers = (values.get(column, math.nan) for column in ("foreground_ratio", *METRICS))
     ratio, *metrics = ("" if math.isnan(number) else f"{number:.10g}" for number in numbers)
     return [name, subset, ratio, protocol, *metrics]
 
 
 class ResumableRows:
-    """The rows of an evaluation, written by one or more processes that may be killed.
+    """Rows of an evaluation, written by one or more processes that may be killed.
 
-    Call `prepare` in the main process, then `pending` in all of them, and only when all have got their answer
-    `append`, and at last `finish` in the main process.
+    Call `prepare` in the main process, then `pending` in all processes. When all calls have returned, call
+    `append` for each unit, and finally `finish` in the main process.
 
     Args:
-        folder: Where `rows.csv`, `run.json` and, until it is finished, `rows-*.partial` lie.
+        folder: Folder of `rows.csv` and `run.json`, and of `rows-*.partial` until the evaluation is finished.
         count: Number of units of work.
 
     Attributes:
@@ -51,14 +51,14 @@ class ResumableRows:
         self.file: int | None = None
 
     def prepare(self, settings: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Make the folder, or check that what lies there came from the same settings.
+        """Create the folder, or check that its rows have the same settings.
 
         Args:
-            settings: All that the rows depend on, as plain values.
-            restart: Throw away what lies there.
+            settings: All settings that the rows depend on, as JSON values.
+            restart: Delete existing rows.
 
         Raises:
-            OutputError: The folder holds rows of other settings, or cannot be written to.
+            OutputError: The folder has rows of other settings, or is not writable.
         """
         wanted = json.loads(json.dumps(settings))
         if restart:
@@ -68,25 +68,25 @@ class ResumableRows:
             found = json.loads(self.record.read_text())
             changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
             if changed:
-                reason = f"holds rows of other settings: {', '.join(changed)}"
-                raise OutputError(self.folder, reason, "Give another folder, or throw them away by --restart")
+                reason = f"has rows of other settings: {', '.join(changed)}"
+                raise OutputError(
+                    self.folder, reason, "Give another folder, or delete the rows with --restart"
+                )
         elif self.target.exists() or self._partial_files():
-            raise OutputError(
-                self.folder, "holds rows of unknown settings", "Give another folder or --restart"
-            )
+            raise OutputError(self.folder, "has rows of unknown settings", "Give another folder or --restart")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.record, json.dumps(wanted, indent=1).encode(), overwrite=True)
 
     def pending(self) -> list[int]:
-        """Return the units that are not done, in order."""
+        """Return the numbers of the unfinished units, in order."""
         done = set(range(self.count)) if self.target.is_file() else {unit for unit, *_ in self._units()}
         return [unit for unit in range(self.count) if unit not in done]
 
     def append(self, unit: int, rows: Sequence[Sequence[str]]) -> None:
-        """Add the rows of a unit; once this returns, they outlive the process."""
+        """Append the rows of a unit and flush them to disk."""
         if self.file is None:
-            # A name of its own, since a process of a run that was killed may still be writing.
+            # The name is unique, because a process of a killed run may still be writing.
             path = self.folder / f"rows-{uuid.uuid4().hex}.partial"
             self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
         line = json.dumps([unit, rows], separators=(",", ":")).encode() + b"\n"
@@ -94,7 +94,7 @@ class ResumableRows:
             line = line[os.write(self.file, line) :]
 
     def finish(self) -> Path:
-        """Write `rows.csv` of all units; return its path.
+        """Write `rows.csv` from all units and return its path.
 
         Raises:
             InputError: Units are missing.
@@ -103,7 +103,9 @@ class ResumableRows:
         if len(places) == self.count:
             write_atomically(self.target, lambda file: self._write(places, file), overwrite=True)
         elif not self.target.is_file():
-            raise InputError(self.folder, f"holds {len(places)} of {self.count} batches; run again")
+            raise InputError(
+                self.folder, f"holds {len(places)} of {self.count} batches", "Run the same command again"
+            )
         for path in self._partial_files():
             path.unlink(missing_ok=True)
         return self.target
@@ -123,7 +125,7 @@ class ResumableRows:
         text.detach()
 
     def _units(self) -> Iterator[tuple[int, Path, int]]:
-        """Yield number, file and position of each whole unit; the last line of a file may be cut off."""
+        """Yield number, file and position of each complete unit. The last line of a file may be truncated."""
         for path in self._partial_files():
             start = 0
             with path.open("rb") as file:
@@ -140,7 +142,7 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a file, one at a time.
 
     Raises:
-        InputError: It is missing or has other columns.
+        InputError: The file is missing or has other columns.
     """
     if not path.is_file():
         raise InputError(path, "is missing")
@@ -152,11 +154,12 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def mean_rows(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Average `rows.csv` without holding it.
+    """Average `rows.csv` without loading it into memory.
 
     Returns:
-        For each protocol and subset, and `"all"` images together: `images`, their number; `empty`, how many
-        of them have no foreground; and the mean of each metric over the images that have it.
+        One dictionary for each protocol and subset, and for `"all"` subsets: `images`, the number of images;
+        `empty`, the number of images without foreground; and the mean of each metric over the images that
+        have it.
     """
     sums: dict[tuple[str, str], dict[str, float]] = {}
     counts: dict[tuple[str, str], dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""The scores of one method, one row an image and protocol, as tables and reports take them from a file."""
+"""Scores of one method, one row per image and protocol, read from a file for tables and reports."""
 
 import csv
 import gzip
@@ -21,10 +21,10 @@ class Row:
 
     Attributes:
         name: Name of the composite.
-        subset: Part of the data set it belongs to.
-        foreground_ratio: Share of the picture that is foreground, in [0, 1]; NaN where it is not given.
-        protocol: Name of the protocol, empty where the file names none.
-        scores: Value by metric; a metric that is not defined for the image (empty foreground) is left out.
+        subset: Subset of the data set.
+        foreground_ratio: Foreground share of the image, in [0, 1]; NaN if the file does not give it.
+        protocol: Name of the protocol; empty if the file names none.
+        scores: Value by metric. A metric that is undefined for the image (empty foreground) is left out.
     """
 
     name: str
@@ -35,14 +35,15 @@ class Row:
 
     @property
     def image(self) -> tuple[str, str]:
-        """What identifies the image among those of its data set."""
+        """Identifier of the image in its data set."""
         return self.subset, self.name
 
     @property
     def photograph(self) -> str:
-        """The photograph that the composite was made of.
+        """Photograph from which the composite was made.
 
-        Composites named `X_m_k`, as in iHarmony4, are of the photograph `X`; any other is one of its own.
+        A composite `X_m_k`, as in iHarmony4, belongs to the photograph `X`. Any other name is its own
+        photograph.
 
         Example:
             >>> Row("a0008_1_2", "HAdobe5k", 0.3, "", {}).photograph
@@ -55,19 +56,19 @@ class Row:
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """Read the scores of one method.
 
-    Files of other origin are read, too: columns that are not known are passed over; where `height`, `width`
-    and `foreground_area` are given, the ratio is computed from them; cells that are empty or `nan` are
-    metrics that the image has not.
+    Files of other tools are accepted. Unknown columns are ignored. If `height`, `width` and `foreground_area`
+    are given, `foreground_ratio` is computed from them. An empty or `nan` cell means that the image does not
+    have the metric.
 
     Args:
-        path: `rows.csv`, which may be compressed with gzip (suffix `.gz`).
+        path: `rows.csv`, optionally compressed with gzip (suffix `.gz`).
 
     Returns:
-        The rows in the file's order.
+        The rows in the order of the file.
 
     Raises:
-        InputError: There is no such file, it is no table of scores, a value is no finite number, or an image
-            is there twice under one protocol.
+        InputError: The file does not exist or is not a table of scores, a value is not a finite number, or an
+            image occurs twice under one protocol.
     """
     path = Path(path)
     try:
@@ -90,7 +91,7 @@ def _parsed(reader: "csv.DictReader[str]", path: Path) -> Iterator[Row]:
     for cells in reader:
         place = f"{path}:{reader.line_num}"
         if None in cells or None in cells.values():
-            raise InputError(place, f"does not have the {len(columns)} cells of the header")
+            raise InputError(place, f"does not have the {len(columns)} cells of the header line")
         scores = {metric: _number(cells.get(metric), metric, place) for metric in METRICS}
         row = Row(
             cells["name"],
@@ -100,24 +101,24 @@ def _parsed(reader: "csv.DictReader[str]", path: Path) -> Iterator[Row]:
             {metric: value for metric, value in scores.items() if not math.isnan(value)},
         )
         if (row.protocol, row.image) in seen:
-            raise InputError(place, f"{row.name} is there twice", "Each image counts once a protocol.")
+            raise InputError(place, f"{row.name} is there twice", "List each image once per protocol.")
         seen.add((row.protocol, row.image))
         yield row
 
 
 def _number(cell: str | None, column: str, place: str) -> float:
-    """Return NaN for what is not given."""
+    """Parse a cell; a missing or empty cell gives NaN."""
     try:
         value = float(cell) if cell else math.nan
     except ValueError:
-        raise InputError(place, f"{column} is {cell!r}, which is no number") from None
+        raise InputError(place, f"{column} is {cell!r}, expected a number") from None
     if math.isinf(value):
         raise InputError(place, f"{column} is infinite", "Cap it (PSNR of identical images: 100 dB).")
     return value
 
 
 def _ratio(cells: Mapping[str, str], place: str) -> float:
-    """Return the foreground's share; from areas where there are any, since published ratios are rounded."""
+    """Return the foreground ratio, from areas if given, because published ratios are rounded."""
     area, *sides = (_number(cells.get(key), key, place) for key in ("foreground_area", "height", "width"))
     value = area / math.prod(sides) if all(side > 0 for side in sides) else math.nan
     if math.isnan(value):
@@ -128,5 +129,5 @@ def _ratio(cells: Mapping[str, str], place: str) -> float:
 
 
 def protocols_of(rows: Iterable[Row]) -> list[str]:
-    """Return the names of the protocols in the order in which they come up."""
+    """Return the names of the protocols in order of first occurrence."""
     return list(dict.fromkeys(row.protocol for row in rows))

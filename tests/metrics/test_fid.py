@@ -130,9 +130,9 @@ def test_resize_modes_are_those_of_the_published_tools():
 def test_bad_extractors_are_refused(pictures):
     with pytest.raises(InputError, match="one row of features"):
         extract_features(as_arrays(pictures[0]), lambda x: x[:1], resize="none")
-    with pytest.raises(InputError, match="images: are none"):
+    with pytest.raises(InputError, match="images: is empty"):
         extract_features([], TinyNetwork())
-    with pytest.raises(InputError, match="several sizes"):
+    with pytest.raises(InputError, match="have several sizes"):
         extract_features(
             [np.zeros((9, 9, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], TinyNetwork(), resize="none"
         )
@@ -152,7 +152,7 @@ def test_torchscript_is_opened_and_named_by_its_hash(tmp_path, pictures):
         extract_features(as_arrays(pictures[0]), network, resize="none"), expected, atol=1e-6
     )
     (tmp_path / "text.pt").write_text("no network")
-    with pytest.raises(CheckpointError, match="is no TorchScript"):
+    with pytest.raises(CheckpointError, match="is not a TorchScript"):
         load_extractor(tmp_path / "text.pt")
     with pytest.raises(InputError, match="does not exist"):
         load_extractor(tmp_path / "absent.pt")

@@ -241,7 +241,11 @@ def test_what_does_not_fit_is_refused(tiny):
 def test_names_of_protocols():
     assert list(find_protocols("idih, bcmi")) == ["idih", "bcmi"]
     assert find_protocols("all") == PROTOCOLS
-    for names, reason in (("idih,nobody", "'nobody' is none of"), ("idih,idih", "twice"), ("", "is none of")):
+    for names, reason in (
+        ("idih,nobody", "or all, got 'nobody'"),
+        ("idih,idih", "twice"),
+        ("", "or all, got ''"),
+    ):
         with pytest.raises(InputError, match=reason):
             find_protocols(names)
 
