@@ -1,1 +1,1 @@
-"""Scores as tables, pages and charts."""
+"""Reports: scores as tables, pages and charts."""

@@ -1,9 +1,9 @@
 """Scores of diffusion models in four variants, and the sweep over the control scale.
 
-A latent diffusion model changes the background a little when it decodes, and pipelines may or may not paste
-the original background back; papers seldom say which was scored. So both are, {raw decode, pasted} x {whole
-image, foreground}: `rows.csv` has the two as the protocols `raw` and `pasted`, in each `mse` and `psnr` over
-the whole image and `fmse` and `fpsnr` over the foreground.
+Decoding in a latent diffusion model slightly changes the background. Some pipelines paste the original
+background back, and papers seldom state which result they scored. This module therefore reports both: {raw
+decode, pasted} x {whole image, foreground}. In `rows.csv` they are the protocols `raw` and `pasted`, each
+with `mse` and `psnr` over the whole image and `fmse` and `fpsnr` over the foreground.
 """
 
 import json
@@ -20,7 +20,7 @@ from harmony_diffusion.reports.tables import Tables, make_tables
 
 RAW, PASTED, LEGACY = "raw", "pasted", "legacy_uint8"
 _WHOLE, _FOREGROUND = ("psnr", "mse"), ("fpsnr", "fmse")
-# Variant, protocol of its rows, metrics, words in the table.
+# Variant, protocol of its rows, metrics, label in the table.
 _VARIANTS = (
     ("raw", RAW, _WHOLE, "raw, whole"),
     ("raw_foreground", RAW, _FOREGROUND, "raw, foreground"),
@@ -33,7 +33,7 @@ _MOST_SCALES = 1000
 
 @dataclass(frozen=True)
 class Distances:
-    """What `eval_fid.py` writes beside `rows.csv`, as far as tables show it."""
+    """The results of `eval_fid.py` that the tables show."""
 
     fid: float
     kid: float
@@ -41,17 +41,17 @@ class Distances:
 
 
 def read_distances(rows: str | os.PathLike[str]) -> dict[str, Distances]:
-    """Read what `eval_fid.py` left beside the rows of a method.
+    """Read the results of `eval_fid.py` from the folder of the rows of a method.
 
     Args:
-        rows: `rows.csv`; beside it may lie `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json` and
-            `fid_pasted_foreground.json`.
+        rows: `rows.csv`. Its folder may contain `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json`
+            and `fid_pasted_foreground.json`.
 
     Returns:
-        Distances by variant, those that are there.
+        Distances by variant, for the files that exist.
 
     Raises:
-        InputError: A file is not what `eval_fid.py` writes.
+        InputError: A file was not written by `eval_fid.py`.
     """
     found = {}
     for variant, *_ in _VARIANTS:
@@ -63,16 +63,16 @@ def read_distances(rows: str | os.PathLike[str]) -> dict[str, Distances]:
                     float(content["fid"]), float(content["kid"]), int(content["generated"])
                 )
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(path, f"is not what eval_fid.py writes: {error!r}") from None
+                raise InputError(path, f"is not a result of eval_fid.py: {error!r}") from None
     return found
 
 
 def variants_markdown(tables: Tables, distances: Mapping[str, Mapping[str, Distances]] | None = None) -> str:
-    """Return the scores of every variant, a line each, with FID and KID where they are given.
+    """Format the scores of every variant as Markdown, one line per variant, with FID and KID if given.
 
     Args:
-        tables: With the protocols `raw` and `pasted`, and perhaps `legacy_uint8`.
-        distances: By method and variant, see `read_distances`.
+        tables: Tables with the protocols `raw`, `pasted` and optionally `legacy_uint8`.
+        distances: Distances by method and variant, from `read_distances`.
 
     Raises:
         InputError: The tables have none of these protocols.
@@ -96,17 +96,17 @@ def variants_markdown(tables: Tables, distances: Mapping[str, Mapping[str, Dista
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Read the values of a sweep, `START:STOP:STEP` with both ends or values separated by commas.
+    """Parse the values of a sweep: `START:STOP:STEP` including both ends, or comma-separated values.
 
     Raises:
-        InputError: It is neither, a value is negative, or the step does not lead from start to stop.
+        InputError: The text has another form, a value is negative, or the steps from START do not reach STOP.
 
     Example:
         >>> parse_scales("0.1:1.0:0.3"), parse_scales("0.5,1")
         ((0.1, 0.4, 0.7, 1.0), (0.5, 1.0))
     """
     try:
-        # Decimal, since 0.1 + 0.1 + 0.1 is not 0.3 in binary.
+        # Decimal arithmetic, because 0.1 + 0.1 + 0.1 is not 0.3 in binary.
         values = [Decimal(part) for part in text.replace(":", ",").split(",")]
     except InvalidOperation:
         values = []
@@ -127,7 +127,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """Scores at one control scale; NaN is "not run"."""
+    """Scores at one control scale. NaN means "not run"."""
 
     scale: float
     fid: float
@@ -136,7 +136,7 @@ class SweepPoint:
 
 
 def scale_name(scale: float) -> str:
-    """Return a scale as folders of a sweep are named: "0.35", "1.0"."""
+    """Return the folder name of a scale in a sweep, for example "0.35" or "1.0"."""
     return f"{scale:g}" if scale % 1 else f"{scale:.1f}"
 
 
@@ -146,12 +146,13 @@ def read_sweep(
     """Read the scores of a sweep.
 
     Args:
-        rows: Path of `rows.csv` with {} in the place of the scale (`scale_name`); FID from beside it.
-        scales: In the order to print.
-        protocol: Of the rows; by default `raw`, else their first.
+        rows: Path of `rows.csv` with {} in place of the scale (`scale_name`). FID is read from the same
+            folder.
+        scales: Control scales, in the order of the table.
+        protocol: Protocol of the rows. None selects `raw` if it exists, else the first protocol.
 
     Raises:
-        InputError: A file that is missing or unusable, or without that protocol.
+        InputError: A file is missing or unusable, or does not have the protocol.
     """
     points = []
     for scale in scales:
@@ -168,13 +169,13 @@ def read_sweep(
 
 
 def sweep_markdown(points: Sequence[SweepPoint]) -> str:
-    """Return the sweep in the form of Table 2 of the paper: two halves side by side, the best bold.
+    """Format a sweep like Table 2 of the paper: two halves side by side, best values in bold.
 
     Args:
-        points: In the order to print.
+        points: Points in the order of the table.
 
     Raises:
-        InputError: No point.
+        InputError: There is no point.
     """
     if not points:
         raise InputError("sweep", "has no point")
@@ -199,6 +200,6 @@ def _sweep_cells(point: SweepPoint, best: Mapping[str, float]) -> list[str]:
     for name in ("fid", "psnr", "mse"):
         value = getattr(point, name)
         text = "not run" if math.isnan(value) else f"{value:.2f}"
-        # As printed, so that two values that look equal are both bold or neither.
+        # Compare printed values, so that equal-looking values are both bold or both not.
         cells.append(f"**{text}**" if text == f"{best[name]:.2f}" else text)
     return cells

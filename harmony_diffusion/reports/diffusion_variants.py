@@ -1,4 +1,4 @@
-"""Scores of a diffusion model's result in every variant; `diffusion_tables` says why, and prints them."""
+"""Scores of a diffusion result in every variant. `diffusion_tables` explains the variants and prints them."""
 
 import torch
 from torch import Tensor
@@ -8,17 +8,17 @@ from harmony_diffusion.reports.diffusion_tables import LEGACY, PASTED, RAW
 
 
 def variant_scores(raw: Tensor, pasted: Tensor, real: Tensor, mask: Tensor) -> dict[str, dict[str, Tensor]]:
-    """Score an image in every variant, ready for the rows of `rows.csv`.
+    """Score an image in every variant, for the rows of `rows.csv`.
 
     Args:
-        raw: What the autoencoder decoded, in [0, 255], `(B, 3, H, W)`.
+        raw: Output of the autoencoder, in [0, 255], `(B, 3, H, W)`.
         pasted: The same with the original background, in [0, 255], `(B, 3, H, W)`.
         real: Ground truth in [0, 255], `(B, 3, H, W)`.
         mask: 1 on the foreground, `(B, 1, H, W)`.
 
     Returns:
-        By protocol (`raw`, `pasted`, and `legacy_uint8` of the raw decode, see `legacy_uint8_mse`) the values
-        by metric, `(B,)` each.
+        Values by protocol and metric, `(B,)` each. The protocols are `raw`, `pasted`, and `legacy_uint8` of
+        the raw output (see `legacy_uint8_mse`).
     """
     scores = {
         name: {
@@ -35,17 +35,18 @@ def variant_scores(raw: Tensor, pasted: Tensor, real: Tensor, mask: Tensor) -> d
 
 
 def legacy_uint8_mse(harmonized: Tensor, real: Tensor) -> Tensor:
-    """Return the mean squared error as 8-bit arithmetic has it, where differences and squares wrap around.
+    """Compute the mean squared error in 8-bit arithmetic, where differences and squares wrap around.
 
-    It is no error measure. Published MSE of about 50 at a PSNR of about 31 dB, for images in which an object
-    was replaced, can only be compared with this; the paper does not say how its values were computed.
+    This is not a valid error measure. It exists for comparison with a paper that reports an MSE of about 50
+    at a PSNR of about 31 dB for images with a replaced object. Such values are comparable only with this
+    computation; the paper does not state how it computed them.
 
     Args:
-        harmonized: In [0, 255], `(B, 3, H, W)`; rounded to whole levels.
-        real: In [0, 255], `(B, 3, H, W)`; rounded to whole levels.
+        harmonized: Result in [0, 255], `(B, 3, H, W)`. Values are rounded to integers.
+        real: Ground truth in [0, 255], `(B, 3, H, W)`. Values are rounded to integers.
 
     Returns:
-        `(B,)` float64, at most 255.
+        `(B,)` float64 in [0, 255].
 
     Example:
         >>> legacy_uint8_mse(torch.full((1, 3, 2, 2), 20.0), torch.zeros(1, 3, 2, 2))  # 400 - 256

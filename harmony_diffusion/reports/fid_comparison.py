@@ -1,4 +1,4 @@
-"""Whether one set of results lies nearer to the real images than another, and how sure that is."""
+"""Comparison of two sets of results by their distances to the real images, with confidence intervals."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class Difference:
     """A difference of two distances.
 
     Attributes:
-        mean: Over the halves.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
+        mean: Mean over the halves.
+        low: Lower bound of the 95 % interval.
+        high: Upper bound of the 95 % interval.
     """
 
     mean: float
@@ -28,12 +28,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class SetComparison:
-    """Distances of one set less those of another; negative where the first lies nearer.
+    """Distances of the first set minus those of the second. Negative means that the first set is closer.
 
     Attributes:
-        fid: Of the Fréchet distance.
-        kid: Of the squared kernel distance.
-        images: Images in each set.
+        fid: Difference of the Fréchet distances.
+        kid: Difference of the squared kernel distances.
+        images: Number of images in each set.
         halves: Number of halves drawn.
     """
 
@@ -46,27 +46,28 @@ class SetComparison:
 def compare_sets(first: Tensor, second: Tensor, real: Tensor, *, seed: int = 0) -> SetComparison:
     """Compare two methods on the same images, by the features of their results.
 
-    Both distances are taken on random halves of the images, the same for the three sets. Halves drawn
-    without replacement scatter about the whole as wholes scatter about the truth, and hold no image twice,
-    which would bias both distances (Politis, Romano and Wolf, "Subsampling", 1999).
+    Both distances are computed on random halves of the images, the same halves for the three sets. The halves
+    are drawn without replacement, because repeated images would bias both distances. The spread of halves
+    around the full set estimates the spread of full sets around the true value (Politis, Romano and Wolf,
+    "Subsampling", 1999).
 
     Args:
-        first: Features of a method's results, `(N, D)`.
-        second: Those of another method, image by image.
-        real: Those of the real images.
-        seed: Of the draws.
+        first: Features of the results of the first method, `(N, D)`.
+        second: Features of the results of the second method on the same images, `(N, D)`.
+        real: Features of the real images, `(N, D)`.
+        seed: Seed of the draws.
 
     Raises:
-        SizeMismatchError: The sets are not of one size.
-        InputError: Fewer than four images.
+        SizeMismatchError: The sets differ in size.
+        InputError: There are fewer than four images.
     """
     count = len(real)
     if not len(first) == len(second) == count:
         raise SizeMismatchError(
-            "sets", f"hold {len(first)}, {len(second)} and {count} images, not the same ones"
+            "sets", f"must hold the same images, got {len(first)}, {len(second)} and {count} images"
         )
     if count < 4:
-        raise InputError("sets", f"hold {count} images", "Give at least four.")
+        raise InputError("sets", f"hold {count} images", "Give at least four images.")
     generator = torch.Generator().manual_seed(seed)
     size = count // 2
     rows = []

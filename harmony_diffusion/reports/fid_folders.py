@@ -1,4 +1,4 @@
-"""FID and KID between folders of pictures, and of a diffusion model's results in every variant."""
+"""FID and KID between folders of pictures, and for every variant of a diffusion result."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,10 +24,10 @@ def list_pictures(folder: Path) -> list[Path]:
     """List the pictures in a folder and its subfolders, sorted.
 
     Raises:
-        InputError: No folder, or no picture in it.
+        InputError: The folder does not exist or has no picture.
     """
     if not folder.is_dir():
-        raise InputError(folder, "is no folder")
+        raise InputError(folder, "does not exist or is not a folder")
     if not (paths := sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)):
         raise InputError(folder, "holds no picture")
     return paths
@@ -36,16 +36,16 @@ def list_pictures(folder: Path) -> list[Path]:
 def read_pictures(
     paths: Sequence[Path], folder: Path | None = None, masks: Path | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield pictures, `(H, W, 3)` uint8, one at a time; with masks, only the bounding box of the foreground.
+    """Yield pictures, `(H, W, 3)` uint8, one at a time. With masks, crop to the box of the foreground.
 
     Args:
-        paths: Files.
-        folder: Where they lie, for their names among the masks.
-        masks: Folder of masks, named as the pictures are.
+        paths: Files of the pictures.
+        folder: Folder of the pictures. Paths relative to it give the names of the masks.
+        masks: Folder of masks with the same names as the pictures.
 
     Raises:
-        InputError: A picture without a mask.
-        MaskError: A mask without foreground.
+        InputError: A picture has no mask.
+        MaskError: A mask has no foreground.
     """
     of_name = {p.relative_to(masks).with_suffix(""): p for p in list_pictures(masks)} if masks else {}
     for path in paths:
@@ -56,7 +56,7 @@ def read_pictures(
             mask = load_mask(of_name[name], size=(pixels.shape[0], pixels.shape[1]))
             box = bounding_box(mask > 0.5)
             if box is None:
-                raise MaskError(of_name[name], "has no foreground", "Leave that picture out.")
+                raise MaskError(of_name[name], "has no foreground", "Remove that picture.")
             pixels = pixels[box]
         yield pixels
 
@@ -70,21 +70,21 @@ def variant_distances(
     force: bool = False,
     device: torch.device | str = "cpu",
 ) -> dict[str, SetDistance]:
-    """Compare what `eval_controlnets.py` left, {raw decode, pasted} x {whole image, foreground}.
+    """Compute the distances of results of `eval_controlnets.py`: {raw, pasted} x {whole image, foreground}.
 
     Args:
-        folder: With the folders `raw`, `pasted`, `real` and `masks`.
+        folder: Folder with the folders `raw`, `pasted`, `real` and `masks`.
         extractor: Feature network, on `device`.
-        name: Its name, for the record.
-        size: Side of the images that it sees.
-        force: Go on with too few images, see `compare_features`.
-        device: Where it runs.
+        name: Name of the feature network, for the record.
+        size: Side of the resized images in pixels.
+        force: Accept too few images, see `compare_features`.
+        device: Device of the feature network.
 
     Returns:
-        By variant: `raw`, `pasted`, `raw_foreground`, `pasted_foreground`.
+        Distances by variant: `raw`, `pasted`, `raw_foreground`, `pasted_foreground`.
 
     Raises:
-        InputError: Pictures that are missing, or too few.
+        InputError: Pictures are missing or too few.
     """
     distances = {}
     for suffix, masks in (("", None), ("_foreground", folder / "masks")):
@@ -101,16 +101,16 @@ def variant_distances(
 
 
 def write_distance(path: Path, distance: SetDistance, *, foreground: bool, **others: Any) -> None:
-    """Write a result as JSON, with all that it depends on.
+    """Write a distance as JSON, with all settings of its computation.
 
     Args:
-        path: File; replaced if it is there.
-        distance: Of two folders.
-        foreground: Whether only foregrounds were compared.
-        others: Further measures.
+        path: Output file. An existing file is replaced.
+        distance: Distance between two folders.
+        foreground: True if only foregrounds were compared.
+        others: Further measures to write.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     result = {"schema": 1, "foreground_only": foreground, **asdict(distance), **others}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Gain of a method over its composites: by kind of mismatch, with intervals and the share made worse."""
+"""Gain of a method over the composites, by kind of mismatch, with intervals and the share made worse."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Gain:
-    """Scores of a method beside those of the untouched composites.
+    """Scores of a method compared with the scores of the unchanged composites.
 
     Attributes:
         subset: Kind of mismatch, or `"all"`.
         images: Number of composites.
         psnr: Mean difference of PSNR, in dB.
-        interval: Bootstrap interval of `psnr`; photographs are drawn.
-        fmse_ratio: Mean fMSE of the results over mean fMSE of the composites.
-        worse: Share of the composites whose MSE rose.
+        interval: Bootstrap interval of `psnr`, resampling photographs.
+        fmse_ratio: Mean fMSE of the results divided by mean fMSE of the composites.
+        worse: Share of the composites with an increased MSE, in [0, 1].
     """
 
     subset: str
@@ -39,21 +39,21 @@ def gains(
     """Compare the rows of a method with those of the method `identity`, over all images and by subset.
 
     Args:
-        rows: Scores of the method, of one protocol.
-        composites: Scores of the composites themselves, of the same images.
-        resamples: Bootstrap draws.
-        seed: Of the draws.
+        rows: Scores of the method under one protocol.
+        composites: Scores of the composites (method `identity`) on the same images.
+        resamples: Number of bootstrap draws.
+        seed: Seed of the draws.
 
     Raises:
-        InputError: No rows, or rows of other images.
+        InputError: There are no rows, or the images differ.
     """
     before = {row.image: row for row in composites}
     same = {row.image for row in rows} == before.keys() and len(rows) == len(before) == len(composites)
     if not rows or not same:
         raise InputError(
             "rows",
-            "of the method and of the composites are not of the same images, one row each",
-            "Score both on one set, by one protocol.",
+            "of the method and of the composites must have the same images, one row each",
+            "Score both on the same set with the same protocol.",
         )
     subsets = sorted({row.subset for row in rows})
     groups = [(ALL, list(rows))]
@@ -63,10 +63,10 @@ def gains(
 
 
 def mean_psnr(rows: Sequence[Row], *, resamples: int = 2000, seed: int = 0) -> tuple[float, Interval]:
-    """Return the mean PSNR of rows and its bootstrap interval, for images that needed no change.
+    """Return the mean PSNR of rows and its bootstrap interval, for images that need no change.
 
     Raises:
-        InputError: No rows.
+        InputError: There are no rows.
     """
     if not rows:
         raise InputError("rows", "are none")
@@ -76,7 +76,7 @@ def mean_psnr(rows: Sequence[Row], *, resamples: int = 2000, seed: int = 0) -> t
 
 
 def gains_markdown(sets: Mapping[str, Sequence[Gain]]) -> str:
-    """Return one table of several sets of composites, a row for each set and kind of mismatch."""
+    """Format several sets of composites as one Markdown table, a row for each set and kind of mismatch."""
     lines = [
         "| composites | kind | images | PSNR gain (dB) | 95 % interval | fMSE left | made worse |",
         "|---|---|" + "---:|" * 5,
@@ -97,7 +97,7 @@ def gains_markdown(sets: Mapping[str, Sequence[Gain]]) -> str:
 
 
 def untouched_markdown(sets: Mapping[str, Sequence[Row]]) -> str:
-    """Return a table of sets of photographs that needed no change: how near the results stay to them."""
+    """Format the PSNR of results on photographs that need no change as a Markdown table, one row per set."""
     lines = ["| photographs | images | PSNR (dB) | 95 % interval |", "|---|---:|---:|---:|"]
     for name, rows in sets.items():
         mean, interval = mean_psnr(rows)
@@ -113,7 +113,7 @@ def _gain(
     differences = np.array([[after["psnr"] - first["psnr"]] for after, first in pairs])
     photographs = [row.photograph for row in rows]
     interval = bootstrap_intervals(differences, photographs, resamples=resamples, seed=seed)[0]
-    # fMSE is not defined for an empty foreground: such an image counts in neither sum.
+    # fMSE is undefined for an empty foreground; such an image counts in neither mean.
     errors = [(a["fmse"], b["fmse"]) for a, b in pairs if "fmse" in a and "fmse" in b]
     left, whole = (sum(column) for column in zip(*errors, strict=True)) if errors else (0.0, 0.0)
     worse = float(np.mean([after["mse"] > first["mse"] for after, first in pairs]))

@@ -1,7 +1,7 @@
-"""Scores in the forms that the Hugging Face Hub reads: `model-index` of a model card, and `.eval_results/`.
+"""Scores in the formats of the Hugging Face Hub: `model-index` of a model card, and `.eval_results/`.
 
-Both come from the same tables. A task of `.eval_results` is named after protocol and metric, so that scores
-of different protocols are never ranked against each other.
+Both are made from the same tables. The task name in `.eval_results` contains protocol and metric, so that the
+Hub never ranks scores of different protocols against each other.
 """
 
 import os
@@ -24,18 +24,18 @@ _TASK = "image-to-image"
 def model_index_results(
     tables: Tables, method: str, *, dataset: str, dataset_name: str, split: str = "test"
 ) -> list[EvalResult]:
-    """Return the scores of a method over all images and by subset, as `model-index` has them.
+    """Return the scores of a method over all images and by subset, in the form of `model-index`.
 
     Args:
-        tables: From `make_tables`.
-        method: Method in them.
+        tables: Tables from `make_tables`.
+        method: Name of a method in the tables.
         dataset: Identifier of the data set, such as `iharmony4` or its Hub id.
-        dataset_name: Its name for people.
-        split: Which part was scored.
+        dataset_name: Display name of the data set.
+        split: Split that was scored.
 
     Returns:
-        One result a protocol, subset and metric; the name tells the protocol, the value has the decimals of
-        the printed tables.
+        One result per protocol, subset and metric. The metric name contains the protocol. The value has the
+        decimals of the printed tables.
 
     Raises:
         InputError: The tables do not have the method.
@@ -64,30 +64,30 @@ def model_index_results(
 
 
 def merge_into_card(card: str | os.PathLike[str], model_name: str, results: list[EvalResult]) -> None:
-    """Put results into the YAML front matter of a model card; all else in it stays.
+    """Merge results into the YAML front matter of a model card. All other content is kept.
 
-    A result of the same task, data set, split and metric is replaced; others are kept. Merging twice
-    changes nothing more.
+    A result of the same task, data set, split and metric is replaced; other results are kept. Merging the
+    same results again changes nothing.
 
     Args:
         card: `README.md` of the model.
-        model_name: Name of the model in the index, kept as it is where the card has one.
-        results: From `model_index_results`.
+        model_name: Name of the model in the index. A name already in the card is kept.
+        results: Results from `model_index_results`.
 
     Raises:
-        InputError: The card cannot be read, or its front matter is no YAML of a model card.
+        InputError: The card cannot be read, or its front matter is not valid YAML of a model card.
     """
     path = Path(card)
     try:
-        # Bytes, so that the ends of lines stay as they are.
+        # Read bytes, so that line endings are kept.
         content = path.read_bytes().decode("utf-8")
         loaded = ModelCard(content)
     except OSError as error:
         raise InputError(path, f"cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(path, f"is no model card with YAML front matter: {reason}") from None
-    data: Any = loaded.data  # its class is ModelCardData, whatever the annotation says
+        raise InputError(path, f"is not a model card with YAML front matter: {reason}") from None
+    data: Any = loaded.data  # the class is ModelCardData, despite the annotation
     kept = {_key(result): result for result in data.eval_results or []}
     data.eval_results = list((kept | {_key(result): result for result in results}).values())
     data.model_name = data.model_name or model_name
@@ -103,21 +103,21 @@ def write_eval_results(
     revision: str | None = None,
     date: str | None = None,
 ) -> list[Path]:
-    """Write `FOLDER/.eval_results/NAME_PROTOCOL.yaml`, one file a protocol, with the scores over all images.
+    """Write `FOLDER/.eval_results/NAME_PROTOCOL.yaml`, one file per protocol, with scores over all images.
 
     Args:
-        folder: Folder of the model's repository.
-        tables: From `make_tables`.
-        method: Method in them.
+        folder: Folder of the model repository.
+        tables: Tables from `make_tables`.
+        method: Name of a method in the tables.
         dataset: Hub id of the benchmark data set, `owner/name`.
         revision: Commit of the data set that was used.
-        date: Day of the evaluation, as 2026-01-31.
+        date: Date of the evaluation, for example 2026-01-31.
 
     Returns:
-        The files.
+        The files written.
 
     Raises:
-        InputError: The tables do not have the method, or `dataset` is no id.
+        InputError: The tables do not have the method, or `dataset` is not a Hub id.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
         raise InputError("dataset", f"is {dataset!r}", "Give the Hub id of the data set, owner/name.")
@@ -166,7 +166,7 @@ def _notes(group: Group, metric: str) -> str:
 
 
 def _key(result: EvalResult) -> tuple[object, ...]:
-    """Say what a result is of: two with the same key are one measured twice."""
+    """Return the identity of a result: results with the same key replace each other."""
     protocol = (result.metric_args or {}).get("protocol")
     place = (result.dataset_type, result.dataset_name, result.dataset_config, result.dataset_split)
     return (result.task_type, *place, protocol, result.metric_type, result.metric_name)

@@ -1,4 +1,4 @@
-"""Which composites a report shows, as pictures: best, median and worst by the gain in PSNR."""
+"""Selection of the composites that a report shows as pictures: best, median and worst gain in PSNR."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from PIL import Image, ImageDraw, ImageFont
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.metrics.score_rows import Row
 
-ERROR_LEVELS = 40  # 8-bit levels at which the error map is darkest, the same for every case
-# From paper over red to near black, of evenly falling lightness: the anchors of an error map. Most of a map
-# is background without error, which shall be no black slab on a page.
+ERROR_LEVELS = 40  # error in 8-bit levels at which the map is darkest, the same for every case
+# Anchor colours of the error map: off-white to red to near black, with evenly decreasing lightness. Most of a
+# map is background without error and must not be black on a light page.
 ERROR_COLORS = ((249, 247, 243), (247, 190, 130), (221, 96, 66), (142, 25, 75), (40, 8, 48))
 
-# Pixels of the picture sheet; two blocks with their margins make 1,600.
+# Sizes in the picture sheet, in pixels. Two blocks with margins are 1,600 pixels wide.
 _CELL, _TALLEST, _GAP, _BETWEEN, _MARGIN, _TOP, _CAPTION = 250, 210, 6, 36, 20, 74, 36
 _PAPER, _INK, _FAINT = (255, 255, 255), (28, 27, 25), (120, 117, 112)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image before and after: what the composite scores, and what the harmonized image does.
+    """Scores of one image before and after harmonization.
 
     Attributes:
         before: Row of the composite.
@@ -33,13 +33,13 @@ class Case:
 
     @property
     def gain(self) -> float:
-        """Rise of PSNR in dB."""
+        """Gain in PSNR, in dB."""
         return self.after.scores["psnr"] - self.before.scores["psnr"]
 
 
 @dataclass(frozen=True)
 class CasePictures:
-    """The pictures of a case, each `(H, W, 3)` uint8 and of one size."""
+    """The pictures of a case, each `(H, W, 3)` uint8 and of the same size."""
 
     case: Case
     composite: np.ndarray
@@ -48,10 +48,10 @@ class CasePictures:
 
 
 def pair_cases(composites: Sequence[Row], harmonized: Sequence[Row]) -> list[Case]:
-    """Match the rows of the composites with those of a method; images that one lacks are left out.
+    """Match the rows of the composites with the rows of a method. Images missing in either are left out.
 
     Raises:
-        InputError: No image is in both with its PSNR.
+        InputError: No image has a PSNR in both.
     """
     before = {(row.protocol, row.image): row for row in composites if "psnr" in row.scores}
     cases = [
@@ -65,20 +65,23 @@ def pair_cases(composites: Sequence[Row], harmonized: Sequence[Row]) -> list[Cas
 
 
 def choose_cases(cases: Sequence[Case], count: int) -> dict[str, list[Case]]:
-    """Choose the best, median and worst cases by gain, no photograph twice in a group and no case in two.
+    """Select the best, median and worst cases by gain.
+
+    A photograph occurs at most once in a group, and a case in at most one group.
 
     Args:
         cases: All cases.
-        count: Cases a group; fewer where there are fewer photographs.
+        count: Number of cases per group. A group has fewer if there are too few photographs.
 
     Returns:
-        `"best"` from the largest gain down, `"median"` around the median gain, `"worst"` from the lowest up.
+        `"best"` in decreasing order of gain, `"median"` around the median gain, `"worst"` in increasing
+        order.
 
     Raises:
         InputError: `count` is below 1.
     """
     if count < 1:
-        raise InputError("cases", f"are {count} a group", "Show at least one.")
+        raise InputError("cases", f"must be at least 1 per group, got {count}")
     ranked = sorted(cases, key=lambda case: (-case.gain, case.after.image))
     middle = float(np.median([case.gain for case in cases]))
     by_distance = sorted(ranked, key=lambda case: (abs(case.gain - middle), case.after.image))
@@ -98,7 +101,7 @@ def choose_cases(cases: Sequence[Case], count: int) -> dict[str, list[Case]]:
 
 
 def error_map(harmonized: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Color the absolute difference, mean over the channels, on a scale that ends at `ERROR_LEVELS`.
+    """Colour the absolute difference, averaged over the channels, on a scale from 0 to `ERROR_LEVELS`.
 
     Args:
         harmonized: `(H, W, 3)` uint8.
@@ -114,10 +117,10 @@ def error_map(harmonized: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def picture_sheet(groups: Mapping[str, Sequence[CasePictures]], method: str) -> Image.Image:
-    """Draw cases as one picture: a block a group, in it a line a case, composite | harmonized | real.
+    """Draw cases as one picture with a block per group and a line per case: composite | harmonized | real.
 
     Args:
-        groups: Cases by the title of their block; two blocks are 1,600 pixels wide.
+        groups: Cases by the title of their block. Two blocks are 1,600 pixels wide.
         method: Name of the method, for the heading.
 
     Returns:
@@ -146,7 +149,7 @@ def picture_sheet(groups: Mapping[str, Sequence[CasePictures]], method: str) -> 
 
 
 def case_caption(case: Case) -> str:
-    """Return PSNR before and after, the gain, and which image it is, in letters that any font has.
+    """Return PSNR before and after, the gain and the image name, in ASCII characters.
 
     Example:
         >>> before, after = (Row("c1_1_1", "HCOCO", 0.1, "", {"psnr": value}) for value in (24.0, 35.5))
@@ -159,7 +162,7 @@ def case_caption(case: Case) -> str:
 
 
 def _fit(pixels: np.ndarray) -> tuple[int, int]:
-    """Return width and height of the largest picture of these proportions in a cell of the sheet."""
+    """Return width and height of a picture scaled to fit a cell of the sheet."""
     height, width = pixels.shape[:2]
     scale = min(_CELL / width, _TALLEST / height)
     return max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,4 +1,4 @@
-"""Scatter plots as SVG that needs no script: colours and type come from the page's style sheet."""
+"""Scatter plots as SVG without scripts. Colours and fonts come from the style sheet of the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ class Axis:
     """One axis of a plot.
 
     Attributes:
-        label: What it shows, with the unit.
+        label: Quantity and unit.
         low: Lower end.
         high: Upper end.
-        ticks: Values that are marked.
-        logarithmic: Whether it is divided by powers.
-        percent: Whether the marks are shares to be printed in per cent.
+        ticks: Values with a tick mark.
+        logarithmic: True for a logarithmic scale.
+        percent: True if tick labels are printed in per cent.
     """
 
     label: str
@@ -32,16 +32,16 @@ class Axis:
     percent: bool = False
 
     def place(self, values: np.ndarray | float) -> np.ndarray:
-        """Return where values lie on the axis, 0 to 1 between the ends."""
+        """Return positions of values on the axis, 0 at the lower and 1 at the upper end."""
         low, high, at = self.low, self.high, np.asarray(values, np.float64)
         if self.logarithmic:
-            # What is smaller than the axis begins stands at its beginning.
+            # Values below the lower end are placed at the lower end.
             low, high, at = math.log(low), math.log(high), np.log(np.maximum(at, low))
         return (at - low) / (high - low)
 
 
 def linear_axis(label: str, values: np.ndarray) -> Axis:
-    """Return an axis with round marks that holds all values.
+    """Return an axis with round tick values that covers all values.
 
     Example:
         >>> linear_axis("PSNR", np.array([21.0, 38.5])).ticks
@@ -74,15 +74,15 @@ def scatter_svg(
     reference: Sequence[tuple[float, float]] = (),
     rings: Sequence[tuple[float, float, str]] = (),
 ) -> str:
-    """Draw points by group, a reference line, and rings round points that the page tells more of.
+    """Draw points by group, a reference line, and rings around points that the page shows in detail.
 
     Args:
-        points: x and y of each group, `(N,)` each; groups are told apart by the classes `p0`, `p1`, ….
+        points: x and y of each group, `(N,)` each. Groups have the classes `p0`, `p1`, ….
         x_axis: Horizontal axis.
         y_axis: Vertical axis.
-        title: What the plot shows, for those who cannot see it.
+        title: Text description of the plot, for screen readers.
         reference: Points of the line that separates gain from loss.
-        rings: x, y and the text that a pointer finds there.
+        rings: x, y and tooltip of each ring.
 
     Returns:
         An `<svg>` element.

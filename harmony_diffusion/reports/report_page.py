@@ -1,4 +1,4 @@
-"""The report of one method as one HTML page that needs nothing else: no script, no font, no other file."""
+"""Report of one method as a self-contained HTML page without scripts, fonts or other files."""
 
 import base64
 import io
@@ -28,8 +28,8 @@ from harmony_diffusion.reports.table_formats import (
 )
 from harmony_diffusion.reports.tables import Tables
 
-_SIDE = 520  # pixels of a stored picture, about twice what is shown
-_COLORS = 5  # groups of points that have a colour of their own; the last one takes all others
+_SIDE = 520  # side of a stored picture in pixels, about twice the displayed size
+_COLORS = 5  # number of point groups with separate colours; the last group contains all remaining subsets
 _TITLES = {"best": "Largest gain", "median": "Median gain", "worst": "Smallest gain or largest loss"}
 
 
@@ -42,16 +42,16 @@ def report_page(
     facts: Sequence[str],
     by_protocol: Tables | None = None,
 ) -> str:
-    """Write the page.
+    """Return the report as an HTML page.
 
     Args:
-        method: Name of the method that is reported.
-        baseline: Name under which the tables hold the composites themselves.
-        tables: Of one protocol, with both and perhaps other methods.
-        cases: Every image before and after.
+        method: Name of the method.
+        baseline: Name of the method `identity` (the composites) in the tables.
+        tables: Tables of one protocol, with `method`, `baseline` and optionally other methods.
+        cases: Every image before and after harmonization.
         pictures: The cases to show, by group.
-        facts: Lines for the notes, HTML: data, protocol, command.
-        by_protocol: Of all protocols, to show them side by side.
+        facts: Lines of the notes as HTML: data, protocol, command.
+        by_protocol: Tables of all protocols, to show them side by side.
 
     Returns:
         HTML.
@@ -66,13 +66,13 @@ def report_page(
         f"harmonization. PSNR rises in {better:.1f} % of them.",
         figures=_figures(method, baseline, tables),
         tables=_tables(tables, by_protocol),
-        scatter_text="A point is one image. In the first chart the method helps above the dashed line and "
-        "harms below it; the second shows the gain against the size of the foreground. Rings mark the cases "
-        "that are shown as pictures.",
+        scatter_text="Each point is one image. In the first chart, points above the dashed line improved and "
+        "points below it became worse. The second chart shows the gain against the foreground ratio. Rings "
+        "mark the cases shown as pictures.",
         charts=_charts(method, points, pictures),
         key=_key(points),
-        cases_text="Composite, result, ground truth, and the absolute difference of result and ground truth, "
-        "on one scale for all cases. No photograph is shown twice in a group.",
+        cases_text="Composite, result, ground truth, and absolute difference between result and ground "
+        "truth, on the same scale for all cases. A photograph occurs at most once in a group.",
         error_levels=ERROR_LEVELS,
         error_colors=", ".join(f"rgb({r} {g} {b})" for r, g, b in ERROR_COLORS),
         cases="\n".join(_group(group, members, method) for group, members in pictures.items()),
@@ -138,7 +138,7 @@ def _table(spans: Sequence[tuple[str, int]], heads: Sequence[str], body: Sequenc
 
 
 def _score_cell(text: str) -> str:
-    """Put the interval under its mean, small; minus signs are as wide as plus signs."""
+    """Put the interval in small type under its mean, with minus signs as wide as plus signs."""
     text = re.sub(r"(?<![\w.])-(?=[\d.])", "−", text)
     mean, _, interval = text.partition(" [")
     low, _, high = interval.rstrip("]").partition(", ")
@@ -146,7 +146,7 @@ def _score_cell(text: str) -> str:
 
 
 def _points(cases: Sequence[Case]) -> dict[str, list[Case]]:
-    """Group cases by subset; what is beyond the number of colours is one group."""
+    """Group cases by subset. Subsets beyond the number of colours form one group."""
     names = sorted({case.after.subset for case in cases})
     kept = names if len(names) <= _COLORS else names[: _COLORS - 1]
     points: dict[str, list[Case]] = {name: [] for name in kept}

@@ -24,14 +24,14 @@ TITLES = {
 }
 DECIMALS = {"mse": 2, "psnr": 2, "fmse": 2, "fpsnr": 2, "ssim": 4, "fssim": 4, "bmse": 3, "lpips": 4}
 HEADLINE = ("psnr", "mse", "fmse")
-_DIGITS = 6  # of CSV and JSON
+_DIGITS = 6  # decimals in CSV and JSON
 ARROWS = {True: "↑", False: "↓"}
 _LATEX_ARROWS = {True: r"$\uparrow$", False: r"$\downarrow$"}
 HEADINGS = {"all": "All images", "subset": "By subset", "ratio": "By foreground ratio"}
 
 
 def to_json(tables: Tables) -> str:
-    """Return everything the tables hold, numbers with six decimals."""
+    """Return the full content of the tables as JSON, numbers with six decimals."""
     groups = [
         {
             "method": group.method,
@@ -71,7 +71,7 @@ def _score_fields(score: Score) -> dict[str, Any]:
 
 
 def to_csv(tables: Tables) -> str:
-    """Return one line a method, protocol, group and metric, numbers with six decimals."""
+    """Return CSV with one line per method, protocol, group and metric, numbers with six decimals."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("method", "protocol", "kind", "name", "metric", "count", "mean", "low", "high"))
@@ -85,7 +85,7 @@ def to_csv(tables: Tables) -> str:
 
 
 def to_markdown(tables: Tables) -> str:
-    """Return the tables to read: intervals for all images, means for the parts; the best is bold."""
+    """Return the tables as Markdown: intervals for all images, means for groups, best values in bold."""
     lines = []
     if len(tables.protocols) > 1:
         spans, heads, body = side_by_side(tables, ARROWS)
@@ -118,7 +118,7 @@ def to_markdown(tables: Tables) -> str:
 
 
 def to_latex(tables: Tables) -> str:
-    """Return one `tabular` a table for the package booktabs, with the same cells as the Markdown."""
+    """Return one LaTeX `tabular` per table for the package booktabs, with the same cells as the Markdown."""
     lines = []
     if len(tables.protocols) > 1:
         lines += _latex_table("Protocols side by side", *side_by_side(tables, _LATEX_ARROWS))
@@ -135,19 +135,19 @@ def to_latex(tables: Tables) -> str:
 def side_by_side(
     tables: Tables, arrows: Mapping[bool, str]
 ) -> tuple[list[tuple[str, int]], list[str], list[list[str]]]:
-    """Return cells of all images under every protocol, as `layout_table`: protocols down, methods across."""
+    """Lay out the scores over all images under every protocol, as in `layout_table`: protocols are rows."""
     turned = [
         replace(group, method=group.protocol, name=group.method, kind="subset")
         for group in tables.groups
         if group.kind == "all"
     ]
-    # Which protocol gives the better number says nothing, so nothing is bold.
+    # Values of different protocols are not comparable, so nothing is bold.
     spans, heads, body = layout_table(turned, "subset", str, arrows)
     return spans, ["protocol", *heads[1:]], body
 
 
 def p_text(p_value: float) -> str:
-    """Return a p-value as it is printed.
+    """Format a p-value.
 
     Example:
         >>> p_text(0.0312), p_text(0.00009999)
@@ -157,19 +157,19 @@ def p_text(p_value: float) -> str:
 
 
 def better_share(test: PairedTest, metric: str) -> float:
-    """Return the share of images in which the first method is better; ties count half."""
+    """Return the share of images where the first method is better. Ties count half."""
     return test.first_larger if metric in HIGHER_IS_BETTER else 1 - test.first_larger
 
 
 def number_text(value: float, metric: str) -> str:
-    """Return a mean with the decimals of its metric; a dash for NaN."""
+    """Format a mean with the decimals of its metric. NaN gives a dash."""
     return "–" if math.isnan(value) else f"{value:.{DECIMALS[metric]}f}"
 
 
 def layout_table(
     groups: Sequence[Group], kind: str, bold: Callable[[str], str], arrows: Mapping[bool, str]
 ) -> tuple[list[tuple[str, int]], list[str], list[list[str]]]:
-    """Return labels with the columns they span, column heads, and the body: methods down, scores across."""
+    """Return labels with their column spans, column heads, and the body with one row per method."""
     methods = list(dict.fromkeys(group.method for group in groups))
     parts = [name for name in RATIO_BINS if kind == "ratio"] or list(dict.fromkeys(g.name for g in groups))
     present = [metric for metric in METRICS if any(metric in group.scores for group in groups)]
@@ -202,7 +202,7 @@ def layout_table(
 
 
 def interval_text(interval: Interval, metric: str) -> str:
-    """Return an interval with the decimals of its metric, in brackets."""
+    """Format an interval with the decimals of its metric, in brackets."""
     return f"[{number_text(interval.low, metric)}, {number_text(interval.high, metric)}]"
 
 

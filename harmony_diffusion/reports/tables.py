@@ -1,7 +1,7 @@
-"""Per-image rows to tables: all images, by subset, by foreground ratio, and one method against another.
+"""Tables from per-image rows: all images, by subset, by foreground ratio, and comparisons of two methods.
 
-Every number is the mean over the images of its group; "all" is never a mean of subsets' means. Means are
-summed exactly, so they do not depend on the order of the rows.
+Every number is the mean over the images of its group; "all" is never a mean of subset means. Sums are exact,
+so means do not depend on the order of the rows.
 """
 
 import math
@@ -14,7 +14,7 @@ from harmony_diffusion.errors import InputError
 from harmony_diffusion.metrics.bootstrap import Interval, PairedTest, bootstrap_intervals, paired_test
 from harmony_diffusion.metrics.score_rows import METRICS, Row, protocols_of
 
-# Lower bound excluded, upper bound included; the first bin takes 0, too.
+# The lower bound is excluded, the upper bound included. The first bin also contains 0.
 RATIO_BINS = {"0-5": (0.0, 0.05), "5-15": (0.05, 0.15), "15-100": (0.15, 1.0)}
 _SUBSET_ORDER = ("HCOCO", "HAdobe5k", "HFlickr", "Hday2night")
 
@@ -24,9 +24,9 @@ class Score:
     """Mean of one metric over a group.
 
     Attributes:
-        count: Images that have the metric.
-        mean: Mean over them, NaN where there is none.
-        interval: Bootstrap interval of the mean; None where it was not asked for or there is no image.
+        count: Number of images that have the metric.
+        mean: Mean over these images; NaN if there is none.
+        interval: Bootstrap interval of the mean; None if not requested or if there is no image.
     """
 
     count: int
@@ -40,11 +40,11 @@ class Group:
 
     Attributes:
         method: Name of the method.
-        protocol: Name of the protocol, empty where there is none.
+        protocol: Name of the protocol; empty if there is none.
         kind: `"all"`, `"subset"` or `"ratio"`.
         name: `"all"`, the subset, or a key of `RATIO_BINS`.
-        count: Images in the group.
-        scores: By metric; only metrics that some row of the method has.
+        count: Number of images in the group.
+        scores: Scores by metric, for metrics that at least one row of the method has.
     """
 
     method: str
@@ -57,7 +57,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another on the same images under one protocol; `tests` by metric."""
+    """Comparison of two methods on the same images under one protocol, with `tests` by metric."""
 
     first: str
     second: str
@@ -67,7 +67,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tables:
-    """What `make_tables` returns: the groups, comparisons, and what a reader of the numbers must know."""
+    """Result of `make_tables`: groups, comparisons, and notes for the reader of the numbers."""
 
     groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...] = ()
@@ -75,7 +75,7 @@ class Tables:
 
     @property
     def protocols(self) -> list[str]:
-        """Names of the protocols in order."""
+        """Names of the protocols in order of first occurrence."""
         return list(dict.fromkeys(group.protocol for group in self.groups))
 
     def of(self, protocol: str, kind: str) -> list[Group]:
@@ -95,23 +95,25 @@ def make_tables(
 
     Args:
         methods: Rows by method.
-        comparisons: Pairs of methods to test against each other.
-        resamples: Bootstrap draws; 0 for no intervals.
-        confidence: Of the intervals.
-        seed: Of the draws.
+        comparisons: Pairs of methods to compare.
+        resamples: Number of bootstrap draws; 0 computes no intervals.
+        confidence: Confidence of the intervals, in (0, 1).
+        seed: Seed of the draws.
 
     Returns:
-        The tables; groups without images are left out.
+        The tables. Groups without images are left out.
 
     Raises:
-        InputError: No rows; options out of range; or methods to compare that are not there or have no image
-            in common.
+        InputError: A method has no rows, an option is out of range, or methods to compare do not exist or
+            have no image in common.
     """
     if not methods or not all(methods.values()):
         empty = [method for method, rows in methods.items() if not rows]
         raise InputError(", ".join(empty) or "rows", "has no row", "Evaluate some images first.")
     if resamples < 0 or not 0 < confidence < 1:
-        raise InputError("resamples, confidence", f"are {resamples}, {confidence}", "Give 0 or more, 0 to 1.")
+        raise InputError(
+            "resamples, confidence", f"are {resamples}, {confidence}", "Give 0 or more, and 0 to 1."
+        )
     groups: list[Group] = []
     for protocol in protocols_of(row for rows in methods.values() for row in rows):
         for method, rows in methods.items():
@@ -127,7 +129,7 @@ def make_tables(
 
 
 def ratio_bin(foreground_ratio: float) -> str | None:
-    """Return the key of `RATIO_BINS`, None where the ratio is not known.
+    """Return the key of `RATIO_BINS` for a foreground ratio, or None if the ratio is NaN.
 
     Example:
         >>> ratio_bin(0.05), ratio_bin(0.0501), ratio_bin(1.0)
@@ -201,7 +203,7 @@ def _compare(
 
 
 def _notes(methods: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Tell which images a mean leaves out, and where methods were not scored on the same images."""
+    """Describe images that a mean leaves out, and methods that were scored on different images."""
     notes = []
     images: dict[str, set[tuple[str, str]]] = {}
     for method, rows in methods.items():
@@ -219,7 +221,8 @@ def _notes(methods: Mapping[str, Sequence[Row]]) -> list[str]:
             for n, names in missing.items():
                 plural = "image" if n == 1 else "images"
                 notes.append(
-                    f"{shown}: {n} {plural} without {', '.join(names)} (empty foreground), left out there."
+                    f"{shown}: {n} {plural} without {', '.join(names)} (empty foreground), "
+                    "left out of these means."
                 )
             if n := sum(math.isnan(row.foreground_ratio) for row in members):
                 notes.append(f"{shown}: {n} of {len(members)} images without a foreground ratio, in no bin.")

@@ -1,7 +1,8 @@
-"""Bradley-Terry scores from pairwise votes, the measure of the field's user studies.
+"""Bradley-Terry scores from pairwise votes, the usual measure in user studies on harmonization.
 
-The chance that method i is preferred to j is `1 / (1 + exp(s_j - s_i))` (Bradley and Terry 1952); scores are
-the most likely ones, found by Hunter's iteration (2004), and sum to 0. A tie is half a vote for each side.
+The probability that method i is preferred to j is `1 / (1 + exp(s_j - s_i))` (Bradley and Terry 1952). The
+scores are the maximum-likelihood scores with sum 0, computed with Hunter's iteration (2004). A tie counts as
+half a vote for each side.
 """
 
 import csv
@@ -23,10 +24,10 @@ class Vote:
     """One answer to "which of the two looks more natural?".
 
     Attributes:
-        first: A method.
-        second: Another one.
-        preference: 1 if the first was preferred, 0 if the second, 0.5 for a tie.
-        voter: Who answered, empty where it is not known.
+        first: First method.
+        second: Second method.
+        preference: 1 if the first method was preferred, 0 if the second, 0.5 for a tie.
+        voter: Identifier of the voter; empty if unknown.
     """
 
     first: str
@@ -40,12 +41,12 @@ class Rank:
     """Score of a method.
 
     Attributes:
-        method: Its name.
-        score: Bradley-Terry score; e to the difference of two scores is the odds of being preferred.
+        method: Name of the method.
+        score: Bradley-Terry score. `exp(s_i - s_j)` is the odds that method i is preferred to j.
         low: Lower bound of the interval.
-        high: Upper bound.
-        wins: Votes for it, ties as halves.
-        votes: Votes in which it took part.
+        high: Upper bound of the interval.
+        wins: Votes for the method; a tie counts half.
+        votes: Votes on pairs with the method.
     """
 
     method: str
@@ -57,13 +58,13 @@ class Rank:
 
 
 def read_votes(path: str | os.PathLike[str]) -> list[Vote]:
-    """Read votes from a CSV file with the columns `first,second,winner` and, if it is known, `voter`.
+    """Read votes from a CSV file with the columns `first,second,winner` and optionally `voter`.
 
     Args:
-        path: The file; `winner` is one of the two names or `tie`.
+        path: The file. `winner` is one of the two names or `tie`.
 
     Raises:
-        InputError: It cannot be read, lacks a column, or a line is no vote between two methods.
+        InputError: The file cannot be read or lacks a column, or a line is not a vote between two methods.
     """
     path = Path(path)
     try:
@@ -79,7 +80,7 @@ def read_votes(path: str | os.PathLike[str]) -> list[Vote]:
 def _vote(cells: dict[str, str], place: str) -> Vote:
     first, second, winner = ((cells[key] or "").strip() for key in ("first", "second", "winner"))
     if not first or not second or first == second:
-        raise InputError(place, f"is no vote between two methods: {first!r} and {second!r}")
+        raise InputError(place, f"is not a vote between two methods: {first!r} and {second!r}")
     preferences = {first: 1.0, second: 0.0, TIE: 0.5}
     if winner not in preferences:
         raise InputError(place, f"the winner {winner!r} is neither {first!r} nor {second!r} nor {TIE!r}")
@@ -89,23 +90,23 @@ def _vote(cells: dict[str, str], place: str) -> Vote:
 def rank_votes(votes: Sequence[Vote], *, confidence: float = 0.95) -> list[Rank]:
     """Score methods by pairwise votes.
 
-    Intervals are normal ones from the curvature of the likelihood. Where every vote names its voter and there
-    are several, they allow for the votes of one person being alike (White's sandwich, by voter); otherwise
-    votes count as independent.
+    The intervals are normal approximations from the curvature of the likelihood. If every vote names its
+    voter and there are several voters, the intervals account for correlated votes of one voter (White's
+    sandwich estimator, clustered by voter). Otherwise votes are treated as independent.
 
     Args:
-        votes: At least one; see `Vote`.
-        confidence: Of the intervals.
+        votes: The votes, at least one.
+        confidence: Confidence of the intervals, in (0, 1).
 
     Returns:
-        One rank a method, the best first.
+        One rank per method, the best first.
 
     Raises:
-        InputError: No votes; a confidence that is not between 0 and 1; or some methods never win against, or
-            never lose to, the others, so that no finite score is the most likely one.
+        InputError: There are no votes, the confidence is not between 0 and 1, or some methods never win
+            against (or never lose to) the others. In the last case the most likely scores are infinite.
     """
     if not votes:
-        raise InputError("votes", "are none", "Collect some first.")
+        raise InputError("votes", "is empty", "Collect some votes first.")
     if not 0 < confidence < 1:
         raise InputError("confidence", f"is {confidence}", "Give a share between 0 and 1.")
     methods = sorted({name for vote in votes for name in (vote.first, vote.second)})
@@ -128,12 +129,13 @@ def rank_votes(votes: Sequence[Vote], *, confidence: float = 0.95) -> list[Rank]
 
 
 def bradley_terry(wins: np.ndarray, *, tolerance: float = 1e-12, limit: int = 100_000) -> np.ndarray:
-    """Return the most likely scores, `(M,)`, summing to 0, for `wins[i, j]` votes for i against j.
+    """Compute the maximum-likelihood scores, `(M,)` with sum 0.
 
     Args:
-        wins: `(M, M)`, not negative, 0 on the diagonal; any two methods linked by wins in both directions.
-        tolerance: Largest change of a score at which the iteration ends.
-        limit: Most iterations.
+        wins: `wins[i, j]` is the number of votes for i against j, `(M, M)`, at least 0, with diagonal 0.
+            Every method must be connected to every other by a chain of wins in both directions.
+        tolerance: The iteration ends when no score changes by more than this.
+        limit: Largest number of iterations.
 
     Example:
         >>> bradley_terry(np.array([[0, 3], [1, 0]])).round(4)  # log(3) apart
@@ -172,11 +174,11 @@ def _covariance(
 
 
 def _check_connected(wins: np.ndarray, methods: Sequence[str]) -> None:
-    """Refuse votes in which one part of the methods never won against the rest (Ford 1957)."""
+    """Raise an error if a group of methods never won against the others (Ford 1957)."""
     for links, verb in ((wins > 0, "win"), (wins.T > 0, "lose")):
         reached, queue = {0}, [0]
         while queue:
-            # From a method to those it won against (or lost to), and on from there.
+            # Follow wins (or losses) from method to method.
             found = set(np.flatnonzero(links[queue.pop()]).tolist()) - reached
             reached |= found
             queue += found

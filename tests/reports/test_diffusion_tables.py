@@ -130,5 +130,5 @@ def test_distances_are_read(tmp_path):
     path.write_text(json.dumps({"fid": 12.5, "kid": 0.002, "generated": 2000, "real": 2000}))
     assert read_distances(tmp_path / "rows.csv") == {"pasted": Distances(12.5, 0.002, 2000)}
     path.write_text("{}")
-    with pytest.raises(InputError, match="is not what eval_fid"):
+    with pytest.raises(InputError, match="is not a result of eval_fid"):
         read_distances(tmp_path / "rows.csv")

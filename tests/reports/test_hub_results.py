@@ -92,7 +92,7 @@ def test_a_card_without_results_gets_its_name(tmp_path, tables):
 def test_a_broken_card_is_refused_and_left_alone(tmp_path, tables, text):
     path = tmp_path / "README.md"
     path.write_text(text)
-    with pytest.raises(InputError, match="is no model card"):
+    with pytest.raises(InputError, match="is not a model card"):
         merge_into_card(path, "hdnet_lite", results_of(tables))
     assert path.read_text() == text
     with pytest.raises(InputError, match="cannot be read"):

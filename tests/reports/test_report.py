@@ -79,7 +79,7 @@ def test_best_median_and_worst_are_chosen_by_gain(cases):
     assert list(chosen) == ["best", "median", "worst"]
     assert [[case.gain for case in group] for group in chosen.values()] == [[9, 5], [1, 0], [-8, -4]]
 
-    with pytest.raises(InputError, match="are 0 a group"):
+    with pytest.raises(InputError, match="at least 1 per group, got 0"):
         choose_cases(cases, 0)
 
 

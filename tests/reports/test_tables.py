@@ -71,7 +71,7 @@ def test_empty_foregrounds_are_counted_and_skipped_with_a_line():
     total = tables.of("", "all")[0]
     assert (total.scores["mse"].count, total.scores["fmse"].count, total.scores["fmse"].mean) == (3, 2, 6.0)
     assert tables.notes == (
-        "m: 1 image without fmse (empty foreground), left out there.",
+        "m: 1 image without fmse (empty foreground), left out of these means.",
         "m: 1 of 3 images without a foreground ratio, in no bin.",
     )
     assert "1 image without fmse" in to_markdown(tables)

@@ -83,7 +83,7 @@ def test_a_method_that_always_wins_has_no_score():
         rank_votes([Vote("a", "b", 0.5), Vote("c", "d", 0.5)])
     with pytest.raises(InputError, match="confidence: is 95"):
         rank_votes([Vote("a", "b", 0.5)], confidence=95)
-    with pytest.raises(InputError, match="are none"):
+    with pytest.raises(InputError, match="votes: is empty"):
         rank_votes([])
 
 
@@ -97,7 +97,7 @@ def test_votes_are_read(tmp_path):
     ("text", "message"),
     [
         ("first,winner\na,a\n", "lacks the columns second"),
-        ("first,second,winner\na,a,a\n", ":2: is no vote between two methods"),
+        ("first,second,winner\na,a,a\n", ":2: is not a vote between two methods"),
         ("first,second,winner\na,b,c\n", ":2: the winner 'c' is neither"),
         ("first,second,winner\na,b\n", ":2: the winner '' is neither"),
     ],

@@ -72,7 +72,7 @@ def test_tables_are_written_in_every_format_and_again_to_the_byte(run, tmp_path)
     shown = run("make_tables.py", *arguments, tmp_path / "out").stdout
     assert "## Protocols side by side" in shown and "| protocol | identity (6) PSNR ↑ |" in shown
     assert "## Protocol `idih`" in shown and "**48.00** [48.00, 48.00] |" in shown
-    assert "1 image without fmse, fpsnr (empty foreground), left out there." in shown
+    assert "1 image without fmse, fpsnr (empty foreground), left out of these means." in shown
     run("make_tables.py", *arguments, tmp_path / "again")
     for suffix in ("md", "tex", "csv", "json"):
         name = f"tables.{suffix}"
