@@ -122,8 +122,8 @@ def list_models(has_weights: bool | None = None) -> list[str]:
     """List the registry names, in the order of the registry.
 
     Args:
-        has_weights: True for models whose trained weights come with the package; False for all others, which
-            are classical methods without weights and networks without included weights; None for every model.
+        has_weights: True lists models with trained weights in the package. False lists all others: classical
+            methods, which need no weights, and networks without included weights. None lists every model.
 
     Returns:
         Names for `create_model`.
@@ -159,7 +159,7 @@ def load_model(
         The model in evaluation mode, in float32.
 
     Raises:
-        InputTypeError: `name_or_path` is no string or path.
+        InputTypeError: `name_or_path` is not a string or path.
         CheckpointError: Unknown name, a network without weights, or a folder or repository that does not hold
             a model of the registry with all its weights. The message states what was found.
 
@@ -174,7 +174,7 @@ def load_model(
         )
     name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
     path = WEIGHTS / name if name in MODELS and has_weights(name) else Path(name)
-    # A folder that merely has the name of a method does not hide the method.
+    # A folder without config.json does not hide a method of the same name.
     if path.is_dir() and (name not in MODELS or (path / "config.json").is_file()):
         return _load_folder(path)
     if name not in MODELS and looks_like_repository(name):

@@ -44,7 +44,7 @@ _KEYS = (
 
 
 def apply_table(image: Tensor, table: Tensor) -> Tensor:
-    """Look every pixel up in a 3-D colour table, with trilinear interpolation.
+    """Apply a 3-D colour table to every pixel, with trilinear interpolation.
 
     Args:
         image: `(B, 3, H, W)` in [0, 1]; values outside count as the nearest end.
@@ -151,7 +151,7 @@ class CDTNet(HarmonyModel, ModelMixin, ConfigMixin):
             CDTNet-256, 512 for CDTNet-512.
 
     Raises:
-        InputError: `base_size` is no multiple of 8.
+        InputError: `base_size` is not a multiple of 8.
 
     Example:
         >>> model = CDTNet(base_size=32).eval()
@@ -231,7 +231,7 @@ class CDTNetSim(CDTNet):
         base_size: Side of the square, a multiple of 8, of the thumbnail of the encoder.
 
     Raises:
-        InputError: `base_size` is no multiple of 8.
+        InputError: `base_size` is not a multiple of 8.
 
     Example:
         >>> model = CDTNetSim(base_size=32).eval()

@@ -10,7 +10,7 @@ from torch import Tensor
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.origin import Origin
 
-# `seamlessClone` shrinks the mask by 3 pixels, drops its outermost row and column, and needs room around it.
+# `seamlessClone` shrinks the mask by 3 pixels, drops its outermost row and column, and needs a margin.
 SHRINKS_BY = 3
 PADDING = SHRINKS_BY + 2
 
@@ -56,8 +56,8 @@ class Poisson(HarmonyModel, ModelMixin, ConfigMixin):
     Pérez, Gangnet, Blake: Poisson image editing, SIGGRAPH 2003, solved by OpenCV `seamlessClone`. The source
     photograph around the foreground is not known in a composite, so gradients across the edge count as 0.
     OpenCV solves for the bounding box of the foreground; only the foreground is used. It computes in 8 bits;
-    the change of colour is added to the composite, which keeps finer steps. By its nature the method pulls
-    the colours of the whole foreground towards those beside it.
+    the change of colour is added to the composite, which keeps finer steps. The method always shifts the
+    colours of the whole foreground towards the colours of the adjacent background.
     """
 
     origin = Origin(
@@ -88,7 +88,7 @@ class Poisson(HarmonyModel, ModelMixin, ConfigMixin):
                 of the nearest of them. None for all pixels where the mask is 0.
 
         Returns:
-            `(B, 3, H, W)`; the composite where there is no foreground or no background.
+            `(B, 3, H, W)`. An image without foreground or without background is returned unchanged.
         """
         known = mask == 0 if reference is None else (mask == 0) & (reference > 0)
         change = torch.stack(

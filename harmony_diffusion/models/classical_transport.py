@@ -1,4 +1,4 @@
-"""Methods without trained weights that match whole distributions of colour, by channel or along turned axes.
+"""Methods without trained weights that match full colour distributions, by channel or along rotated axes.
 
 Both use one-dimensional optimal transport. It is computed exactly from weighted pixels and stored as a table,
 which acts on each pixel alone and therefore gives the same result at any resolution.
@@ -135,19 +135,19 @@ class HistogramMatching(ClassicalMethod, ModelMixin, ConfigMixin):
         return np.concatenate(tables).clip(0, 1)
 
     def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
-        """Look every value up in the table of its channel."""
+        """Apply the table of each channel to its values."""
         return look_up(colors, filters.view(3, -1), colors.new_zeros(3, 1), colors.new_ones(3, 1))
 
 
 class IDT(ClassicalMethod, ModelMixin, ConfigMixin):
-    """Give the foreground the whole colour distribution of the background, by matching along turned axes.
+    """Give the foreground the full colour distribution of the background, by matching along rotated axes.
 
     Iterative distribution transfer: Pitié, Kokaram, Dahyot: N-dimensional probability density function
     transfer and its application to colour transfer, ICCV 2005; Automated colour grading using colour
-    distribution transfer, CVIU 2007. Each iteration turns RGB, matches the distribution along each of the
-    three axes, and turns back. The rotations are fixed. Their axes keep away from earlier ones, similar to
-    the optimised sequence of the 2007 paper (`spread_rotations`). The regraining that hides stretched noise
-    in the papers is left out, because it is no map of colours.
+    distribution transfer, CVIU 2007. Each iteration rotates RGB, matches the distribution along each of the
+    three axes, and rotates back. The rotations are fixed. Their axes are far from earlier axes, similar to
+    the optimised sequence of the 2007 paper (`spread_rotations`). The regraining of the papers, which hides
+    stretched noise, is left out, because it is not a colour map.
 
     Filters are, for each iteration and axis, the first and the last position of the table and its 128
     entries, `(B, iterations * 3 * 130)`.
@@ -189,7 +189,7 @@ class IDT(ClassicalMethod, ModelMixin, ConfigMixin):
         return np.concatenate(filters)
 
     def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
-        """Turn, look up and turn back, iteration by iteration."""
+        """Rotate, apply the tables and rotate back, iteration by iteration."""
         rotations = torch.from_numpy(self.rotations).to(colors)
         for rotation, tables in zip(rotations, filters.view(len(rotations), 3, -1), strict=True):
             low, high, entries = tables[:, :1], tables[:, 1:2], tables[:, 2:]

@@ -21,11 +21,11 @@ from harmony_diffusion.models.origin import Origin
 from harmony_diffusion.morphology import dilate
 
 STRIDE = 16
-FILTERS = 21  # 3 rows of a matrix on 7 functions of the colour
+FILTERS = 21  # a 3 x 7 matrix, which acts on 7 functions of the colour
 _BINS = 9
-_LEVELS = 64  # of the histograms from which quantiles are read
+_LEVELS = 64  # levels of the histograms from which quantiles are computed
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-_RING = 4  # width, in every other pixel at 160, of the ring around the object
+_RING = 4  # width of the ring around the object, in steps of two pixels at an encoder size of 160
 _STATISTICS = 2 * (4 * 3 + 3 + 3 * _BINS) + 2
 _TONES = 3 * 4 * len(_QUANTILES)
 _BORDER_CHANNELS = 48
@@ -65,7 +65,7 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
     origin = Origin(title="ColorGrid, the default model of Harmony Diffusion", paper="")
     working_size = 320
     keeps_shape = False
-    antialias = True  # of the thumbnail; a window that is no square is squashed to one
+    antialias = True  # of the thumbnail; a window is resized to a square without keeping its aspect ratio
     context = 0.2
     predicts_filters = True
     filter_upsampling = "bilinear"
@@ -201,10 +201,10 @@ class BorderPairs(nn.Module):
 
 
 class RimPairs(nn.Module):
-    """Compare the colours just inside the mask's border with those just outside, and with those farther away.
+    """Compare colours just inside the mask's border with colours just outside and farther away.
 
-    Masks seldom follow an object to the pixel, and edge pixels mix the object with what is behind it. Where
-    the rim differs from one of its sides only by the edit, it reveals the edit. Such differences exist at the
+    Masks are seldom exact to the pixel, and edge pixels mix the object with its background. Where the rim
+    differs from one of its sides only by the edit, it reveals the edit. Such differences exist at the
     scale of pixels, so cells here have 2 x 2 pixels in pictures of any size up to the limit of cells.
     """
 
@@ -229,7 +229,7 @@ class RimPairs(nn.Module):
         near = _add_shifted(sums, 1)  # sums over 3 x 3 cells, then over 9 x 9
         far = _add_shifted(near, 3)
         weight = torch.minimum(near[:, :1], near[:, 4:5]) * (2 / 9)
-        # Few cells are at the rim; compute only those.
+        # Only few cells are at the rim; compute only these cells.
         weights, places = weight.flatten(1).topk(max(1, height * width // 8), dim=1)  # (B, N)
         everywhere = places[:, None].expand(-1, sums.shape[1], -1)
         near, far = (x.flatten(2).gather(2, everywhere).mT for x in (near, far))  # (B, N, 8)
@@ -297,8 +297,8 @@ def region_moments(sums: Tensor, side: int) -> Tensor:
 
     Returns:
         `(B, 14, side, side)`: for the foreground, then for the background, its share of the cell, and the
-        means over the cell of the colour and of its square, where the other region counts as black. Squares
-        are those of the colours of the small cells.
+        means over the cell of the colour and of its square, where the other region counts as black. The
+        squares are computed from the colours of the small cells.
     """
     parts = []
     for part in sums.split(4, 1):
@@ -357,7 +357,7 @@ def region_statistics(composite: Tensor, mask: Tensor) -> Tensor:
 
 
 def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
-    """Read black point, white point and what lies between for the object, a ring around it, and the rest.
+    """Compute quantiles of the tones of the object, of a ring around it, and of the remaining background.
 
     Args:
         composite: `(B, 3, H, W)` in [0, 1].
@@ -381,7 +381,7 @@ def tone_quantiles(composite: Tensor, mask: Tensor) -> Tensor:
         share[:, :, None].expand(-1, -1, 4, -1),
     )
     below = histograms.cumsum(3) - histograms
-    # A quantile is the number of levels whose share lies below it, the last of them counted in part.
+    # A quantile is the number of levels below it; the last level is counted in part.
     shares = histograms.clamp_min(1e-6)
     counts = [((wanted - below) / shares).clamp(0, 1).sum(3) for wanted in _QUANTILES]
     found = torch.stack(counts, 3) * (2 / _LEVELS) - 1  # (B, 3, 4, Q)

@@ -1,6 +1,6 @@
-"""The contract of all registry models: what each declares, and the one `forward`.
+"""The contract of all registry models: their attributes and methods, and the single `forward`.
 
-Callers read these attributes and call these methods on any model. They never test whether a model has one.
+Callers read these attributes and call these methods on any model. They never use `hasattr`.
 """
 
 from diffusers.configuration_utils import ConfigMixin
@@ -160,7 +160,7 @@ class HarmonyModel(ModelMixin, ConfigMixin):
         raise NotImplementedError(f"{type(self).__name__} has no filter stages; check `filter_names`.")
 
     def frame_statistics(self, image: Tensor, filters: Tensor) -> Tensor:
-        """Measure what `apply_filters` needs to know about the whole picture.
+        """Compute statistics of the whole picture for `apply_filters`.
 
         Args:
             image: Whole composite, `(B, 3, H, W)` in [0, 1].

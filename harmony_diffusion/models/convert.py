@@ -96,7 +96,8 @@ def read_tensors(path: Path) -> Any:
     """Read a checkpoint without running any code in it.
 
     Raises:
-        CheckpointError: It is no checkpoint, is damaged, or holds more than tensors and plain containers.
+        CheckpointError: The file is not a checkpoint, is damaged, or holds more than tensors and plain
+            containers.
     """
     check_weights_file(path)
     try:
@@ -159,7 +160,7 @@ def load_strictly(model: ModelMixin, state_dict: dict[str, Tensor], source: obje
     """Load weights after checking that keys and shapes fit and that all values are finite.
 
     Raises:
-        CheckpointError: They do not fit; the message lists the differences.
+        CheckpointError: The weights do not fit. The message lists the differences.
     """
     own = model.state_dict()
     # Counters of batch normalization carry no weight; older checkpoints do not have them.

@@ -8,7 +8,7 @@ mirrored up to a multiple of 8 and get positions on their own grid; a mask that 
 none of them (see `LightGenerator`); the result is pasted on the untouched background (`forward`).
 
 The networks build on the same authors' IIH: they use its encoder, its decoders and the product of two images.
-The registry's `dht` and `ht` are those of ICCV 2021, the networks of published tables.
+The registry's `dht` and `ht` are the networks of ICCV 2021, which published tables report.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""GKNet: a U-Net whose decoder is filtered, pixel by pixel, with kernels that know the whole picture.
+"""GKNet: a U-Net with a decoder that is filtered, pixel by pixel, with kernels from global features.
 
 Paper: Shen et al., "Learning Global-aware Kernel for Image Harmonization", ICCV 2023,
 https://arxiv.org/abs/2305.11676.  No official code or weights are public, and neither is the supplement with

@@ -105,7 +105,7 @@ class Harmonizer(HarmonyModel, ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def frame_statistics(self, image: Tensor, filters: Tensor) -> Tensor:
-        """Measure what temperature and contrast need to know about the whole frame; not differentiable.
+        """Compute the whole-image statistics for temperature and contrast; not differentiable.
 
         Args:
             image: Whole composite, `(B, 3, H, W)` in [0, 1].

@@ -122,7 +122,7 @@ class LocalDynamics(nn.Module):
         return _pick(support, index) * torch.exp(similarity - total)[..., None].to(query.dtype)
 
     def _fuse_neighbors(self, query: Tensor, support: Tensor, excluded: Tensor) -> Tensor:
-        """Paper mode; `excluded` `(B, m)` is true where the support is no background."""
+        """Paper mode; `excluded` `(B, m)` is True where the support is not background."""
         lowest = torch.finfo(query.dtype).min
         fused = []
         for part in query.split(_QUERIES_AT_ONCE, 1):

@@ -128,7 +128,7 @@ class IMRSFDAMGCT(HarmonyModel, ModelMixin, ConfigMixin):
         return crop_padding(self.normalize.inverse(output), (composite.shape[-2], composite.shape[-1]))
 
     def _encode_and_decode(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the last decoder layer's output, and those of the layers before, without their skips ★."""
+        """Return the output of the last decoder layer, and earlier outputs without their skips ★."""
         skips, inner = [], []
         for gate, block in zip(self.gates[:DEPTH], self.backbone.encoder, strict=True):
             features = self.backbone.run(block, gate(features))
@@ -155,7 +155,7 @@ class IMRSFDAMGCT(HarmonyModel, ModelMixin, ConfigMixin):
             `dam` the first convolution, which reads other features than the picture.
 
         Raises:
-            CheckpointError: The weights are not those of an iDIH of this size.
+            CheckpointError: The weights do not fit an iDIH of this size.
 
         Example:
             >>> IMRSFDAMGCT(dam=False, gct=False, i_structure=False).start_from_idih(IDIH().state_dict())

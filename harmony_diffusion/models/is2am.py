@@ -68,7 +68,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialSeparatedAttention(nn.Module):
-    """Gate foreground and background apart, and relearn the foreground (S2AM, sec. III-B).
+    """Gate foreground and background separately, and relearn the foreground (S2AM, sec. III-B).
 
     Args:
         channels: Channels of the features.

@@ -45,7 +45,7 @@ _VIT_KEYS = (
 
 
 def resize_maps(filters: Tensor, image: Tensor, mode: str) -> Tensor:
-    """Bring maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`; equal sizes pass unchanged."""
+    """Resize maps `(B, F, h, w)` to the size of an image `(B, 3, H, W)`. Equal sizes are not changed."""
     if filters.shape[-2:] == image.shape[-2:]:
         return filters
     return F.interpolate(filters, image.shape[-2:], mode=mode, align_corners=False)
@@ -113,7 +113,7 @@ class PCTNet(HarmonyModel, ModelMixin, ConfigMixin):
         dropout: Of the ViT, in training.
 
     Raises:
-        InputError: Unknown `base`, or `thumbnail_size` no multiple of 8.
+        InputError: `base` is unknown, or `thumbnail_size` is not a multiple of 8.
 
     Example:
         >>> model = PCTNet(thumbnail_size=32).eval()

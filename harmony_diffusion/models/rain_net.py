@@ -55,8 +55,8 @@ def instance_norm(x: Tensor) -> Tensor:
 class RAIN(nn.Module):
     """Region-aware adaptive instance normalization: give the foreground the statistics of the background.
 
-    Foreground and background are normalized apart; the foreground is then scaled and shifted to the mean and
-    deviation of the background, and each region gets an affine transform of its own. A picture without any
+    Foreground and background are normalized separately. The foreground is then scaled and shifted to the mean
+    and deviation of the background, and each region gets its own affine transform. A picture without any
     background has no statistics to transfer, so its foreground keeps its own (the official code reduces its
     deviation to almost 0). If the coarse mask of a low level loses the foreground or the background, that
     region has mean 0 and deviation `sqrt(eps)`, as in the official code. Soft masks weigh pixels.
@@ -163,7 +163,7 @@ class UpStage(nn.Module):
 
 
 class RainNet(CheckpointedModule, HarmonyModel, ModelMixin, ConfigMixin):
-    """U-Net of eight levels whose decoder normalizes the foreground to the background's statistics.
+    """U-Net of eight levels. The decoder normalizes the foreground to the statistics of the background.
 
     Args:
         base_channels: Width of the first level; it doubles three times.

@@ -1,4 +1,4 @@
-"""S2AM: U-Net whose decoder attends to foreground and background apart.
+"""S2AM: U-Net with a decoder that attends to foreground and background separately.
 
 Paper: Cun and Pun, "Improving the Harmony of the Composite Image by Spatial-Separated Attention Module",
 IEEE TIP 2020, https://arxiv.org/abs/1907.06406.  Official code: https://github.com/vinthony/s2am (no licence:
@@ -26,7 +26,7 @@ _STRIDE = 256
 
 
 class SpatialSeparatedAttention(nn.Module):
-    """Gate the background and the foreground by channel, each apart, and relearn the foreground (Sec. III).
+    """Gate background and foreground by channel, separately, and relearn the foreground (Sec. III).
 
     Args:
         channels: Channels of the features.

@@ -1,4 +1,4 @@
-"""S2CRNet: colour curves of the foreground, predicted from foreground and background apart.
+"""S2CRNet: colour curves of the foreground, predicted from foreground and background separately.
 
 Paper: Liang et al., "Spatial-Separated Curve Rendering Network for Efficient and High-Resolution Image
 Harmonization", ECCV 2022, https://arxiv.org/abs/2109.05750.  Official code:

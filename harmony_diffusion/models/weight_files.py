@@ -1,4 +1,4 @@
-"""Checks of the names, folders and files that users give as weights; errors state what was given instead."""
+"""Checks of names, folders and files given as weights. Errors state what was given instead."""
 
 import difflib
 import json
@@ -30,7 +30,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def check_weights_file(path: Path) -> None:
-    """Refuse a file that evidently holds no weights: a download that went wrong, most often.
+    """Raise an error if a file is evidently not weights, usually because a download failed.
 
     Raises:
         CheckpointError: The file is missing, a folder, empty, a web page, a Git LFS pointer or a JSON text.
@@ -59,8 +59,8 @@ def check_model_folder(folder: Path, known: Iterable[str]) -> str:
         The class name in its `config.json`.
 
     Raises:
-        CheckpointError: It is empty, holds a pipeline or another model, or lacks weights; the message states
-            which.
+        CheckpointError: The folder is empty, contains a pipeline or another model, or lacks weights. The
+            message states which.
     """
     if (folder / "model_index.json").is_file():
         raise CheckpointError(_describe_pipeline(folder))
@@ -112,7 +112,7 @@ def first_line(error: Exception) -> str:
 
 
 def list_some(names: Iterable[str], most: int) -> str:
-    """Join at most so many names, and count the rest."""
+    """Join at most `most` names and append the number of the others."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
@@ -135,7 +135,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def _kind_of(head: bytes, wanted: str) -> str:
-    """Return what a file is by its first bytes, if it is evidently another than the wanted; else nothing."""
+    """Describe a file from its first bytes if it is evidently not the wanted kind, else an empty string."""
     text = head.lower()
     if not text:
         return "is empty. Download it again."
@@ -169,7 +169,7 @@ def _describe_pipeline(folder: Path) -> str:
 
 
 def _suggest_content(folder: Path) -> str:
-    """Name what a folder holds, first of all the folder of a model."""
+    """Describe the content of a folder, preferably a model folder in it."""
     models = sorted(path.parent for path in folder.glob("*/config.json"))
     if models:
         return f" Did you mean {' or '.join(str(model) for model in models[:3])}?"
