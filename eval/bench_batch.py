@@ -1,13 +1,13 @@
-"""Measure `harmony batch`: what it costs beside harmonizing, how it scales, what it holds in memory.
+"""Measure `harmony batch`: overhead, scaling with workers, and memory.
 
     python eval/bench_batch.py overhead                 # one worker against the same steps in a bare loop
     python eval/bench_batch.py scaling --repeats 3      # two workers against one
-    python eval/bench_batch.py plan --count 1000000     # planning and resuming, nothing harmonized
+    python eval/bench_batch.py plan --count 1000000     # planning and resuming, without harmonizing
     python eval/bench_batch.py memory --count 1000      # memory of the workers
-    python eval/bench_batch.py stopped                  # one of two runs stopped for 90 seconds
+    python eval/bench_batch.py stopped                  # one of two runs is stopped for 90 seconds
 
-Pictures are smooth noise with grain, so that files are as large as those of photographs. CPU times hold on a
-machine that does other work; rates and times on the clock are printed with the load before the run.
+The pictures are smooth noise with grain, so that file sizes are similar to photographs. CPU times are valid
+on a machine with other load. Rates and wall times are printed with the load average before the run.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from harmony_diffusion.batch.plan import Plan, digest, write_plan
 from harmony_diffusion.batch.worker import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-FOREGROUNDS = (0.06, 0.29)  # shares of the frame, in turn
+FOREGROUNDS = (0.06, 0.29)  # foreground ratios, used in turn
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,16 +45,16 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("overhead", "scaling", "plan", "memory", "stopped"))
-    parser.add_argument("--count", type=int, help="pictures, or entries of the plan")
+    parser.add_argument("--count", type=int, help="number of pictures, or entries of the plan")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="working folder (default: a temporary folder)")
     return parser.parse_args()
 
 
 def make_pictures(folder: Path, sizes: list[tuple[int, int]], suffix: str = ".jpg") -> Path:
-    """Write pictures of the given widths and heights, with masks beside them."""
+    """Write pictures with the given widths and heights, and their masks in the same folder."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     grain = rng.integers(-12, 13, (256, 256, 3), dtype=np.int16)
@@ -76,7 +76,7 @@ def settings_for(source: Path, out: Path, model: str) -> Settings:
 
 
 def bench_overhead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """CPU of a batch with one worker, against decoding, harmonizing and encoding alone, in turns."""
+    """Compare CPU time of a batch with one worker and of a bare loop that decodes, harmonizes and encodes."""
     source = make_pictures(folder / "in", [(1024, 683)] * (args.count or 300))
     names = sorted(path.name for path in source.glob("*.jpg"))
     engine = InProcessEngine(settings_for(source, folder / "warm", args.model))
@@ -119,7 +119,7 @@ def bench_overhead(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def bookkeeping(folder: Path, out: Path) -> float:
-    """CPU a picture of the journal and the leases of a batch, done once more by themselves."""
+    """Return the CPU time per picture of journal and leases, measured separately."""
     plan = Plan(out / ".harmony" / "plan.jsonl")
     (path,) = (out / ".harmony" / "journal").iterdir()
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -139,7 +139,7 @@ def bookkeeping(folder: Path, out: Path) -> float:
 
 
 def bench_scaling(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Pictures a second from the tenth to the last, and time to the first, with one and more workers."""
+    """Measure pictures per second from the tenth to the last, and the time to the first, by worker count."""
     source = make_pictures(folder / "in", [(1024, 683)] * (args.count or 200))
     found: dict[int, list[tuple[float, float]]] = {1: [], args.workers: []}
     loads = []
@@ -159,7 +159,7 @@ def bench_scaling(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def timed_run(source: Path, out: Path, workers: int, model: str) -> tuple[float, float]:
-    """Run the command; return pictures a second from the tenth on, and seconds to the first one."""
+    """Run the command; return pictures per second from the tenth on, and seconds to the first one."""
     start = time.time()
     subprocess.run([*command(source, out, model), "--workers", str(workers)], check=True, capture_output=True)
     stamps = sorted(path.stat().st_mtime for path in out.glob("*.jpg"))
@@ -171,13 +171,13 @@ def command(source: Path, out: Path, model: str) -> list[str]:
 
 
 def bench_plan(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Plan a million results of a thousand pictures, then decide what a resumed run has to do."""
+    """Plan a million results from a thousand pictures, then find the remaining work of a resumed run."""
     count = args.count or 1_000_000
     source = make_pictures(folder / "in", [(16, 16)] * min(count, 1000), ".png")
     with (source / "list.csv").open("w") as file:
         file.write("composite,mask,output\n")
         for i in range(count):
-            # Written in an order that is not the sorted one.
+            # The order of writing differs from the sorted order.
             number = i * 7919 % count
             name = f"p{i % min(count, 1000):06d}"
             file.write(f"{name}.png,{name}_mask.png,made/{number // 1000:04d}/result_{number:09d}.png\n")
@@ -188,7 +188,7 @@ def bench_plan(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     write_plan(find_inputs(source / "list.csv"), state / "plan.jsonl")
     plan = Plan(state / "plan.jsonl")
     planned = time.perf_counter() - start
-    # Every second result is there: empty files, as their content is not looked at.
+    # Every second result exists, as an empty file, because its content is not read.
     with (state / "journal" / "worker.jsonl").open("w") as file:
         for i, line in enumerate(plan.lines()):
             if i % 2 == 0:
@@ -223,9 +223,9 @@ def peak_mb() -> float:
 
 
 def bench_memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Memory of each worker while it harmonizes pictures of 0.3 to 24 megapixels."""
+    """Measure the memory of each worker while it harmonizes pictures of 0.3 to 24 megapixels."""
     sides = [(640, 480), (1024, 683), (2048, 1365), (3000, 2000), (4000, 3000), (6000, 4000)]
-    # Ten distinct files are enough, named again and again by a manifest.
+    # Ten different files are enough; the manifest repeats them.
     source = make_pictures(folder / "in", [sides[i] for i in (0, 1, 0, 2, 1, 3, 0, 1, 4, 5)])
     count = args.count or 1000
     with (source / "list.csv").open("w") as file:
@@ -263,7 +263,7 @@ def resident_mb(pid: int) -> float:
 
 
 def bench_stopped(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Stop one of two runs for 90 seconds, then let it go on: how many pictures were made twice."""
+    """Stop one of two runs for 90 seconds, then continue it, and count pictures that were made twice."""
     source = make_pictures(folder / "in", [(256, 171)] * (args.count or 3000))
     out = folder / "out"
     call = [*command(source, out, args.model), "--workers", "1"]
@@ -271,7 +271,7 @@ def bench_stopped(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     first, second = (subprocess.Popen(call, start_new_session=True, **quiet) for _ in range(2))  # type: ignore[call-overload]
     while journal_lines(out) < 100:
         if first.poll() is not None or second.poll() is not None:
-            raise RuntimeError(f"a run ended early, with {first.poll()} and {second.poll()}")
+            raise RuntimeError(f"a run ended early: exit codes {first.poll()} and {second.poll()}")
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGSTOP)
     stopped_at = journal_lines(out)

@@ -1,20 +1,19 @@
-"""Compare the diffusion pipeline with diffusers' own, and with the networks alone.
+"""Compare the diffusion pipeline with diffusers' own pipeline and with the networks alone.
 
     python eval/bench_diffusion.py --components small --size 256 --output outputs/bench_diffusion.json
     python eval/bench_diffusion.py --components full --size 512 --dtype bf16 --steps 2 --repeats 1
 
-All rows do the same work, guidance and two ControlNets at each step, with the same components. Their weights
-are random, which take as long as trained ones:
+All rows do the same work with the same components: guidance and two ControlNets at each step. The weights are
+random, which does not change the time:
 
-- floor: the text encoder, autoencoder, ControlNets and U-Net called as often as needed, and nothing else;
-- floor_cond: the same with the ControlNets on the conditional half;
-- ours, ours_cond: `StableDiffusionHarmonizationPipeline`, from picture to picture, control images included;
-- diffusers: `StableDiffusionControlNetInpaintPipeline`, given control images that are drawn already.
+- floor: text encoder, autoencoder, ControlNets and U-Net, called as often as needed, without other work;
+- floor_cond: the same with the ControlNets on the conditional half only;
+- ours, ours_cond: `StableDiffusionHarmonizationPipeline` from picture to picture, including control images;
+- diffusers: `StableDiffusionControlNetInpaintPipeline` with control images computed beforehand.
 
-The rows take turns; times are medians of the repeats, and ratios medians of the ratios within a turn. The
-clock "cpu" counts the process's own work, so that what else the machine does is left out; "wall" is the time
-passed. Memory is the peak of a process (on a GPU: of its allocations) with one row, above what it held with
-the components loaded.
+The rows alternate. Times are medians over the repeats; ratios are medians of the ratios within a repeat. The
+clock "cpu" is the CPU time of the process and excludes other load; "wall" is elapsed time. Memory is the peak
+of a process that runs one row (on a GPU: of its allocations), minus its memory after loading the components.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# As the command `harmony` does: threads that spin while they wait take the cores from those that work.
+# As in the command `harmony`: waiting threads must not spin, because they would occupy the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROWS = ("floor", "floor_cond", "ours", "ours_cond", "diffusers")
@@ -52,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--clock", choices=("cpu", "wall"), help="default: wall on a GPU, else cpu")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument(
-        "--no-memory", action="store_true", help="leave out the memory, a process for each row"
+        "--no-memory", action="store_true", help="skip the memory, which needs one process per row"
     )
     parser.add_argument("--peak-of", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -61,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Bench:
-    """One set of components, and every row as a function that makes one picture."""
+    """The components, and each row as a function that makes one picture."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         import numpy as np
@@ -82,7 +81,7 @@ class Bench:
         self.mask[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 255
 
     def row(self, name: str) -> Callable[[], Any]:
-        """Return what makes one picture in the way of a row."""
+        """Return the function of a row, which makes one picture."""
         if name.startswith("floor"):
             return self.floor(on_both=name == "floor")
         return (
@@ -108,7 +107,7 @@ class Bench:
             num_inference_steps=self.args.steps,
             guidance_scale=GUIDANCE_SCALE,
             control_cfg=control_cfg,
-            context=10.0,  # the whole picture, as diffusers works on
+            context=10.0,  # the whole picture, as in diffusers
         )
 
     def diffusers(self) -> Callable[[], Any]:
@@ -209,7 +208,7 @@ def measure_times(bench: Bench) -> dict[str, list[float]]:
 
 
 def measure_peak(bench: Bench, name: str) -> float:
-    """Return what a row needs above the components, in MiB."""
+    """Return the peak memory of a row above the loaded components, in MiB."""
     import torch
 
     run = bench.row(name)
@@ -219,13 +218,13 @@ def measure_peak(bench: Bench, name: str) -> float:
         run()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
     held = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     run()
     return (resident("VmHWM") - held) / 1024
 
 
 def resident(field: str) -> int:
-    """Read a figure of this process's memory in KiB, on Linux."""
+    """Read a memory field of this process in KiB (Linux only)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
@@ -250,7 +249,7 @@ def report(
 
     seconds = {name: statistics.median(values) for name, values in times.items()}
     print(
-        "| row | seconds | ms a step | to its floor | to diffusers | memory MiB |\n"
+        "| row | seconds | ms per step | to its floor | to diffusers | memory MiB |\n"
         "|---|---:|---:|---:|---:|---:|"
     )
     rows = []
@@ -275,7 +274,8 @@ def report(
     equal, speedup = ratio(times, "ours", "diffusers"), ratio(times, "diffusers", "ours_cond")
     step = seconds["floor"] / args.steps
     print(
-        f"\n{args.clock} time, {1000 * step:.0f} ms a step (bars: at least {1000 * LEAST_STEP_SECONDS:.0f})\n"
+        f"\n{args.clock} time, {1000 * step:.0f} ms per step "
+        f"(bars apply from {1000 * LEAST_STEP_SECONDS:.0f} ms)\n"
         f"overhead {overhead:.3f} of the floor (bar: at most {MOST_OVERHEAD})\n"
         f"at equal settings {equal:.3f} of diffusers' time (bar: at most 1)\n"
         f'with control_cfg="cond" {speedup:.2f} times as fast (bar: at least {LEAST_SPEEDUP})'

@@ -1,15 +1,15 @@
-"""Measure what scoring costs beside the decoding of the images, by the same two processes.
+"""Compare the time of scoring with the time of only decoding the images, with two processes each.
 
     python eval/bench_evaluation.py                       # a few hundred triples
     python eval/bench_evaluation.py --count 7404 --repeats 3 --output outputs/bench_evaluation.json
 
-Makes triples of 256x256 (prediction, mask and real; noise over gradients, so that files are as large as those
-of photographs), then lets two processes decode them with Pillow, to arrays, and do nothing else, and two of
-`eval/eval_dataset.py --predictions` score them. Both loops are timed from a common start, after the imports,
-to the end of the slower process; evaluation until `rows.csv` is written. Rounds alternate, and medians are
-compared: of the time on the clock, which other work on the machine disturbs, and of the CPU's. Beside them
-stands decoding that leaves the pixels inside Pillow (`load`), where nothing can be computed with them. `peak`
-is the memory of the larger process; it is also measured at a quarter of the images.
+The script makes 256x256 triples of prediction, mask and real image: noise over gradients, so that file sizes
+are similar to photographs. Two processes decode them with Pillow to arrays; two processes of
+`eval/eval_dataset.py --predictions` score them. Both loops are timed from a common start after the imports to
+the end of the slower process; evaluation ends when `rows.csv` is written. Rounds alternate. The table shows
+medians of wall time, which other load on the machine affects, and of CPU time. The column `load` is decoding
+without conversion to arrays. `peak` is the memory of the larger process, also measured with a quarter of the
+images.
 """
 
 import argparse
@@ -37,18 +37,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=400, help="triples (default: 400; the test set: 7404)")
+    parser.add_argument(
+        "--count", type=int, default=400, help="number of triples (default: 400; test set: 7404)"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--protocol", default="default")
-    parser.add_argument("--metrics", default="mse,psnr,fmse,fpsnr,bmse", help="or all, with SSIM")
-    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="of predictions and reals")
+    parser.add_argument("--metrics", default="mse,psnr,fmse,fpsnr,bmse", help="names, or all (with SSIM)")
+    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="format of the pictures")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
 
 def make_triples(folder: Path, count: int, suffix: str) -> None:
-    """Write data in iHarmony4's layout, and predictions, that nobody has seen before."""
+    """Write new random data in the layout of iHarmony4, and predictions."""
     generator = np.random.default_rng(0)
     places = [folder / "data" / "HBench" / name for name in ("composite_images", "masks", "real_images")]
     for place in (*places, folder / "predictions"):
@@ -70,7 +72,7 @@ def make_triples(folder: Path, count: int, suffix: str) -> None:
         Image.fromarray(images[0]).save(folder / "predictions" / f"{name}.{suffix}", **options)
         Image.fromarray(images[1]).save(places[2] / f"b{i}.{suffix}", **options)
         Image.fromarray(mask.astype(np.uint8) * 255).save(places[1] / f"b{i}_1.png")
-        os.link(places[2] / f"b{i}.{suffix}", places[0] / f"{name}.{suffix}")  # is not looked at
+        os.link(places[2] / f"b{i}.{suffix}", places[0] / f"{name}.{suffix}")  # is not read
         names.append(f"{name}.{suffix}\n")
     for part, share in (("all", count), ("quarter", count // 4)):
         link = folder / part / "HBench"
@@ -121,7 +123,7 @@ def time_decoding(folder: Path, processes: int, *, to_arrays: bool) -> dict[str,
 def time_evaluation(args: argparse.Namespace, folder: Path, part: str) -> dict[str, float]:
     """Run the script; return the seconds of its loop, its peak in MiB and the seconds from start to end."""
     shutil.rmtree(folder / "rows", ignore_errors=True)
-    # A port of its own, whatever else runs on the machine.
+    # `--standalone` chooses a free port.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(args.processes), str(ROOT / "eval" / "eval_dataset.py")]
     command += ["--data", str(folder / part), "--timing"]
@@ -133,7 +135,7 @@ def time_evaluation(args: argparse.Namespace, folder: Path, part: str) -> dict[s
     whole = time.perf_counter() - start
     if run.returncode:
         sys.exit(run.stderr)
-    # One line a process: "scored in 1.234 s, 1.230 s of CPU, peak 345.6 MiB".
+    # One line per process: "scored in 1.234 s, 1.230 s of CPU, peak 345.6 MiB".
     found = re.findall(r"scored in ([\d.]+) s, ([\d.]+) s of CPU, peak ([\d.]+) MiB", run.stderr)
     seconds, busy, peak = ([float(value) for value in column] for column in zip(*found, strict=True))
     return {

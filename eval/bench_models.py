@@ -3,10 +3,10 @@
     python eval/bench_models.py --models hdnet gknet --sizes 256 1024 --output outputs/bench_models.json
 
 A row is one network at one size in one mode: eager, channels_last, bf16 (autocast) or compile. Latency is the
-median of several forward passes of one picture; memory is the peak of the process above what it held with the
-model loaded. Every row runs in a process of its own, with random weights, which take as long as trained ones.
-Multiply-accumulates are those of convolutions, linear layers and matrix products, counted by PyTorch for
-pictures of up to 512 pixels. White-box networks look at a 256-pixel thumbnail at any size.
+median of several forward passes of one picture. Memory is the peak of the process minus its memory after
+loading the model. Each row runs in its own process. The weights are random, which does not change the time.
+PyTorch counts the multiply-accumulates of convolutions, linear layers and matrix products, for pictures of up
+to 512 pixels. White-box networks read a 256-pixel thumbnail at any picture size.
 """
 
 import argparse
@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-# As the command `harmony` does: threads that spin while they wait take the cores from those that work.
+# As in the command `harmony`: waiting threads must not spin, because they would occupy the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-LARGEST_COUNTED = 512  # side in pixels; the attention of larger pictures does not fit into memory unfused
+LARGEST_COUNTED = 512  # side in pixels; unfused attention of larger pictures does not fit into memory
 MODES = ("eager", "channels_last", "bf16", "compile")
 
 
@@ -51,7 +51,7 @@ def measure(name: str, size: int, mode: str, repeats: int, threads: int) -> dict
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    # The counter looks for the gradient of parameters that a module is called with, and there is none here.
+    # The counter reads gradients of parameters passed to a module, so parameters must not require them.
     model: Any = create_model(name).eval().requires_grad_(False)
     composite, mask = torch.rand(1, 3, size, size), torch.zeros(1, 1, size, size)
     mask[..., size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 1
@@ -68,7 +68,7 @@ def measure(name: str, size: int, mode: str, repeats: int, threads: int) -> dict
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         gmac = None
         if size <= LARGEST_COUNTED:
-            # The counter knows the fused attention of GPUs only; unfused, it is two matrix products.
+            # The counter supports fused attention on GPUs only; unfused attention is two matrix products.
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 model(composite, mask)
             gmac = counter.get_total_flops() / 2e9

@@ -1,10 +1,10 @@
-"""Time the network and the application of exported models beside PyTorch, on one thread, as ratios.
+"""Compare the speed of exported models with PyTorch on one thread, for the network and its application.
 
     taskset -c 0 python eval/bench_runtime.py -o runtime.json
 
-Every round times all contestants once, in turn, so that other load on the machine meets all of them; the
-ratios are medians over the rounds of PyTorch's processor time by theirs (above 1: faster than PyTorch). The
-whole command `harmony image --runtime onnx` is given as processor time.
+Every round times all runtimes once, in turn, so that other load on the machine affects all of them equally. A
+ratio is the median over the rounds of PyTorch's CPU time divided by the CPU time of the runtime (above 1:
+faster than PyTorch). The time of the complete command `harmony image --runtime onnx` is CPU time.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="default", help="as of `load_model`")
+    parser.add_argument("--model", default="default", help="name or folder for `load_model`")
     parser.add_argument("--rounds", type=int, default=15, help="default: 15")
     parser.add_argument("--picture", type=int, nargs=2, default=(683, 1024), metavar=("H", "W"))
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def time_variant(model: Any, exported: Path, variant: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the ratios of the network and of the application in every runtime that is installed."""
+    """Return the ratios of network and application for every installed runtime."""
     runtimes = {"onnxruntime": OnnxModel(exported, threads=1)}
     try:
         runtimes["openvino"] = OnnxModel(exported, runtime="openvino", threads=1)
@@ -94,7 +94,7 @@ def time_variant(model: Any, exported: Path, variant: str, args: argparse.Namesp
 
 
 def ratios(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median time of the first contestant by that of each, from processor time."""
+    """Return the median ratio of the CPU time of the first function to that of each function."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 2):
         for name, run in contestants.items():
@@ -112,7 +112,7 @@ def ratios(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 
 def time_command(folder: Path, rounds: int) -> float:
-    """Return the median processor time of the whole command on the demo picture."""
+    """Return the median CPU time of the complete command on the demo picture."""
     times = []
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "harmony_diffusion.cli", "image", EXAMPLES / "composite.jpg"]

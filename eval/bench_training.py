@@ -1,16 +1,18 @@
-"""Compare the training scripts of the diffusion method with a bare loop of the same forwards and backwards.
+"""Compare the training scripts of the diffusion method with a bare loop of forward and backward passes.
 
     MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 python eval/bench_training.py
     python eval/bench_training.py --batch_size 8 --size 64 --steps 40
 
-Trains the base and both ControlNets of `train/recipes/mini_dual_controlnet.sh` for some steps on made-up
-photographs. In each step the script's networks are first run forward and backward by themselves, on what the
-script is about to give them; the time of this is taken out of the script's. So both are measured in turns, in
-one process, with the same tensors. The columns are the processor time of a step of the networks alone, of the
-same with clipped gradients and an update by AdamW, and of the script, with all it does: loading, conditions,
-noise, moving average, logging. Bar: the script's step is at most 1.05 of the step of the loop with updates.
-The two variables, which the recipe sets too, let glibc keep freed memory: without them it goes back to the
-system and comes again with every tensor, which costs as much as all the script's own work.
+The script trains the base and both ControlNets of `train/recipes/mini_dual_controlnet.sh` for some steps on
+synthetic photographs. In each step, the networks of the training script first run forward and backward alone,
+on the same inputs; this time is subtracted from the time of the script. Both are thus measured alternately,
+in one process, on the same tensors. The columns are the CPU time of a step of the networks alone, of the same
+with clipped gradients and an AdamW update, and of the script with loading, conditions, noise, moving average
+and logging. Bar: the step of the script takes at most 1.05 times the step of the loop with updates.
+
+The two variables, which the recipe also sets, make glibc keep freed memory. Without them, glibc returns the
+memory to the system and requests it again for every tensor, which takes as long as all other work of the
+script.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# As the command `harmony` does: threads that spin while they wait take the cores from those that work.
+# As in the command `harmony`: waiting threads must not spin, because they would occupy the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
@@ -51,12 +53,12 @@ def parse_args() -> argparse.Namespace:
 
 
 class Stopwatch(Accelerator):
-    """An accelerator that runs the networks by themselves before each step of the script, and times both.
+    """An accelerator that runs the networks alone before each step of the script, and times both.
 
     Attributes:
-        networks: Seconds of forward and backward, one a step.
-        updates: Seconds to clip gradients and update the weights after these.
-        script: Seconds of the script's step, without either.
+        networks: Seconds of forward and backward passes, one value per step.
+        updates: Seconds to clip gradients and update the weights, one value per step.
+        script: Seconds of the step of the script without the two, one value per step.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -68,7 +70,7 @@ class Stopwatch(Accelerator):
         self.running_alone = False
 
     def prepare(self, *args: Any) -> Any:
-        """Watch the objective, the first of what is prepared."""
+        """Prepare the arguments and time the first one, the objective."""
         objective, optimizer = args
         self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, fused=True)  # changes nothing
@@ -94,7 +96,7 @@ class Stopwatch(Accelerator):
 
 
 def save_photographs(root: Path, count: int, side: int) -> None:
-    """Write made-up photographs with masks and an index."""
+    """Write synthetic photographs with masks and an index."""
     (root / "made").mkdir(parents=True)
     generator = np.random.default_rng(0)
     mask = np.zeros((side, side), np.uint8)
@@ -110,7 +112,7 @@ def save_photographs(root: Path, count: int, side: int) -> None:
 
 
 def train(script: str, arguments: list[str]) -> Stopwatch:
-    """Run a training script under a stopwatch."""
+    """Run a training script and return its stopwatch."""
     path = TRAIN / f"{script}.py"
     spec = importlib.util.spec_from_file_location(script, path)
     assert spec is not None and spec.loader is not None

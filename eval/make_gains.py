@@ -1,10 +1,10 @@
-"""Table of the gains of a method over its composites, and of what it does to untouched photographs.
+"""Make tables of the gains of a method over the composites and of its changes to real photographs.
 
     python eval/make_gains.py --set "in place" OUT/method/rows.csv OUT/identity/rows.csv \
         --set relocated OUT/moved/rows.csv OUT/moved_identity/rows.csv \
         --untouched "in place" OUT/untouched/rows.csv --output OUT/gains.md
 
-Each `--set` takes a name, the rows of the method and the rows of `identity` on the same images; each
+Each `--set` takes a name, the rows of the method, and the rows of `identity` on the same images. Each
 `--untouched` takes a name and the rows of the method on real images (`eval_dataset.py --untouched`).
 """
 

@@ -1,13 +1,12 @@
-"""One HTML page that shows how a method does: tables, every image as a point, best, median and worst cases.
+"""Make an HTML report of a method: tables, a point for every image, and best, median and worst cases.
 
     python eval/make_report.py outputs/hdnet/rows.csv --composite outputs/identity/rows.csv \
         --data PATH/TO/IHARMONY4 --model outputs/run7 --output report.html --picture best_and_worst.jpg
 
-The first rows are the method's that is reported; more of them are further lines of the tables. `--composite`
-are the rows of the composites themselves (`eval_dataset.py --model identity`), against which gains are taken.
-The results to show come from `--harmonized`, a folder with `SUBSET/NAME.png` or `NAME.png` (or .jpg), or are
-computed again, for these few images, with `--model`. `--picture` writes the best and the worst cases as one
-picture, 1,600 pixels wide.
+The first rows file belongs to the reported method; further rows files add lines to the tables. `--composite`
+takes the rows of the composites (`eval_dataset.py --model identity`); gains are relative to them. The
+pictures come from `--harmonized`, a folder with `SUBSET/NAME.png` or `NAME.png` (or .jpg), or are computed
+again with `--model`. `--picture` writes the best and worst cases as one picture, 1,600 pixels wide.
 """
 
 import argparse
@@ -42,16 +41,16 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "rows", nargs="+", metavar="[METHOD=]rows.csv", help="the method's rows, then others'"
+        "rows", nargs="+", metavar="[METHOD=]rows.csv", help="rows of the method, then of other methods"
     )
-    parser.add_argument("--composite", type=Path, required=True, help="rows of the composites themselves")
-    parser.add_argument("--data", type=Path, required=True, help="data set that was evaluated")
+    parser.add_argument("--composite", type=Path, required=True, help="rows of the composites")
+    parser.add_argument("--data", type=Path, required=True, help="the evaluated data set")
     parser.add_argument("--split", default="test")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--harmonized", type=Path, help="folder of the method's results")
-    source.add_argument("--model", help="a method without weights by name, or a saved folder")
-    parser.add_argument("--protocol", help="the first of the rows unless given")
-    parser.add_argument("--cases", type=int, default=4, help="cases a group")
+    source.add_argument("--harmonized", type=Path, help="folder with the results of the method")
+    source.add_argument("--model", help="registry name, or folder of a saved model")
+    parser.add_argument("--protocol", help="default: the first protocol in the rows")
+    parser.add_argument("--cases", type=int, default=4, help="cases per group")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="HTML file")
     parser.add_argument("--picture", type=Path, help="JPEG or PNG of the best and the worst cases")
@@ -60,13 +59,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_methods(args: argparse.Namespace) -> dict[str, list[Row]]:
-    """Return the rows by method, the composites' first and then the reported method's."""
+    """Return the rows by method: first the composites, then the reported method, then the others."""
     methods = {"composite": read_rows(args.composite)}
     for argument in args.rows:
         name, _, path = argument.rpartition("=")
         name = name or Path(path).resolve().parent.name
         if name in methods:
-            raise InputError(name, "is the name of two methods", "Name one of them with METHOD=rows.csv.")
+            raise InputError(name, "is the name of two methods", "Rename one with METHOD=rows.csv.")
         methods[name] = read_rows(path)
     return methods
 
@@ -75,12 +74,12 @@ def of_protocol(methods: dict[str, list[Row]], protocol: str) -> dict[str, list[
     chosen = {name: [row for row in rows if row.protocol == protocol] for name, rows in methods.items()}
     if empty := [name for name, rows in chosen.items() if not rows]:
         reason = f"has no row of the protocol {protocol!r}"
-        raise InputError(", ".join(empty), reason, "Choose with --protocol.")
+        raise InputError(", ".join(empty), reason, "Choose another with --protocol.")
     return chosen
 
 
 class Results:
-    """Where the harmonized pictures come from: a folder, or the model, run for the images that are shown."""
+    """Source of the harmonized pictures: a folder, or a model that is run for the shown images."""
 
     def __init__(self, folder: Path | None, model: str | None) -> None:
         self.folder = folder
@@ -126,7 +125,7 @@ def collect(args: argparse.Namespace, cases: Sequence[Case]) -> dict[str, list[C
     for group, chosen in choose_cases(cases, args.cases).items():
         for case in chosen:
             if case.after.image not in samples:
-                raise InputError(args.data, f"has no image {'/'.join(case.after.image)}, which the rows have")
+                raise InputError(args.data, f"lacks the image {'/'.join(case.after.image)} of the rows")
         pictures[group] = [load_pictures(case, samples[case.after.image], results) for case in chosen]
     return pictures
 
@@ -135,7 +134,7 @@ def main() -> None:
     args = parse_args()
     try:
         if args.picture and args.picture.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            raise InputError(args.picture, "is neither .jpg nor .png")
+            raise InputError(args.picture, "must end in .jpg or .png")
         for path in filter(None, (args.output, args.picture)):
             check_output(path, overwrite=args.overwrite)
         all_rows = read_methods(args)
@@ -146,9 +145,9 @@ def main() -> None:
         tables = make_tables(methods, comparisons=[(method, composite)], seed=args.seed)
         pictures = collect(args, cases)
         facts = [
-            f"Protocol: {protocol or 'not named in the rows'}. Means are over images; intervals are 95 % "
-            "bootstrap intervals that draw photographs; p comes from flipping signs photograph by photograph "
-            "and is two-sided, not corrected for the number of metrics.",
+            f"Protocol: {protocol or 'not named in the rows'}. Means are over images. Intervals are 95 % "
+            "bootstrap intervals that resample photographs. The p-values are two-sided, from random sign "
+            "flips by photograph, and not corrected for the number of metrics.",
             f"Command: <code>{escape(shlex.join(['eval/make_report.py', *sys.argv[1:]]))}</code>",
         ]
         by_protocol = make_tables({name: all_rows[name] for name in (composite, method)}, resamples=0)

@@ -1,10 +1,10 @@
-"""Results of several methods side by side: a picture with a line an image and a column a folder.
+"""Show results of several methods side by side: one row per image and one column per folder.
 
     python eval/make_sheet.py photograph=outputs/both/real text=outputs/text/pasted both=outputs/both/pasted \
         --names coco/1 coco/7 --output sheet.png
 
-Folders hold NAME.png, as `eval_controlnets.py` writes them. Without `--names` the first `--count` images
-that all folders have are taken, by name.
+The folders contain NAME.png, as written by `eval_controlnets.py`. Without `--names`, the sheet shows the
+first `--count` images, in order of name, that exist in all folders.
 """
 
 import argparse
@@ -26,19 +26,19 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("columns", nargs="+", metavar="[TITLE=]FOLDER")
-    add("--names", nargs="+", help="images to show, as they are named in the folders, without .png")
+    add("--names", nargs="+", help="images to show: file names without .png")
     add("--count", type=int, default=6)
-    add("--side", type=int, default=160, help="pixels of the longer side of each image")
+    add("--side", type=int, default=160, help="longer side of each image in pixels")
     add("--overwrite", action="store_true")
     add("--output", type=Path, required=True, help="PNG file")
     return parser.parse_args()
 
 
 def find_names(folders: list[Path], count: int) -> list[str]:
-    """Return the first names that all folders have.
+    """Return the first names that exist in all folders.
 
     Raises:
-        InputError: There are none.
+        InputError: No name exists in all folders.
     """
     found = [
         {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")}
@@ -46,25 +46,25 @@ def find_names(folders: list[Path], count: int) -> list[str]:
     ]
     names = sorted(set.intersection(*found))[:count]
     if not names:
-        raise InputError(folders[0], "shares no NAME.png with the other folders")
+        raise InputError(folders[0], "has no NAME.png in common with the other folders")
     return names
 
 
 def read_image(path: Path, side: int) -> Image.Image:
-    """Read an image, scaled.
+    """Read an image and scale its longer side to `side` pixels.
 
     Raises:
-        InputError: It is not there.
+        InputError: The file does not exist.
     """
     if not path.is_file():
-        raise InputError(path, "is not there")
+        raise InputError(path, "does not exist")
     image = Image.open(path).convert("RGB")
     scale = side / max(image.size)
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
 
 
 def draw_sheet(columns: dict[str, Path], names: list[str], side: int) -> Image.Image:
-    """Draw the sheet."""
+    """Draw the sheet, one row per name and one column per folder."""
     lines = [[read_image(folder / f"{name}.png", side) for folder in columns.values()] for name in names]
     heights = [max(image.height for image in line) for line in lines]
     width = GAP + len(columns) * (side + GAP)

@@ -1,4 +1,4 @@
-"""Tables from per-image scores: all images, by subset, by foreground ratio; no model is loaded.
+"""Make tables from per-image scores: all images, by subset, by foreground ratio. No model is loaded.
 
     python eval/make_tables.py outputs/identity/rows.csv hdnet=outputs/run7/rows.csv --output outputs/tables
     python eval/make_tables.py outputs/*/rows.csv --compare hdnet,mkl --output outputs/tables
@@ -6,17 +6,18 @@
     python eval/make_tables.py hdnet=outputs/run7/rows.csv --card FOLDER/README.md --dataset OWNER/iharmony4 \
         --output outputs/tables
 
-A method is named before `=`, or after the folder of `rows.csv`, or after the file. Means are taken over
-images, "all" over all of them and never over subsets' means. Intervals are 95 % bootstrap intervals that draw
-photographs, since composites of one photograph are alike; `--compare A,B` tests A against B on the same
-images by flipping signs photograph by photograph. Writes tables.md, tables.tex, tables.csv and tables.json.
+The name of a method is the text before `=`, else the folder of `rows.csv`, else the file name. Means are
+taken over images; "all" is the mean over all images, not over subset means. Intervals are 95 % bootstrap
+intervals that resample photographs, because composites of the same photograph are correlated. `--compare A,B`
+tests A against B on the same images with random sign flips by photograph. The script writes tables.md,
+tables.tex, tables.csv and tables.json.
 
-Rows of the protocols `raw` and `pasted`, as diffusion models have them, also give the table of variants;
-FID and KID are taken from `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json` and
-`fid_pasted_foreground.json` beside the rows, as eval_fid.py writes them. `--control-scale` takes the rows of
-a sweep, with {} for the scale in their path, and prints the paper's Table 2. `--card` merges the scores of
-the last method into a model card, and writes `.eval_results/` beside it if `--dataset` is a Hub id. Rows of
-clips, as eval_video.py writes them, give one table of means over clips.
+If the rows have the protocols `raw` and `pasted` (diffusion models), the script also makes the table of
+variants. It reads FID and KID from `fid_raw.json`, `fid_pasted.json`, `fid_raw_foreground.json` and
+`fid_pasted_foreground.json` in the folder of the rows, as written by eval_fid.py. `--control-scale` reads the
+rows of a sweep, with {} for the scale in their path, and prints Table 2 of the paper. `--card` merges the
+scores of the last method into a model card, and writes `.eval_results/` next to the card if `--dataset` is a
+Hub id. Rows of clips (eval_video.py) give one table of means over clips.
 """
 
 import argparse
@@ -53,18 +54,20 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", nargs="+", metavar="[METHOD=]rows.csv", help="per-image scores of a method")
-    parser.add_argument("--protocol", help="only these protocols, separated by commas")
-    parser.add_argument("--compare", action="append", default=[], metavar="A,B", help="may be repeated")
-    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws; 0 for no intervals")
+    parser.add_argument("--protocol", help="use only these protocols, comma-separated")
+    parser.add_argument(
+        "--compare", action="append", default=[], metavar="A,B", help="test A against B; repeatable"
+    )
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws; 0: no intervals")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--control-scale", metavar="START:STOP:STEP", help="scales of a sweep")
     parser.add_argument(
-        "--card", type=Path, help="README.md of the model to merge the last method's scores into"
+        "--card", type=Path, help="README.md of a model; receives the scores of the last method"
     )
     parser.add_argument(
-        "--dataset", default="iharmony4", help="of the card: OWNER/NAME on the Hub, or a name"
+        "--dataset", default="iharmony4", help="data set in the card: OWNER/NAME on the Hub, or a name"
     )
-    parser.add_argument("--dataset-name", default="iHarmony4", help="of the card: its name for people")
+    parser.add_argument("--dataset-name", default="iHarmony4", help="display name in the card")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
     return parser.parse_args()
 
@@ -76,7 +79,7 @@ def find_methods(arguments: list[str]) -> dict[str, Path]:
         stem = Path(path).name.removesuffix(".gz").removesuffix(".csv")
         name = name or (Path(path).resolve().parent.name if stem == "rows" else stem)
         if name in paths:
-            raise InputError(name, "is the name of two methods", "Name one of them with METHOD=rows.csv.")
+            raise InputError(name, "is the name of two methods", "Rename one with METHOD=rows.csv.")
         paths[name] = Path(path)
     return paths
 
@@ -93,17 +96,17 @@ def read_methods(paths: Mapping[str, Path], protocols: str | None) -> dict[str, 
 
 
 def sweep(args: argparse.Namespace) -> str:
-    """Return Table 2 of the paper from rows whose path holds the scale."""
+    """Return Table 2 of the paper from the rows of a sweep."""
     if len(args.rows) != 1 or "{}" not in args.rows[0]:
-        raise InputError("--control-scale", "takes one path of rows with {} in the place of the scale")
+        raise InputError("--control-scale", "requires one path of rows with {} in place of the scale")
     return sweep_markdown(read_sweep(args.rows[0], parse_scales(args.control_scale), args.protocol))
 
 
 def tables_of(args: argparse.Namespace, paths: Mapping[str, Path]) -> tuple[Tables, str]:
-    """Return the tables, and as Markdown with the variants of diffusion models where there are any."""
+    """Return the tables, and their Markdown with the variants of diffusion models if there are any."""
     pairs = [tuple(pair.split(",")) for pair in args.compare]
     if any(len(pair) != 2 for pair in pairs):
-        raise InputError("--compare", "takes two methods separated by a comma")
+        raise InputError("--compare", f"expected two methods separated by a comma, got {args.compare}")
     methods = read_methods(paths, args.protocol)
     tables = make_tables(methods, comparisons=pairs, resamples=args.resamples, seed=args.seed)
     markdown = to_markdown(tables)

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# The tables of a small dual-ControlNet pipeline: what each control brings, at which scale, and whether it harmonizes.
+# Make the tables of a small dual-ControlNet pipeline: effect of each control, control scale, and harmonization.
 #
 #   bash eval/mini_tables.sh checkpoints/mini_dual_controlnet PHOTOGRAPHS OUTPUT
 #   BENCHMARK=FOLDER bash eval/mini_tables.sh outputs/mini/plain PHOTOGRAPHS OUTPUT outputs/mini/perturbed …
 #
-# The first argument and those after OUTPUT are folders by train/make_pipeline.py; PHOTOGRAPHS holds index.csv with the
-# split `test` and the column `label`. Of the first pipeline: Table 1 of the paper (text, high, low, both), with FID and
-# KID by EfficientNet-Lite0 (ImageNet), for want of Inception offline, and Table 2 (the scale of both controls). Of all:
-# whether what has wrong colours lies nearer to the truth afterwards than as it is (`identity`): foregrounds of
-# photographs and, if BENCHMARK names a folder in iHarmony4's layout, its composites, by what was generated or by its
-# colour and light alone (`detail`).
-# Hardware: two CPU cores. A run that was killed goes on where it stopped.
+# The first argument and those after OUTPUT are folders written by train/make_pipeline.py. PHOTOGRAPHS contains index.csv
+# with the split `test` and the column `label`.
+# First pipeline: Table 1 of the paper (text, high, low, both) and Table 2 (scale of both controls). FID and KID use
+# EfficientNet-Lite0 (ImageNet), because Inception is not available offline.
+# All pipelines: scores of the results compared with the scores of the composites (`identity`), for photographs with
+# perturbed foregrounds and, if BENCHMARK is a folder in the layout of iHarmony4, for its composites. `detail` is
+# "generated" (paste the generated foreground) or "preserve" (transfer only its colour and light).
+# Hardware: two CPU cores. A run that was killed resumes.
 set -e
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
 FIRST=$1 DATA=$2 OUT=$3
@@ -22,7 +23,7 @@ here=$(dirname "$0")
 mkdir -p "$OUT"
 
 jobs_of_all=()
-start() { # COMMAND …: run it beside at most JOBS - 1 others
+start() { # COMMAND …: run it in the background, at most JOBS at once
   while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do sleep 1; done
   "$@" &
   jobs_of_all+=($!)
@@ -31,7 +32,7 @@ finish_all() {
   for job in "${jobs_of_all[@]}"; do wait "$job"; done
   jobs_of_all=()
 }
-score() { # NAME LIMIT PIPELINE ARGUMENTS …: generate foregrounds of photographs anew
+score() { # NAME LIMIT PIPELINE ARGUMENTS …: regenerate foregrounds of photographs
   local name=$1 limit=$2 pipeline=$3
   shift 3
   start python "$here/eval_controlnets.py" --data "$DATA" --caption_column label --base "$pipeline" --size "$SIZE" \

@@ -1,10 +1,10 @@
-"""Rank methods by pairwise votes of people: Bradley-Terry scores with intervals.
+"""Rank methods by pairwise votes: Bradley-Terry scores with intervals.
 
     python eval/rank_votes.py votes.csv --output outputs/votes
 
-`votes.csv` has the columns first,second,winner (one of the two names, or `tie`) and, better, voter: votes of
-one person are alike, and intervals allow for it where every vote names its voter. Prints a Markdown table;
-with `--output` also writes votes.md, votes.csv and votes.json.
+`votes.csv` has the columns first, second and winner (one of the two names, or `tie`). A column voter is
+recommended: if every vote names its voter, the intervals account for correlated votes of one voter. The
+script prints a Markdown table. With `--output` it also writes votes.md, votes.csv and votes.json.
 """
 
 import argparse

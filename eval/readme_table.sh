@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The tables of the README and of the default model's card: every method that works as installed.
+# Make the tables of the README and of the card of the default model: every method that needs no further weights.
 #
 #   bash eval/readme_table.sh IN_PLACE RELOCATED OUTPUT [MODEL]
 #
-# IN_PLACE and RELOCATED are benchmarks in iHarmony4's layout, made of the same photographs: objects recoloured where
-# they stand, and objects moved within their photograph. MODEL is a registry name or a saved folder (default:
-# color_grid). A run that was killed goes on where it stopped.
+# IN_PLACE and RELOCATED are benchmarks in the layout of iHarmony4, made from the same photographs: objects recoloured
+# in place, and objects moved within their photograph. MODEL is a registry name or a saved folder (default:
+# color_grid). A run that was killed resumes.
 set -e
 in_place=$1 relocated=$2 output=$3 model=${4:-color_grid}
 name=$(basename "$model")

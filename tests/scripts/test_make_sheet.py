@@ -45,6 +45,6 @@ def test_first_names_are_taken_and_files_are_kept(sheet, tmp_path):
     with pytest.raises(SystemExit, match="--overwrite|exists"):
         sheet()
     sheet("--count", "1", "--overwrite")
-    with pytest.raises(SystemExit, match=r"1\.png: is not there"):
+    with pytest.raises(SystemExit, match=r"1\.png: does not exist"):
         sheet("--names", "coco/1", "--overwrite")
     assert Image.open(tmp_path / "s.png").height == 26 + 22

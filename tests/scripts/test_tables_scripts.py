@@ -100,7 +100,7 @@ def test_gains_of_several_sets_stand_in_one_table(run, tmp_path):
     assert (tmp_path / "out" / "gains.md").read_text() == shown
     other = write_rows(tmp_path / "other" / "rows.csv", protocols=("idih", "hdnet"))
     failed = run("make_gains.py", "--set", "x", after, other, "--output", tmp_path / "no.md", check=False)
-    assert "not of the same images" in failed.stderr and not (tmp_path / "no.md").exists()
+    assert "must have the same images" in failed.stderr and not (tmp_path / "no.md").exists()
 
 
 def test_a_failure_is_one_line_and_torch_is_not_needed(tmp_path):
@@ -226,4 +226,4 @@ def test_fid_is_written_with_what_it_depends_on(run, data):
     assert same["fid"] == {"mean": 0, "low": 0, "high": 0}
     assert "less results/HCOCO: FID +" in told
     failed = run("eval_fid.py", composites, real, *arguments[2:], "--against", composites, check=False)
-    assert "has not the images of" in failed.stderr
+    assert "must have the same images as" in failed.stderr

@@ -14,7 +14,7 @@ OWN_PIXELS = 256
 LATTICE = 17
 # Foreground MSE on the scale 0 to 255 of composites that differ visibly and are still plausible.
 MSE_RANGE = (60.0, 12000.0)
-# Accepted share of colours outside [0, 1].
+# Accepted share of colours that the edit clips.
 CLIPPED = 0.06
 # Accepted ratio of standard deviations. A lower ratio flattens the colours, a higher one causes banding.
 SPREAD = (0.4, 2.2)
@@ -45,7 +45,7 @@ def choose(
         after: Recoloured and not clamped, `(B * K, 3, N)`, with the candidates of one sample in a row.
         weight: Weight of each colour, `(B, 1, N)`. None weights all colours equally.
         mse_range: Accepted mean squared error, on the scale 0 to 255.
-        clipped: Accepted share of colours outside [0, 1].
+        clipped: Accepted share of colours that the edit moves out of [0, 1].
 
     Returns:
         Index of the selected candidate, `(B,)`.
