@@ -101,7 +101,7 @@ def test_baselines_are_scored_in_every_variant(run, places, tmp_path, model):
     refused = evaluate(
         run, places, tmp_path / "no", "--model", model, "--high", places / "high", check=False, base=base
     )
-    assert refused.startswith("2") and "takes no --high" in refused
+    assert refused.startswith("2") and "does not support --high" in refused
 
 
 def test_sweep_prints_table_2_and_is_that_of_single_runs(run, places, tmp_path):
@@ -117,7 +117,7 @@ def test_sweep_prints_table_2_and_is_that_of_single_runs(run, places, tmp_path):
     scales = ["--control-scale", "0.5:1.0:0.5", "--output", tmp_path / "tables"]
     assert run("make_tables.py", out / "{}" / "rows.csv", *scales) == shown
     refused = evaluate(run, places, tmp_path / "no", "--control-scale", "0.5,1", check=False)
-    assert "give --high or --low" in refused
+    assert "--control-scale requires --high or --low" in refused
 
 
 def test_too_few_images_are_refused_and_ids_choose(run, places, tmp_path):
@@ -154,7 +154,7 @@ def test_perturbed_foregrounds_are_scored_as_they_are_and_by_their_colour_and_li
     refused = evaluate(
         run, places, tmp_path / "no", "--model", "identity", "--detail", "preserve", check=False
     )
-    assert "takes no --high, --low, --init, --strength and --detail" in refused
+    assert "does not support --high, --low, --init, --strength and --detail" in refused
 
 
 @pytest.mark.parametrize("model", ["sd-inpainting", "paint-by-example"])
@@ -171,4 +171,4 @@ def test_baselines_are_models_of_eval_dataset(run, places, tmp_path, model):
         assert float(row["bmse"]) < float(rows["raw"][key]["bmse"])
         assert row["fmse"] != rows["seed"][key]["fmse"]
     failed = run("eval_dataset.py", *common[:2], "--model", "mkl", *common[4:], "--output", "x", check=False)
-    assert "--base is for" in failed
+    assert "--base requires --model" in failed
