@@ -1,5 +1,7 @@
 """The wheel works alone: built from the sources, installed in an empty environment, run in another folder."""
 
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -31,11 +33,20 @@ def test_it_holds_the_package_with_its_weights_and_nothing_else(wheel):
 
 
 def test_harmony_image_runs_from_an_empty_environment(wheel, tmp_path):
+    """Install as the Dockerfile says, in another place, and run the demo outside of the sources."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    pip = [tmp_path / "venv" / "bin" / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
-    subprocess.run([*pip, wheel], check=True)
+    install = tmp_path / "install"
+    install.mkdir()
+    for file in (ROOT / "constraints.txt", wheel):
+        shutil.copy(file, install)
+    (line,) = re.findall(r"^RUN (pip install .*)$", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.M)
+    binaries = tmp_path / "venv" / "bin"
+    subprocess.run(
+        ["bash", "-c", f"{binaries}/{line.replace('/tmp/install', str(install))} && {binaries}/pip check"],
+        check=True,
+    )
     files = [str(ROOT / "examples" / name) for name in ("composite.jpg", "mask.png")]
-    command = [tmp_path / "venv" / "bin" / "harmony", "image", *files, "-o", "out.png"]
+    command = [binaries / "harmony", "image", *files, "-o", "out.png"]
     subprocess.run(command, check=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"})
     with Image.open(tmp_path / "out.png") as result, Image.open(files[0]) as composite:
         assert result.size == composite.size
