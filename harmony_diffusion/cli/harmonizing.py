@@ -27,6 +27,11 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--side-by-side", action="store_true", help="also write OUT_before_after")
     parser.add_argument(
+        "--filters",
+        metavar="FILE.json",
+        help="arguments of white-box filters: applied if the file exists, else predicted and written to it",
+    )
+    parser.add_argument(
         "--runtime",
         choices=("torch", "onnx", "openvino"),
         default="torch",
@@ -63,6 +68,8 @@ def prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Pa
         # A mask must not be changed by a lossy format.
         suffix = ".png" if extra == "_mask" else target.suffix
         paths[extra] = target.with_name(f"{target.stem}{extra}{suffix}")
+    if args.filters and not Path(args.filters).exists():
+        paths["_filters"] = Path(args.filters)
     keys = ("composite", "foreground", "background", "mask", "reference_mask")
     inputs = [source for key in keys if (source := getattr(args, key, None))]
     for path in paths.values():
@@ -120,19 +127,26 @@ def harmonize_and_write(
 
     composite.encoder(outputs[""])  # refuses what the format cannot hold before any work is done
     harmonize = _harmonize if args.runtime == "torch" else _harmonize_without_torch
-    result = harmonize(args, composite, mask, reference)
+    result, filters = harmonize(args, composite, mask, reference)
+    if filters is not None:
+        files["_filters"] = filters
     files[""] = result.encoder(outputs[""])
     if args.side_by_side:
         key = "_before_after"
         files[key] = side_by_side(composite, result).encoder(outputs[key])
     write_together([(outputs[key], files[key]) for key in files], overwrite=args.overwrite)
     for key in files:
-        show(f"before/after: {outputs[key]}" if key == "_before_after" else str(outputs[key]))
+        label = {"_before_after": "before/after: ", "_filters": "filters: "}.get(key, "")
+        show(f"{label}{outputs[key]}")
 
 
-def _harmonize_without_torch(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
+def _harmonize_without_torch(
+    args: argparse.Namespace, composite: Any, mask: Any, reference: Any
+) -> tuple[Any, None]:
     """Return the picture harmonized by an exported model."""
-    given = [f"--{key.replace('_', '-')}" for key in _DIFFUSION if getattr(args, key) is not None]
+    given = [
+        f"--{key.replace('_', '-')}" for key in (*_DIFFUSION, "filters") if getattr(args, key) is not None
+    ]
     if given:
         raise InputError(", ".join(given), "cannot be used with this `--runtime`", "Leave out `--runtime`.")
     from harmony_diffusion.export.full_size import harmonize_picture
@@ -143,11 +157,13 @@ def _harmonize_without_torch(args: argparse.Namespace, composite: Any, mask: Any
     check_background(mask, reference)
     folder = exported_folder(args.model or "default", announce=lambda text: say(f"harmony: note: {text}"))
     model = OnnxModel(folder, runtime=args.runtime)
-    return harmonize_picture(model, composite, mask, reference=reference, strength=args.strength)
+    return harmonize_picture(model, composite, mask, reference=reference, strength=args.strength), None
 
 
-def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
-    """Return the picture harmonized by a model or by a saved pipeline."""
+def _harmonize(
+    args: argparse.Namespace, composite: Any, mask: Any, reference: Any
+) -> tuple[Any, bytes | None]:
+    """Return the picture harmonized by a model or a saved pipeline, and the content of a file of filters."""
     from harmony_diffusion.models import MODELS, load_model
 
     source = args.model or "default"
@@ -155,7 +171,7 @@ def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: A
     if source not in ("default", *MODELS) and (
         not folder.is_dir() or (folder / "model_index.json").is_file()
     ):
-        return _harmonize_by_pipeline(args, composite, mask, reference)
+        return _harmonize_by_pipeline(args, composite, mask, reference), None
     # A single model needs no pipeline, whose imports take as long as all the rest.
     from harmony_diffusion.highres.harmonize import harmonize_picture
     from harmony_diffusion.images.masks import check_background
@@ -165,7 +181,20 @@ def _harmonize(args: argparse.Namespace, composite: Any, mask: Any, reference: A
     if args.prompt is not None:
         say(f"harmony: note: --prompt is ignored: {type(model).__name__} reads no text")
     check_background(mask, reference)
-    return harmonize_picture(model, composite, mask, reference=reference, strength=args.strength)[0]
+    if args.filters is None:
+        options = {"reference": reference, "strength": args.strength}
+        return harmonize_picture(model, composite, mask, **options)[0], None
+    from harmony_diffusion.cli.filter_files import check_named_filters, filters_from_json, filters_to_json
+    from harmony_diffusion.highres.harmonize import render_filters
+    from harmony_diffusion.highres.windows import shown_mask
+
+    check_named_filters(model)
+    path = Path(args.filters)
+    if path.exists():
+        filters, shown = filters_from_json(path, model), shown_mask(composite, mask)
+        return render_filters(model, composite, shown, filters, strength=args.strength), None
+    picture, filters = harmonize_picture(model, composite, mask, reference=reference, strength=args.strength)
+    return picture, filters_to_json(model, filters)
 
 
 def _harmonize_by_pipeline(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:
@@ -173,6 +202,8 @@ def _harmonize_by_pipeline(args: argparse.Namespace, composite: Any, mask: Any, 
     from harmony_diffusion.pipelines.loading import load_pipeline
 
     controls = args.high_scale != 0 or args.low_scale != 0
+    if args.filters:
+        raise InputError("--filters", "needs a single model, and this is a pipeline", "Leave it out.")
     pipe = load_pipeline(args.model, controls=controls)
     pipe.set_progress_bar_config(disable=True)
     with warnings.catch_warnings():
