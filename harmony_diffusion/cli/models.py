@@ -33,6 +33,7 @@ def run_models(args: argparse.Namespace) -> None:
                 "parameters": parameters,
                 "license": model.origin.weights_license or model.origin.code_license or "-",
                 "weights": _weights_of(parameters, has_weights(name)),
+                "trained_on": _photographs_of(name) if has_weights(name) else None,
                 "default": name == DEFAULT_MODEL,
             }
         )
@@ -46,6 +47,24 @@ def run_models(args: argparse.Namespace) -> None:
         name = f"{row['name']}{' *' if row['default'] else ''}"
         show(f"{name:20} {row['kind']:10} {row['parameters']:11,}  {row['weights']:15} {row['license']}")
     show("* default")
+    for row in rows:
+        if row["trained_on"]:
+            counts = ", ".join(f"{count:,} {terms}" for terms, count in row["trained_on"].items())
+            show(
+                f"The weights of {row['name']} were trained here on {sum(row['trained_on'].values()):,} "
+                f"photographs by the terms of their sources: {counts}. Whether weights inherit such terms is "
+                "not settled: decide before you sell pictures."
+            )
+
+
+def _photographs_of(name: str) -> dict[str, int] | None:
+    """Return how many photographs of which terms the weights of the package were trained on, by their card."""
+    import yaml
+
+    from harmony_diffusion.models import WEIGHTS
+
+    _, header, _ = (WEIGHTS / name / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(header).get("training_photographs")
 
 
 def _weights_of(parameters: int, shipped: bool) -> str:

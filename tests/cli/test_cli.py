@@ -139,8 +139,12 @@ def test_models_lists_every_registry_name(capsys):
     assert licenses["harmonizer"] == "CC BY-NC-SA 4.0"
     assert licenses["harmonizer_lite"] == "-", "there is no official code or weights of it"
     assert sum(row["default"] for row in rows) == 1
+    trained = {row["name"]: row["trained_on"] for row in rows if row["weights"] == "included"}
+    assert all(set(counts) <= {"permissive", "research", "unclear"} for counts in trained.values())
+    assert sum(trained["color_grid"].values()) == 3846
     assert run("models") == 0
-    assert "harmonizer" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "harmonizer" in output and "606 permissive" in output
 
 
 def test_usage_error_exits_2():
