@@ -58,7 +58,7 @@ def run_models(args: argparse.Namespace) -> None:
 
 
 def _photographs_of(name: str) -> dict[str, int] | None:
-    """Return how many photographs of which terms the weights of the package were trained on, by their card."""
+    """Return how many photographs of each kind of terms the weights were trained on, by their card."""
     import yaml
 
     from harmony_diffusion.models import WEIGHTS
