@@ -65,8 +65,8 @@ def prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Pa
     target = check_suffix(args.output)
     paths = {"": target}
     for extra in extras:
-        # A mask must not be changed by a lossy format.
-        suffix = ".png" if extra == "_mask" else target.suffix
+        # A mask or a layer must not be changed by a lossy format.
+        suffix = ".png" if extra in ("_mask", "_shadow") else target.suffix
         paths[extra] = target.with_name(f"{target.stem}{extra}{suffix}")
     if args.filters and not Path(args.filters).exists():
         paths["_filters"] = Path(args.filters)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import cv2
@@ -11,9 +11,29 @@ from PIL import Image
 
 from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
 from harmony_diffusion.images.arrays import white_of
+from harmony_diffusion.images.foreground_colors import decontaminate_colors
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.picture import Picture
+from harmony_diffusion.images.shadow import Shadow, draw_shadow, lay_shadow
+from harmony_diffusion.images.shadow_guess import guess_shadow
 from harmony_diffusion.numbers import check_integer, check_number
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """A pasted foreground, and the layers it is made of.
+
+    Attributes:
+        composite: The foreground on the background.
+        mask: `(H, W)` float32 in [0, 1].
+        shadow: Multiplier of the background's sRGB values, `(H, W)` float32 in [0, 1]; None without a shadow.
+        shadow_settings: The shadow that was drawn, as given or guessed; None without one.
+    """
+
+    composite: Picture
+    mask: np.ndarray
+    shadow: np.ndarray | None = None
+    shadow_settings: Shadow | None = None
 
 
 def paste_foreground(
@@ -26,6 +46,27 @@ def paste_foreground(
 ) -> tuple[Picture, np.ndarray]:
     """Paste `foreground` on `background` and return the composite with its mask.
 
+    See `compose`, which has the same arguments and more.
+
+    Returns:
+        The composite, and the mask `(H, W)` float32 in [0, 1] of the background's size.
+    """
+    composition = compose(foreground, background, mask, at=at, scale=scale)
+    return composition.composite, composition.mask
+
+
+def compose(
+    foreground: Picture,
+    background: Picture,
+    mask: np.ndarray | None = None,
+    *,
+    at: tuple[int, int] | None = None,
+    scale: float = 1.0,
+    shadow: Shadow | str | None = None,
+    decontaminate: bool = False,
+) -> Composition:
+    """Paste `foreground` on `background`, with a shadow if wanted.
+
     The foreground is scaled with premultiplied alpha, so that the colour of hidden pixels never bleeds into
     the edge; what stands out over the background's border is cut off.
 
@@ -35,31 +76,20 @@ def paste_foreground(
         mask: What of the foreground to paste, float `(H, W)` in [0, 1]; multiplies the alpha channel.
         at: Left and top of the pasted foreground in pixels of the background; centred by default.
         scale: Size of the pasted foreground relative to its own.
-
-    Returns:
-        The composite, and the mask `(H, W)` float32 in [0, 1] of the background's size.
+        shadow: A `Shadow`, "auto" to guess it from the background, or None.
+        decontaminate: Replace the colour of the old background in soft edges by the object's own.
 
     Raises:
         MaskError: The foreground has neither alpha nor mask, or nothing of it would be visible.
         SizeMismatchError: `mask` has not the foreground's size.
-        InputError: `scale` is not a positive number, or the foreground would lie outside the background.
+        InputError: `scale` is not a positive number, the foreground would lie outside the background, or
+            `shadow` is something else.
     """
+    if not (shadow is None or shadow == "auto" or isinstance(shadow, Shadow)):
+        raise InputError("shadow", f"is {shadow!r}", 'Give a `Shadow`, "auto", or None.')
     alpha = _foreground_alpha(foreground, mask)
-    scale = check_number("scale", scale)
-    if scale <= 0:
-        raise InputError("scale", f"must be a positive number, got {scale:g}", "1 keeps the size.")
-    if min(foreground.size) * scale > 16 * max(background.size):
-        raise InputError(
-            "scale", f"{scale:g} makes the foreground much larger than the background", "Give a smaller one."
-        )
-    height, width = (max(1, round(side * scale)) for side in foreground.size)
+    height, width = _pasted_size(foreground, background, scale)
     frame_height, frame_width = background.size
-    if height > 16 * frame_height or width > 16 * frame_width:
-        raise InputError(
-            "scale",
-            f"{scale:g} makes the foreground {width}x{height} on a {frame_width}x{frame_height} background",
-            "Give a smaller one.",
-        )
     left, top = (
         _position(at) if at is not None else ((frame_width - width) // 2, (frame_height - height) // 2)
     )
@@ -77,21 +107,52 @@ def paste_foreground(
     cut = slice(first_row - top, last_row - top), slice(first_column - left, last_column - left)
 
     colour = foreground.read_srgb(slice(0, foreground.size[0]), slice(0, foreground.size[1]))
+    if decontaminate:
+        colour = decontaminate_colors(colour, alpha)
     premultiplied = _resize(colour * alpha[..., None], height, width)[cut]
     coverage = _resize(alpha, height, width)[cut].clip(0, 1)
     if not coverage.any():
         raise MaskError(
             foreground.name, "nothing of it is visible on the background", "Choose another position or mask."
         )
+    frame_mask = np.zeros(background.size, np.float32)
+    frame_mask[rows, columns] = coverage
+    layer, settings = None, None
+    if shadow is not None:
+        settings = shadow if isinstance(shadow, Shadow) else guess_shadow(background, frame_mask)
+        layer = draw_shadow(frame_mask, settings)
+        background = lay_shadow(background, layer)
 
     below = background.read_srgb(rows, columns)
     pasted = (premultiplied + below * (1 - coverage[..., None])).clip(0, 1)
     pixels = background.pixels.copy()
     visible = coverage > 0
     pixels[rows, columns][visible] = background.write_srgb(pasted, rows, columns)[visible]
-    frame_mask = np.zeros(background.size, np.float32)
-    frame_mask[rows, columns] = coverage
-    return background.with_pixels(pixels), frame_mask
+    return Composition(background.with_pixels(pixels), frame_mask, layer, settings)
+
+
+def _pasted_size(foreground: Picture, background: Picture, scale: float) -> tuple[int, int]:
+    """Return height and width of the scaled foreground.
+
+    Raises:
+        InputError: `scale` is not a positive number, or makes it much larger than the background.
+    """
+    scale = check_number("scale", scale)
+    if scale <= 0:
+        raise InputError("scale", f"must be a positive number, got {scale:g}", "1 keeps the size.")
+    if min(foreground.size) * scale > 16 * max(background.size):
+        raise InputError(
+            "scale", f"{scale:g} makes the foreground much larger than the background", "Give a smaller one."
+        )
+    height, width = (max(1, round(side * scale)) for side in foreground.size)
+    frame_height, frame_width = background.size
+    if height > 16 * frame_height or width > 16 * frame_width:
+        raise InputError(
+            "scale",
+            f"{scale:g} makes the foreground {width}x{height} on a {frame_width}x{frame_height} background",
+            "Give a smaller one.",
+        )
+    return height, width
 
 
 def side_by_side(before: Picture, after: Picture, gap: int = 4) -> Picture:
