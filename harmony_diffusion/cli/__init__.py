@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harmony_diffusion import __version__
-from harmony_diffusion.cli import batch, compose, convert, data, export, hub, image, models, video
+from harmony_diffusion.cli import app, batch, compose, convert, data, export, hub, image, models, video
 from harmony_diffusion.cli.number_types import join_negative
 from harmony_diffusion.cli.terminal import close_quietly, say
 from harmony_diffusion.errors import HarmonyError, InputNote
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"harmony {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (image, compose, video, batch, convert, export, hub, models, data):
+    for command in (image, compose, video, batch, app, convert, export, hub, models, data):
         command.add_command(commands)
     return parser
 

@@ -1,0 +1,1 @@
+"""`harmony app`: the library in a browser, on this machine."""

@@ -1,0 +1,106 @@
+"""The tab Harmonize: a finished composite and its mask."""
+
+import json
+from typing import Any
+
+from harmony_diffusion.app.components import component, guarded, notes_text, read_value
+from harmony_diffusion.app.engine import Engine
+from harmony_diffusion.app.results import PICTURES, ResultView
+
+_ALONE = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
+
+
+def build(engine: Engine) -> None:
+    """Add the contents of the tab."""
+    import gradio
+
+    base = gradio.State(None)  # path of a mask at full resolution that the drawing began with
+    with gradio.Row():
+        with gradio.Column(min_width=300):
+            composite = gradio.File(label="Composite", file_types=PICTURES, type="filepath", elem_id="up")
+            board = component("painter", "board")
+            with gradio.Row():
+                find = gradio.Button("Find object in box", elem_id="find", size="sm")
+                alpha = gradio.Button("Use transparency", elem_id="alpha", size="sm")
+            with gradio.Accordion("Mask from a file", open=False):
+                mask_file = gradio.File(
+                    label="Mask: white on the object", file_types=PICTURES, type="filepath", elem_id="mask-up"
+                )
+        with gradio.Column(min_width=300):
+            view = ResultView(engine, "viewer", "Harmonize")
+
+    open_job = guarded(engine, _open)
+    mask_job = {name: guarded(engine, job) for name, job in _mask_jobs().items()}
+    harmonize_job = guarded(engine, _harmonize)
+
+    def opened(path: str | None) -> tuple[Any, ...]:
+        if path is None:
+            return gradio.skip(), None, None, ""
+        message, notes = open_job(engine, path)
+        return json.dumps(message), None, None, notes_text(notes)
+
+    def masked(kind: str, *inputs: Any) -> tuple[str, str, str]:
+        (path, message), notes = mask_job[kind](engine, *inputs)
+        return path, json.dumps(message), notes_text(notes)
+
+    def pressed(
+        path: str | None, drawn: str, below: str | None, model: str, variations: bool
+    ) -> tuple[Any, ...]:
+        (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations)
+        return result, json.dumps(message), None, notes_text(notes)
+
+    composite.change(opened, composite, [board, base, view.result, view.notes], **_ALONE)
+    for kind, event, inputs in (
+        ("file", mask_file.upload, [composite, mask_file]),
+        ("alpha", alpha.click, [composite]),
+        ("box", find.click, [composite, board]),
+    ):
+        event(lambda *given, kind=kind: masked(kind, *given), inputs, [base, board, view.notes], **_ALONE)
+    view.button.click(
+        pressed,
+        [composite, board, base, view.model, view.variations],
+        [view.result, view.viewer, view.files, view.notes],
+        **_ALONE,
+    )
+
+
+def _open(engine: Engine, path: str) -> dict[str, Any]:
+    from harmony_diffusion.app.painting import open_picture
+
+    return open_picture(engine, path)
+
+
+def _mask_jobs() -> dict[str, Any]:
+    def of_file(engine: Engine, picture: str | None, path: str) -> tuple[str, dict[str, Any]]:
+        from harmony_diffusion.app.painting import mask_for_board, mask_of_file
+
+        mask = mask_of_file(engine, path, picture)
+        return mask, mask_for_board(engine, mask)
+
+    def of_alpha(engine: Engine, picture: str | None) -> tuple[str, dict[str, Any]]:
+        from harmony_diffusion.app.painting import mask_for_board, mask_of_alpha
+
+        mask = mask_of_alpha(engine, picture)
+        return mask, mask_for_board(engine, mask)
+
+    def of_box(engine: Engine, picture: str | None, drawn: str) -> tuple[str, dict[str, Any]]:
+        from harmony_diffusion.app.painting import mask_for_board, mask_of_box
+
+        mask = mask_of_box(engine, picture, read_value(drawn))
+        return mask, mask_for_board(engine, mask)
+
+    return {"file": of_file, "alpha": of_alpha, "box": of_box}
+
+
+def _harmonize(
+    engine: Engine, picture: str | None, drawn: str, base: str | None, model: str, variations: bool
+) -> tuple[Any, dict[str, Any]]:
+    from harmony_diffusion.app.actions import harmonize
+    from harmony_diffusion.app.painting import drawn_mask, drawn_reference
+    from harmony_diffusion.app.sources import CompositeFiles
+
+    value = read_value(drawn)
+    mask = drawn_mask(engine, picture, base, value)
+    reference = drawn_reference(engine, picture, value)
+    files = CompositeFiles(str(picture), mask, reference, engine.max_pixels)
+    return harmonize(engine, files, model, variations)
