@@ -1,6 +1,5 @@
 """The one worker of the page: models, and files of results, one job after another."""
 
-import logging
 import os
 import re
 import shutil
@@ -17,8 +16,6 @@ from harmony_diffusion.errors import CheckpointError, HarmonyError, InputError, 
 if TYPE_CHECKING:
     # Importing torch takes seconds, and the page is up before.
     from harmony_diffusion.models.contract import HarmonyModel
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 TIME_LIMIT = 300.0  # seconds that a job waits for those before it
@@ -40,16 +37,6 @@ class Engine:
         self._loaded: dict[str, HarmonyModel] = {}
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
-
-    def warm(self) -> None:
-        """Import what the first job needs, and load the first model."""
-        try:
-            with self._lock:
-                import harmony_diffusion.app.actions  # noqa: F401
-
-                self.model(self.models[0])
-        except HarmonyError as error:
-            logger.warning("%s", error)
 
     def model(self, name: str) -> "HarmonyModel":
         """Return a model by the name or folder it was offered as.

@@ -1,5 +1,6 @@
 """Serve the page until it is interrupted."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.app.engine import Engine, offered_models
-from harmony_diffusion.errors import InputError, MissingDependencyError, OutputError
+from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError, OutputError
 
 _LOCAL = ("127.0.0.1", "localhost")
 
@@ -59,7 +60,7 @@ def serve(
             signal.signal(number, lambda *_: stopped.set())
         address = f"http://{'127.0.0.1' if host in _LOCAL else host}:{port}"
         ready(address)
-        threading.Thread(target=engine.warm, daemon=True).start()
+        threading.Thread(target=_warm, args=(engine,), daemon=True).start()
         if open_browser:
             import webbrowser
 
@@ -108,6 +109,19 @@ def _launch(engine: Engine, host: str, port: int, password: str | None, max_uplo
         },
     )
     return page
+
+
+def _warm(engine: Engine) -> None:
+    """Import what the first job needs, and load the first model, while the visitor looks at the page."""
+
+    def load() -> None:
+        import harmony_diffusion.app.actions  # noqa: F401
+
+        engine.model(engine.models[0])
+
+    # An error is shown to the visitor when the model is used.
+    with contextlib.suppress(HarmonyError):
+        engine.run(load)
 
 
 def _free_port(host: str, port: int) -> int:
