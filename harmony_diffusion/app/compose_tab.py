@@ -19,18 +19,16 @@ def build(engine: Engine) -> None:
         with gradio.Column(min_width=300):
             with gradio.Row():
                 foreground = gradio.File(
-                    label="Cut-out", file_types=PICTURES, type="filepath", elem_id="cut-up", min_width=140
+                    label="Cut-out", file_types=PICTURES, type="filepath", elem_id="cut-up", min_width=200
                 )
                 background = gradio.File(
                     label="Background",
                     file_types=PICTURES,
                     type="filepath",
                     elem_id="ground-up",
-                    min_width=140,
+                    min_width=200,
                 )
-            with gradio.Accordion(
-                "Cut out: for a picture without transparency", open=False, elem_id="cut-out"
-            ):
+            with gradio.Accordion("Cut out a picture without transparency", open=False, elem_id="cut-out"):
                 board = component("painter", "cut-board")
                 with gradio.Row():
                     find = gradio.Button("Find object in box", elem_id="cut-find", size="sm")
@@ -38,13 +36,11 @@ def build(engine: Engine) -> None:
             stage = component("stage", "stage")
             with gradio.Accordion("Shadow and edges", open=False):
                 shadow = gradio.Radio(["off", "auto", "set"], value="off", label="Shadow", elem_id="shadow")
-                with gradio.Row():
-                    angle = gradio.Slider(
-                        -180, 180, 90, step=1, label="Direction: 0 right, 90 down, 180 left", min_width=200
-                    )
-                    length = gradio.Slider(0, 3, 0.4, step=0.01, label="Length", min_width=140)
-                    softness = gradio.Slider(0, 1, 0.4, step=0.01, label="Softness", min_width=140)
-                    density = gradio.Slider(0, 1, 0.4, step=0.01, label="Density", min_width=140)
+                direction = "Direction: 0 right, 90 down, 180 left"
+                angle = gradio.Slider(-180, 180, 90, step=1, label=direction)
+                length = gradio.Slider(0, 3, 0.4, step=0.01, label="Length, in heights of the object")
+                softness = gradio.Slider(0, 1, 0.4, step=0.01, label="Softness")
+                density = gradio.Slider(0, 1, 0.4, step=0.01, label="Density")
                 clean = gradio.Checkbox(
                     False, label="Remove the old background's colour from soft edges", elem_id="clean"
                 )
@@ -76,7 +72,7 @@ def build(engine: Engine) -> None:
 
     def pressed(*given: Any) -> tuple[Any, ...]:
         (result, message), notes = work(engine, *given)
-        return result, json.dumps(message), None, notes_text(notes)
+        return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
 
     foreground.change(cut_opened, [foreground, background], [board, stage, cut, view.notes], **_ALONE)
     background.change(ground_opened, background, [stage, view.notes], **_ALONE)

@@ -47,7 +47,7 @@ def build(engine: Engine) -> None:
         path: str | None, drawn: str, below: str | None, model: str, variations: bool
     ) -> tuple[Any, ...]:
         (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations)
-        return result, json.dumps(message), None, notes_text(notes)
+        return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
 
     composite.change(opened, composite, [board, base, view.result, view.notes], **_ALONE)
     for kind, event, inputs in (

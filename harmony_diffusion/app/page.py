@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from harmony_diffusion.app import compose_tab, harmonize_tab
+from harmony_diffusion.app import compose_tab, harmonize_tab, video_tab
 from harmony_diffusion.app.components import guarded
 from harmony_diffusion.app.engine import Engine
 from harmony_diffusion.app.results import PICTURES
@@ -22,6 +22,9 @@ def build_page(engine: Engine) -> Any:
             harmonize_tab.build(engine)
         with gradio.Tab("Compose", id="compose"):
             compose_tab.build(engine)
+        if video_tab.is_available():
+            with gradio.Tab("Video", id="video"):
+                video_tab.build(engine)
         _add_endpoint(engine)
     page.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
     return page

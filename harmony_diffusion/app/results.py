@@ -27,24 +27,24 @@ class ResultView:
         ]
         with gradio.Row():
             self.model = gradio.Dropdown(
-                shown, value=engine.models[0], label="Model", elem_id=f"{name}-model", min_width=160
+                shown, value=engine.models[0], label="Model", elem_id=f"{name}-model", min_width=220
             )
             self.variations = gradio.Checkbox(
-                False, label="Variations", elem_id=f"{name}-variations", min_width=120
+                False, label="Variations", elem_id=f"{name}-variations", min_width=110
             )
         self.button = gradio.Button(action, variant="primary", elem_id=f"{name}-run")
         self.viewer = component("viewer", name)
         self.download = gradio.Button("Download at full resolution", elem_id=f"{name}-download")
         self.files = gradio.File(
-            label="Files", file_count="multiple", interactive=False, elem_id=f"{name}-files"
+            label="Files", file_count="multiple", interactive=False, visible=False, elem_id=f"{name}-files"
         )
         self.notes = gradio.Markdown(elem_id=f"{name}-notes")
         write = guarded(engine, _write)
         render = guarded(engine, _render)
 
-        def written(result: Any, value: str) -> tuple[list[str], str]:
+        def written(result: Any, value: str) -> tuple[Any, str]:
             files, notes = write(engine, result, value)
-            return files, notes_text(notes)
+            return gradio.File(files, visible=True), notes_text(notes)
 
         def rendered(result: Any, value: str) -> tuple[Any, str]:
             (result, message), _ = render(engine, result, value)
