@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo web test check docs
+.PHONY: demo web chromium test check docs
 
 # Each stamp is newer than the files that say what to install, so an edit of them installs again.
 .venv/base: pyproject.toml constraints.txt
@@ -32,7 +32,13 @@ web: .venv/dev
 		web/node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm web/runtime/
 	$(BIN)/harmony export default web/model --overwrite
 
-test: .venv/dev
+# Tests in a browser need Debian's chromium; where it cannot be installed they are skipped.
+chromium:
+	@command -v chromium >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || \
+	  echo "No chromium: tests in a browser are skipped."
+
+test: .venv/dev chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
 
 check: .venv/dev

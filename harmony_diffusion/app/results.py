@@ -30,7 +30,7 @@ class ResultView:
                 shown, value=engine.models[0], label="Model", elem_id=f"{name}-model", min_width=220
             )
             self.variations = gradio.Checkbox(
-                False, label="Variations", elem_id=f"{name}-variations", min_width=110
+                False, label="Variations", elem_id=f"{name}-variations", min_width=140
             )
         self.button = gradio.Button(action, variant="primary", elem_id=f"{name}-run")
         self.viewer = component("viewer", name)
