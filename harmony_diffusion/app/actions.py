@@ -9,12 +9,14 @@ import torch
 
 from harmony_diffusion.app.changes import Change, predict_change, render_change
 from harmony_diffusion.app.engine import VARIATION, Engine
+from harmony_diffusion.app.generated import Generated, generate
 from harmony_diffusion.app.previews import VIEW_SIDE, jpeg_url, small_alpha, small_mask, small_pixels
 from harmony_diffusion.app.sources import CompositeFiles, PastedFiles, Scene
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.images.compose import mask_encoder
 from harmony_diffusion.images.output_files import write_together
 from harmony_diffusion.images.picture import Picture
+from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.numbers import check_number
 
 _WEAKER = 0.6  # strength of the variations
@@ -26,42 +28,49 @@ class Result:
 
     Attributes:
         files: The input.
-        changes: What each model changes: that of the first result, then that of the variations.
+        changes: What each model changes: that of the first result, then those of the variations.
     """
 
     files: CompositeFiles | PastedFiles
-    changes: list[Change] = field(default_factory=list)
+    changes: list[Change | Generated] = field(default_factory=list)
 
 
 def harmonize(
-    engine: Engine, files: CompositeFiles | PastedFiles, model: str, variations: bool = False
+    engine: Engine,
+    files: CompositeFiles | PastedFiles,
+    model: str,
+    variations: bool = False,
+    prompt: str = "",
 ) -> tuple[Result, dict[str, Any]]:
     """Run the model, and return the result with what the viewer shows of it.
+
+    Args:
+        engine: Models and files.
+        files: The input.
+        model: A model that is offered.
+        variations: Also a weaker result and one of another method, or of other seeds.
+        prompt: Text for models that take one.
 
     Raises:
         InputError: The files cannot be used.
     """
-    scene = files.load()
-    result = Result(files)
-    names = [model, *([VARIATION] if variations and model != VARIATION else [])]
-    for name in names:
-        result.changes.append(
-            predict_change(engine.model(name), scene.composite, scene.mask, scene.reference)
-        )
+    scene, name = files.load(), Path(model).name
+    result, choices = Result(files), [{"label": name, "change": 0, "strength": 1.0}]
+    result.changes.append(_change(engine, scene, model, prompt))
+    generates = isinstance(result.changes[0], Generated)
+    if variations and generates:
+        for seed in (1, 2):
+            choices.append({"label": f"{name}, seed {seed}", "change": seed, "strength": 1.0})
+            result.changes.append(_change(engine, scene, model, prompt, seed))
+    elif variations:
+        choices.append({"label": f"{name}, weaker", "change": 0, "strength": _WEAKER})
+        if model != VARIATION:
+            choices.append({"label": f"{VARIATION}, weaker", "change": 1, "strength": _WEAKER})
+            result.changes.append(_change(engine, scene, VARIATION))
     before, mask = _small(scene)
-    afters = [_view(render_change(change, before, mask)) for change in result.changes]
-    choices = [{"label": Path(model).name, "change": 0, "strength": 1.0}]
-    if variations:
-        choices.append({"label": f"{Path(model).name}, weaker", "change": 0, "strength": _WEAKER})
-    if len(names) > 1:
-        choices.append({"label": f"{VARIATION}, weaker", "change": 1, "strength": _WEAKER})
-    message = {
-        "before": _view(before),
-        "afters": afters,
-        "choices": choices,
-        "filters": _arguments(result.changes[0]),
-    }
-    return result, message
+    afters = [_view(_rendered(change, before, mask, 1.0)) for change in result.changes]
+    filters = _arguments(result.changes[0])
+    return result, {"before": _view(before), "afters": afters, "choices": choices, "filters": filters}
 
 
 def with_arguments(result: Result, arguments: list[float]) -> tuple[Result, dict[str, Any]]:
@@ -71,7 +80,11 @@ def with_arguments(result: Result, arguments: list[float]) -> tuple[Result, dict
         InputError: The model has no such arguments.
     """
     first = result.changes[0]
-    if first.filters is None or len(arguments) != len(first.model.filter_names):
+    if (
+        isinstance(first, Generated)
+        or first.filters is None
+        or len(arguments) != len(first.model.filter_names)
+    ):
         raise InputError("filters", "do not belong to this model", "Press Harmonize again.")
     values = [check_number("filter", value, -1, 1) for value in arguments]
     filters = torch.tensor([values], dtype=first.filters.dtype, device=first.filters.device)
@@ -92,7 +105,7 @@ def write_result(engine: Engine, result: Result, change: int, strength: float) -
     strength = check_number("strength", strength, 0, 1)
     chosen = result.changes[change if 0 <= change < len(result.changes) else 0]
     scene = result.files.load()
-    harmonized = render_change(chosen, scene.composite, scene.mask, strength)
+    harmonized = _rendered(chosen, scene.composite, scene.mask, strength)
     folder, name = engine.new_folder(), Path(result.files.result_name())
     path = folder / name
     files: list[tuple[Path, Any]] = [(path, harmonized.encoder(path))]
@@ -114,10 +127,24 @@ def harmonize_files(engine: Engine, composite: str, mask: str, model: str, stren
     """
     files = CompositeFiles(composite, mask, max_pixels=engine.max_pixels)
     scene = files.load()
-    change = predict_change(engine.model(model), scene.composite, scene.mask)
+    strength = check_number("strength", strength, 0, 1)
+    change = _change(engine, scene, model)
     path = engine.new_folder() / files.result_name()
-    render_change(change, scene.composite, scene.mask, check_number("strength", strength, 0, 1)).save(path)
+    _rendered(change, scene.composite, scene.mask, strength).save(path)
     return str(path)
+
+
+def _change(engine: Engine, scene: Scene, name: str, prompt: str = "", seed: int = 0) -> Change | Generated:
+    model = engine.model(name)
+    if isinstance(model, HarmonyModel):
+        return predict_change(model, scene.composite, scene.mask, scene.reference)
+    return generate(engine, model, scene, prompt, seed)
+
+
+def _rendered(change: Change | Generated, picture: Picture, mask: np.ndarray, strength: float) -> Picture:
+    if isinstance(change, Generated):
+        return change.render(picture, strength)
+    return render_change(change, picture, mask, strength)
 
 
 def _small(scene: Scene) -> tuple[Picture, np.ndarray]:
@@ -134,8 +161,10 @@ def _view(picture: Picture) -> str:
     return jpeg_url(picture.pixels, picture.visible)
 
 
-def _arguments(change: Change) -> list[dict[str, Any]]:
+def _arguments(change: Change | Generated) -> list[dict[str, Any]]:
     """Return names and values of the filters that can be set by hand."""
+    if isinstance(change, Generated):
+        return []
     names = change.model.filter_names
     if change.filters is None or not names or change.filters.ndim != 2:
         return []

@@ -81,7 +81,7 @@ def build(engine: Engine) -> None:
     settings = [shadow, angle, length, softness, density, clean]
     view.button.click(
         pressed,
-        [foreground, background, cut, stage, view.model, view.variations, *settings],
+        [foreground, background, cut, stage, view.model, view.variations, view.prompt, *settings],
         [view.result, view.viewer, view.files, view.notes],
         **_ALONE,
     )
@@ -142,6 +142,7 @@ def _compose(
     place: str,
     model: str,
     variations: bool,
+    prompt: str,
     shadow: str,
     angle: float,
     length: float,
@@ -165,4 +166,4 @@ def _compose(
     if shadow == "set":
         chosen = Shadow(angle, length, softness, density)
     files = PastedFiles(foreground, background, mask, at, scale, chosen, clean, engine.max_pixels)
-    return harmonize(engine, files, model, variations)
+    return harmonize(engine, files, model, variations, prompt)

@@ -1,6 +1,9 @@
 """The one worker of the page: models, and files of results, one job after another."""
 
+import contextlib
+import ctypes
 import os
+import queue
 import re
 import shutil
 import tempfile
@@ -8,18 +11,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from harmony_diffusion.errors import CheckpointError, HarmonyError, InputError, InputNote
 
-if TYPE_CHECKING:
-    # Importing torch takes seconds, and the page is up before.
-    from harmony_diffusion.models.contract import HarmonyModel
-
 Result = TypeVar("Result")
-TIME_LIMIT = 300.0  # seconds that a job waits for those before it
+TIME_LIMIT = 300.0  # seconds for a job and those before it
 _KEPT = 3600.0  # seconds that files of results are kept
+DIFFUSION, DIFFUSION_FOLDER = "sd2-dual", "HARMONY_SD2_DUAL"  # offered where the variable is set
 VARIATION = "reinhard"  # the other model of the variations
 
 
@@ -34,26 +36,26 @@ class Engine:
 
     def __init__(self, folder: Path, models: list[str], max_pixels: int = 100_000_000) -> None:
         self.folder, self.models, self.max_pixels = folder, models, max_pixels
-        self._loaded: dict[str, HarmonyModel] = {}
-        self._lock = threading.Lock()
+        self._loaded: dict[str, Any] = {}
+        # One thread owns the models, and its memory is used again by the next job.
+        # A daemon, so that Ctrl-C need not wait for it.
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="harmony", daemon=True).start()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def model(self, name: str) -> "HarmonyModel":
-        """Return a model by the name or folder it was offered as.
+    def model(self, name: str) -> Any:
+        """Return what was offered under a name: a `HarmonyModel`, or a diffusion pipeline.
 
         Raises:
             InputError: It was not offered.
             CheckpointError: It cannot be loaded.
         """
         if name not in self.models:
-            raise InputError(
-                "model", f"{name[:60]!r} is not offered", f"Choose one of {', '.join(self.models)}."
-            )
+            choices = ", ".join(Path(model).name for model in self.models)
+            raise InputError("model", f"{name[:60]!r} is not offered", f"Choose one of {choices}.")
         if name not in self._loaded:
-            from harmony_diffusion.models import load_model
-
             try:
-                self._loaded[name] = load_model(name)
+                self._loaded[name] = _load(name)
             except (OSError, RuntimeError) as error:
                 if isinstance(error, HarmonyError):
                     raise
@@ -64,18 +66,35 @@ class Engine:
         """Run a job after those before it, and return its result and the notes about its files.
 
         Raises:
-            InputError: The job is refused, or others take too long.
+            InputError: The job is refused, or takes too long together with those before it.
         """
-        if not self._lock.acquire(timeout=TIME_LIMIT):
-            raise InputError(
-                "page", f"other jobs took more than {TIME_LIMIT:.0f} seconds", "Try again later."
-            )
+        waiting: Future[tuple[Result, list[str]]] = Future()
+        self._jobs.put((waiting, partial(self._run, job, *arguments)))
         try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", InputNote)
+            return waiting.result(TIME_LIMIT)
+        except TimeoutError:
+            waiting.cancel()
+            reason = f"this and the jobs before it took more than {TIME_LIMIT:.0f} seconds"
+            raise InputError("page", reason, "Try again later, or with a smaller picture.") from None
+
+    def _work(self) -> None:
+        while True:
+            waiting, job = self._jobs.get()
+            if not waiting.set_running_or_notify_cancel():
+                continue
+            try:
+                waiting.set_result(job())
+            except BaseException as error:
+                waiting.set_exception(error)
+            del waiting, job  # their pictures are not kept until the next job
+
+    def _run(self, job: Callable[..., Result], *arguments: Any) -> tuple[Result, list[str]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", InputNote)
+            try:
                 result = job(*arguments)
-        finally:
-            self._lock.release()
+            finally:
+                _return_memory()
         notes = [self.without_paths(str(w.message)) for w in caught if issubclass(w.category, InputNote)]
         return result, list(dict.fromkeys(notes))
 
@@ -95,8 +114,34 @@ class Engine:
         return text
 
     def close(self) -> None:
-        """Remove the folder."""
+        """Remove the folder, and wait for no job."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def is_diffusion(name: str) -> bool:
+    """Return True if a model takes a prompt."""
+    index = Path(name) / "model_index.json"
+    return name == DIFFUSION or (index.is_file() and "StableDiffusion" in index.read_text("utf-8"))
+
+
+def _load(name: str) -> Any:
+    if not is_diffusion(name):
+        from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
+
+        return HarmonizationPipeline.from_pretrained(name).model
+    from diffusers.utils.torch_utils import get_device
+
+    from harmony_diffusion.pipelines.loading import load_pipeline
+
+    pipe: Any = load_pipeline(name)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(get_device())
+
+
+def _return_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def offered_models(extra: str | None = None) -> list[str]:
@@ -109,4 +154,6 @@ def offered_models(extra: str | None = None) -> list[str]:
     weights = Path(__file__).parents[1] / "weights"
     with_weights = sorted(path.parent.name for path in weights.glob("*/config.json"))
     names = ["color_grid", *with_weights, VARIATION, "mkl", "idt", "histogram_matching", "poisson"]
+    if os.environ.get(DIFFUSION_FOLDER):
+        names.append(DIFFUSION)
     return list(dict.fromkeys([extra, *names] if extra else names))

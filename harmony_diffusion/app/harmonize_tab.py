@@ -44,9 +44,9 @@ def build(engine: Engine) -> None:
         return path, json.dumps(message), notes_text(notes)
 
     def pressed(
-        path: str | None, drawn: str, below: str | None, model: str, variations: bool
+        path: str | None, drawn: str, below: str | None, model: str, variations: bool, prompt: str
     ) -> tuple[Any, ...]:
-        (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations)
+        (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations, prompt)
         return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
 
     composite.change(opened, composite, [board, base, view.result, view.notes], **_ALONE)
@@ -58,7 +58,7 @@ def build(engine: Engine) -> None:
         event(lambda *given, kind=kind: masked(kind, *given), inputs, [base, board, view.notes], **_ALONE)
     view.button.click(
         pressed,
-        [composite, board, base, view.model, view.variations],
+        [composite, board, base, view.model, view.variations, view.prompt],
         [view.result, view.viewer, view.files, view.notes],
         **_ALONE,
     )
@@ -93,7 +93,13 @@ def _mask_jobs() -> dict[str, Any]:
 
 
 def _harmonize(
-    engine: Engine, picture: str | None, drawn: str, base: str | None, model: str, variations: bool
+    engine: Engine,
+    picture: str | None,
+    drawn: str,
+    base: str | None,
+    model: str,
+    variations: bool,
+    prompt: str,
 ) -> tuple[Any, dict[str, Any]]:
     from harmony_diffusion.app.actions import harmonize
     from harmony_diffusion.app.painting import drawn_mask, drawn_reference
@@ -103,4 +109,4 @@ def _harmonize(
     mask = drawn_mask(engine, picture, base, value)
     reference = drawn_reference(engine, picture, value)
     files = CompositeFiles(str(picture), mask, reference, engine.max_pixels)
-    return harmonize(engine, files, model, variations)
+    return harmonize(engine, files, model, variations, prompt)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from harmony_diffusion.app.components import component, guarded, notes_text, read_value
-from harmony_diffusion.app.engine import Engine
+from harmony_diffusion.app.engine import Engine, is_diffusion
 
 PICTURES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif"]
 _ALONE = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
@@ -32,6 +32,11 @@ class ResultView:
             self.variations = gradio.Checkbox(
                 False, label="Variations", elem_id=f"{name}-variations", min_width=140
             )
+        self.prompt = gradio.Textbox(
+            label="Prompt: what the whole picture shows",
+            visible=any(is_diffusion(model) for model in engine.models),
+            elem_id=f"{name}-prompt",
+        )
         self.button = gradio.Button(action, variant="primary", elem_id=f"{name}-run")
         self.viewer = component("viewer", name)
         self.download = gradio.Button("Download at full resolution", elem_id=f"{name}-download")

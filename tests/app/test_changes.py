@@ -123,3 +123,67 @@ def test_messages_name_no_folder(tmp_path):
     assert engine.without_paths(text) == "my cat.png: is empty, see x"
     engine.close()
     assert not engine.folder.exists()
+
+
+def test_jobs_run_one_after_another_and_return_their_notes(engine):
+    import threading
+    import time
+
+    from harmony_diffusion.images.arrays import note
+
+    running, most = [], []
+
+    def job(number):
+        running.append(number)
+        most.append(len(running))
+        note(f"{engine.folder}/x/picture.png", "is odd")
+        time.sleep(0.02)
+        running.remove(number)
+        return number
+
+    answers = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(engine.run(job, n))) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for number, _ in answers) == list(range(6)) and max(most) == 1
+    assert all(notes == ["picture.png: is odd"] for _, notes in answers)
+
+
+def test_a_job_that_takes_too_long_is_refused(engine, monkeypatch):
+    import threading
+
+    from harmony_diffusion.app import engine as module
+
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.05)
+    finish = threading.Event()
+    with pytest.raises(InputError, match="took more than"):
+        engine.run(finish.wait)
+    finish.set()
+
+
+def test_diffusion_is_generated_once_and_equals_its_pipeline(tmp_path, monkeypatch):
+    from tiny_diffusion import make_pipe, object_mask, picture, seeded, trained_like
+
+    make_pipe(trained_like()).save_pretrained(tmp_path / "tiny")
+    monkeypatch.setenv("HARMONY_SD2_DUAL", str(tmp_path / "tiny"))
+    assert offered_models()[-1] == "sd2-dual"
+    composite = Picture(picture())
+    composite.save(tmp_path / "picture.png")
+    save_mask(object_mask().astype(np.float32) / 255, tmp_path / "mask.png")
+    files = CompositeFiles(str(tmp_path / "picture.png"), str(tmp_path / "mask.png"))
+    engine = Engine(tmp_path / "work", ["sd2-dual"])
+    result, message = harmonize(engine, files, "sd2-dual", variations=True, prompt="a cup")
+    assert [choice["change"] for choice in message["choices"]] == [0, 1, 2] and message["filters"] == []
+    whole, half = (
+        load_picture(write_result(engine, result, 1, strength)[0]).pixels for strength in (1.0, 0.5)
+    )
+    pipe = engine.model("sd2-dual")
+    expected = pipe(composite, object_mask(), "a cup", generator=seeded(1), output_type="array").images[0]
+    np.testing.assert_array_equal(whole, expected)
+    middle = (composite.pixels.astype(int) + expected) / 2
+    assert np.abs(half - middle).max() <= 1
+    same = (expected == composite.pixels).all(2)
+    assert same.any()
+    np.testing.assert_array_equal(half[same], composite.pixels[same])
