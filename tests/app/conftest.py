@@ -1,48 +1,11 @@
 """One server and one browser for all tests of the page."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
+from page_server import Server
 from PIL import Image
-
-
-class Server:
-    """`harmony app` in a process of its own."""
-
-    def __init__(self, *options):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [
-            sys.executable,
-            "-m",
-            "harmony_diffusion.cli",
-            "app",
-            "--port",
-            "0",
-            "--no-browser",
-            *options,
-        ]
-        self.started = time.monotonic()
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        line = self.process.stdout.readline()
-        assert "http://" in line, self.process.stderr.read()
-        self.url = line.split()[2]
-
-    def stop(self, number=signal.SIGINT):
-        """End it, and return its exit status and what it said."""
-        self.process.send_signal(number)
-        try:
-            _, errors = self.process.communicate(timeout=30)
-        finally:
-            self.process.kill()
-        return self.process.returncode, errors
 
 
 @pytest.fixture(scope="session")

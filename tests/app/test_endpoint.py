@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_server import Server
 from PIL import Image
 
 from harmony_diffusion.cli import main
@@ -204,8 +205,6 @@ def test_names_of_uploads_lead_nowhere_else(server):
 
 def test_interrupt_ends_it_with_0_and_removes_its_folder(pictures):
     pytest.importorskip("gradio")
-    from conftest import Server
-
     running = Server()
     body, headers = multipart("a.png", b"x")
     answer = ask(running, "/gradio_api/upload", method="POST", body=body, headers=headers)[1].decode()
