@@ -181,8 +181,8 @@ def _harmonize(
     if args.prompt is not None:
         say(f"harmony: note: --prompt is ignored: {type(model).__name__} reads no text")
     check_background(mask, reference)
+    options = {"reference": reference, "strength": args.strength}
     if args.filters is None:
-        options = {"reference": reference, "strength": args.strength}
         return harmonize_picture(model, composite, mask, **options)[0], None
     from harmony_diffusion.cli.filter_files import check_named_filters, filters_from_json, filters_to_json
     from harmony_diffusion.highres.harmonize import render_filters
@@ -193,8 +193,9 @@ def _harmonize(
     if path.exists():
         filters, shown = filters_from_json(path, model), shown_mask(composite, mask)
         return render_filters(model, composite, shown, filters, strength=args.strength), None
-    picture, filters = harmonize_picture(model, composite, mask, reference=reference, strength=args.strength)
-    return picture, filters_to_json(model, filters)
+    picture, predicted = harmonize_picture(model, composite, mask, **options)
+    assert predicted is not None  # models of named filters predict them
+    return picture, filters_to_json(model, predicted)
 
 
 def _harmonize_by_pipeline(args: argparse.Namespace, composite: Any, mask: Any, reference: Any) -> Any:

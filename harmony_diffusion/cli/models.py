@@ -21,7 +21,7 @@ def run_models(args: argparse.Namespace) -> None:
 
     from harmony_diffusion.models import DEFAULT_MODEL, MODELS, create_model, has_weights
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in MODELS:
         with torch.device("meta"):
             model = create_model(name)
