@@ -51,7 +51,7 @@ def test_library_never_prints_and_files_stay_small(path):
     assert len(text.splitlines()) <= 600
 
 
-# The list of rooms in LAYOUT.md, from the top down; each is a line of modules that may import one another.
+# The map in CONTRIBUTING.md, from the top down; each is a line of modules that may import one another.
 ROOMS = (
     ("", "image_processor"),  # public names, and an address of 0.1.0 that re-exports
     ("cli",),
@@ -69,7 +69,7 @@ ROOMS = (
     ("highres",),
     ("models",),
     ("images",),
-    ("color", "boxes", "morphology", "resampling", "compositing", "numbers", "process", "errors"),
+    ("color", "boxes", "morphology", "numbers", "process", "errors"),
 )
 HEIGHT = {name: len(ROOMS) - number for number, room in enumerate(ROOMS) for name in room}
 
@@ -243,3 +243,15 @@ def test_time_is_not_asserted_in_tests():
     for path in (ROOT / "tests").rglob("*.py"):
         if path != Path(__file__):
             assert not pattern.search(path.read_text()), path
+
+
+def test_the_map_for_contributors_is_complete():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rooms = [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    folders = subprocess.run(
+        ["git", "ls-tree", "-d", "--name-only", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    for name in [*rooms, *(folder for folder in folders if not folder.startswith("."))]:
+        assert f"{name}/" in text, name
+    for path in PACKAGE.glob("*.py"):
+        assert path.stem == "__init__" or path.name in text, path.name

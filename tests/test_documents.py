@@ -31,7 +31,7 @@ def test_first_program_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "harmonized.png").stat().st_size > 0
+    assert (tmp_path / "result.png").stat().st_size > 0
 
 
 def test_version_stands_in_one_place_and_its_notes_follow():

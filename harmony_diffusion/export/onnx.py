@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from harmony_diffusion import __version__
 from harmony_diffusion.errors import ExportError, InputError, MissingDependencyError, OutputError
@@ -76,7 +77,7 @@ def export_onnx(
     folder = Path(folder)
     check_exportable(model)
     check_target(folder, overwrite=overwrite)
-    _check_packages()
+    check_packages()
     if not 18 <= opset <= 23:
         raise InputError("opset", f"is {opset}", "Use 18 to 23; 20 is tested.")
     # The copy that is exported; `model` itself is what it is compared with.
@@ -117,7 +118,12 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
         raise OutputError(folder, "holds something else than an exported model", "Choose another name.")
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Check that the packages of the export are installed.
+
+    Raises:
+        MissingDependencyError: One is not.
+    """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
@@ -255,4 +261,11 @@ def _sum_of_weights(model: Any) -> str:
 
 
 def _license(model: Any) -> str:
-    return model.origin.weights_license or model.origin.code_license or "Apache-2.0"
+    """Return the licence of the weights by the card beside them, else that of the official ones."""
+    card = Path(model.config.get("_name_or_path") or "", "README.md")
+    if model.config.get("_name_or_path") and card.is_file():
+        parts = card.read_text(encoding="utf-8").split("---\n", 2)
+        header = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
+        if isinstance(header, dict) and header.get("license"):
+            return str(header.get("license_name") or header["license"])
+    return model.origin.weights_license or "not known"

@@ -55,9 +55,11 @@ def exported_folder(
         sums.update(file.read_bytes())
     folder = cache_folder() / "onnx" / f"{source.name}-{sums.hexdigest()[:16]}"
     if not is_exported(folder):
+        from harmony_diffusion.export.onnx import check_packages, export_onnx
+
+        check_packages()
         if announce is not None:
             announce(f"exporting {name} once to {folder}")
-        from harmony_diffusion.export.onnx import export_onnx
         from harmony_diffusion.models import load_model
 
         export_onnx(load_model(source), folder)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from tqdm.auto import tqdm
 
 from harmony_diffusion.errors import CheckpointError, InputError, InputTypeError
 from harmony_diffusion.highres.harmonize import harmonize_picture
@@ -190,7 +191,11 @@ class HarmonizationPipeline(SavedPipeline):
         check_generators(generator, len(pairs))
 
         results = []
-        with in_turn(self), self.progress_bar(total=len(pairs)) as progress:
+        several = len(pairs) > 1
+        with (
+            in_turn(self),
+            self.progress_bar(total=len(pairs)) if several else tqdm(disable=True) as progress,
+        ):
             for (picture, foreground), reference in zip(pairs, references, strict=True):
                 results.append(
                     harmonize_picture(self.model, picture, foreground, reference=reference, strength=strength)
