@@ -39,6 +39,7 @@ from harmony_diffusion.data.training_set import Item, KeyedView, PairSet, Photog
 from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models import MODELS, create_model, load_model, model_class
+from harmony_diffusion.models.color_grid import ColorGrid
 from harmony_diffusion.models.efficientnet import init_lite0_from_imagenet
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
@@ -248,6 +249,8 @@ def start_from(args: argparse.Namespace) -> ModelMixin:
         raise InputError(
             args.pretrained_model, f"holds weights of {type(given).__name__}, --model is {args.model}"
         )
+    if isinstance(given, ColorGrid) and set(args.model_config) == {"encoder_size"}:
+        return given.with_encoder_size(args.model_config["encoder_size"])
     if args.model_config:
         raise InputError("model_config", "is that of the weights to start from", "Leave it out.")
     return given

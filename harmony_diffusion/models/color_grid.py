@@ -159,6 +159,24 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
         high = F.interpolate(high, middle.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat((inside, outside, middle, high), 1)
 
+    def with_encoder_size(self, encoder_size: int) -> "ColorGrid":
+        """Return a model of another `encoder_size` with the same weights; its positions are interpolated.
+
+        Small pictures train faster. A short training at the larger size afterwards adapts the weights to it.
+
+        Raises:
+            InputError: `encoder_size` is not a multiple of 32.
+        """
+        settings = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        other = ColorGrid(**{**settings, "encoder_size": encoder_size}).to(self.position)
+        weights = self.state_dict()
+        before, after = (size // STRIDE for size in (self.encoder_size, encoder_size))
+        grid = weights["position"].float().mT.unflatten(1, (before, before))[None]
+        grid = F.interpolate(grid, (after, after), mode="bilinear", align_corners=False)
+        weights["position"] = grid[0].flatten(1).mT.to(self.position)
+        other.load_state_dict(weights)
+        return other.train(self.training)
+
     def transform(self, image: Tensor, filters: Tensor, mask: Tensor) -> Tensor:
         """Apply maps `(B, 21, h, w)`, resized bilinearly."""
         return _transform(image, filters)

@@ -225,3 +225,17 @@ def test_overfits_one_picture(shared):
     torch.manual_seed(0)
     before, after, _ = overfit(create_model("color_grid", **SMALL), 64, 600, shared, lr=1e-3)
     assert before < 25 and after > 40
+
+
+def test_weights_move_to_another_encoder_size():
+    model = ColorGrid(encoder_size=64, channels=32, depth=1, heads=2).eval()
+    other = model.with_encoder_size(128)
+    assert other.config.encoder_size == 128 and not other.training
+    assert other.position.shape == (64, 32)
+    assert torch.allclose(other.position.mean(0), model.position.mean(0), atol=1e-6)
+    back = other.with_encoder_size(64)
+    for name, weight in model.state_dict().items():
+        if name != "position":
+            assert torch.equal(weight, back.state_dict()[name]), name
+    with pytest.raises(InputError, match="multiple of 32"):
+        model.with_encoder_size(100)
