@@ -47,7 +47,7 @@ def check_output(
         found = target.stat() if os.path.lexists(target) else None
         folder = target.parent.stat()
     except (OSError, RuntimeError, ValueError) as error:
-        raise _output_error(path, error) from None
+        raise output_error(path, error) from None
     if not stat.S_ISDIR(folder.st_mode):
         raise OutputError(path, "its folder is a file", "Choose another path.")
     if found is None:
@@ -70,7 +70,8 @@ def _is_same_file(source: object, found: os.stat_result) -> bool:
         return False
 
 
-def _output_error(path: object, error: Exception) -> OutputError:
+def output_error(path: object, error: Exception) -> OutputError:
+    """Return what the file system said of a path that is written, with a remedy."""
     if isinstance(error, OSError) and error.errno in _REASONS:
         return OutputError(path, *_REASONS[error.errno])
     if isinstance(error, RuntimeError):  # how Python 3.11 reports a loop of links
@@ -152,7 +153,7 @@ def write_together(
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise _output_error(current, error) from error
+        raise output_error(current, error) from error
     finally:
         for temporary, _ in finished:
             Path(temporary).unlink(missing_ok=True)

@@ -27,11 +27,13 @@ from harmony_diffusion.video.job import (
     identity_of_model,
     identity_of_versions,
     job_folder,
+    locked,
     read_job,
 )
 from harmony_diffusion.video.passes import (
     PredictionPass,
     RenderPlan,
+    are_saved,
     load_filters,
     plan_rendering,
     render_frames,
@@ -288,25 +290,29 @@ class VideoHarmonizationPipeline(HarmonizationPipeline):
             "model": identity_of_model(self.model),
             "versions": identity_of_versions(),
         }
-        unfinished = read_job(job_folder(place))
-        if unfinished is None or unfinished["result"] is None or not resume:
-            check_places(result, source, overwrite=overwrite)
-        job = VideoJob(place, identity, resume=resume)
         model = FilterModel(self.model, restricted=source.restricted)
-        try:
-            if job.result is None:
-                with in_turn(self):
-                    saved = None if filters is None else Path(filters)
-                    self._run(source, result, model, job, settings, saved)
-                    self.maybe_free_model_hooks()
-            else:
-                job.finish(job.result, _moves_left(result, job))
-        except HarmonyError:
-            job.remove()
-            raise
-        except (OSError, ValueError) as error:
-            job.remove()
-            raise as_output_error(place, error) from error
+        saved = None if filters is None else Path(filters)
+        plan = None
+        if saved is not None and are_saved(saved):
+            plan = load_filters(saved, model, source, identity["model"]["weights"])
+        with locked(place):
+            unfinished = read_job(job_folder(place))
+            if unfinished is None or unfinished["result"] is None or not resume:
+                check_places(result, source, overwrite=overwrite)
+            job = VideoJob(place, identity, resume=resume)
+            try:
+                if job.result is None:
+                    with in_turn(self):
+                        self._run(source, result, model, job, settings, saved, plan)
+                        self.maybe_free_model_hooks()
+                else:
+                    job.finish(job.result, _moves_left(result, job))
+            except HarmonyError:
+                job.remove()
+                raise
+            except (OSError, ValueError) as error:
+                job.remove()
+                raise as_output_error(place, error) from error
         assert job.result is not None
         return VideoHarmonizationOutput(path=place, **job.result)
 
@@ -318,13 +324,11 @@ class VideoHarmonizationPipeline(HarmonizationPipeline):
         job: VideoJob,
         settings: "Settings",
         filters: Path | None,
+        plan: RenderPlan | None,
     ) -> None:
         total, weights = len(source.times), job.identity["model"]["weights"]
-        loaded = filters is not None and filters.exists()
-        with self.progress_bar(total=total if loaded else 2 * total) as progress:
-            if filters is not None and loaded:
-                plan = load_filters(filters, model, source, weights)
-            else:
+        with self.progress_bar(total=2 * total if plan is None else total) as progress:
+            if plan is None:
                 every, cuts = settings.predict_every, settings.cuts
                 PredictionPass(source, model, job, every, cuts).run(progress.update)
                 plan = plan_rendering(

@@ -1,15 +1,17 @@
 """The folder of a video job: what is known so far, so that a run that was stopped goes on where it was.
 
 `OUT.harmony/` holds `job.json` (what is computed from what), `records.bin` (one record a frame, appended in
-whole batches) and `segments/` (or `frames/`). It is removed when the result stands in its place.
+whole batches), `segments/` (or `frames/`) and `lock`, which one run at a time holds. It is removed when the
+result stands in its place.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import numpy as np
 
 from harmony_diffusion import __version__
 from harmony_diffusion.errors import OutputError
+from harmony_diffusion.images.output_files import output_error
 from harmony_diffusion.video.files import import_av
 from harmony_diffusion.video.filters import SMALL_SIDE
 
 SCHEMA = 1
 BATCH = 4  # frames that are predicted in one call and written down together
+_LOCK = "lock"
 _ENDS = 1 << 20  # bytes at either end of an input that are hashed
 
 
@@ -119,9 +123,9 @@ class VideoJob:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the folder, `job.json` last, so that a stopped removal goes on."""
+        """Empty the folder, `job.json` last, so that a stopped removal goes on; `locked` removes the rest."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if path.name != "job.json":
+            if path.name not in ("job.json", _LOCK):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (self.folder / "job.json").unlink(missing_ok=True)
         with suppress(OSError):
@@ -136,6 +140,71 @@ class VideoJob:
 def job_folder(output: Path) -> Path:
     """Return the folder of the job that writes `output`."""
     return output.with_name(output.name + ".harmony")
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold the job folder of `output` alone; the end of the process, however it comes, lets go of it.
+
+    Raises:
+        OutputError: Another run holds it, or the folder cannot be made.
+    """
+    folder = job_folder(output)
+    try:
+        descriptor = _take_lock(folder)
+    except BlockingIOError:
+        raise OutputError(
+            output,
+            f"is being written by another run, which holds {folder.name}",
+            "Wait for its end, or choose another name.",
+        ) from None
+    except OSError as error:
+        raise output_error(output, error) from None
+    try:
+        yield
+    finally:
+        # Unlinked while it is held: who opens it now finds another file, or none, and tries again.
+        (folder / _LOCK).unlink(missing_ok=True)
+        os.close(descriptor)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _take_lock(folder: Path) -> int:
+    """Make the folder, and return the descriptor of its locked file."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another run has just removed the folder
+            continue
+        try:
+            _lock_file(descriptor)
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder / _LOCK)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock_file(descriptor: int) -> None:
+    """Lock a file without waiting, where the system and the file system know locks.
+
+    Raises:
+        BlockingIOError: Another run holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 """The two passes over a clip: predict the filters of every frame, then apply them smoothed over time."""
 
 import os
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +17,8 @@ import torch
 from harmony_diffusion.boxes import Box, bounding_box
 from harmony_diffusion.errors import DecodeError, InputError, MaskError
 from harmony_diffusion.images.arrays import note
-from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.images.decoding import open_regular
+from harmony_diffusion.images.output_files import check_output, write_atomically
 from harmony_diffusion.metrics.temporal import cell_corrections, flicker_of_shots
 from harmony_diffusion.video.filters import LEAST_PIXELS, FilterModel, FrameView
 from harmony_diffusion.video.frame_colors import AnyFrame
@@ -34,6 +37,7 @@ from harmony_diffusion.video.temporal import (
     shots_at,
 )
 
+_SAVED = ("numbers", "used", "times", "shots", "model", "flicker", "flicker_before")
 SEGMENT = 250  # frames at most
 Cuts = str | list[int] | None
 
@@ -305,29 +309,61 @@ def segment_path(folder: Path, number: int, kind: str = "packets") -> Path:
     return folder / f"{number:05d}.{kind}"
 
 
+def are_saved(path: Path) -> bool:
+    """Return whether filters are to be read from `path`; if not, check that they can be written there.
+
+    Raises:
+        InputError: It cannot be looked at.
+        OutputError: It cannot be written.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        check_output(path)
+        return False
+    except (OSError, ValueError):
+        open_regular(path).close()  # says what is wrong
+    return True
+
+
 def load_filters(path: Path, filters: FilterModel, source: Source, weights: str) -> RenderPlan:
     """Read what `save_filters` wrote.
 
     Raises:
-        InputError: It was written for another clip or model.
+        DecodeError: It is no such file, is damaged, or holds values that cannot be used.
+        InputError: It cannot be read, or was written for another clip or model.
     """
+    remedy = "Name a new file to save them."
+    total = len(source.times)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            content = {name: stored[name] for name in stored.files}
-        numbers, used, shots = content["numbers"], content["used"], content["shots"]
-        fits = str(content["model"]) == weights
-        fits = fits and numbers.shape == (len(source.times), filters.count)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DecodeError(path, f"holds no filters ({error})") from None
-    if not fits or not np.allclose(content["times"], source.times, atol=1e-3):
-        raise InputError(path, "holds the filters of another clip or model", "Name a new file to save them.")
-    ranges = [slice(int(a), int(b)) for a, b in shots]
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as stored:
+            content = {name: stored[name] for name in _SAVED}
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DecodeError(path, f"holds no filters ({error})", remedy) from None
+    numbers, used, shots, times = (content[name] for name in ("numbers", "used", "shots", "times"))
+    fits = str(content["model"]) == weights and numbers.shape == (total, filters.count)
+    fits = fits and times.shape == (total,) and times.dtype.kind == "f"
+    if not fits or not np.allclose(times, source.times, atol=1e-3):
+        raise InputError(path, "holds the filters of another clip or model", remedy)
+    flickers = [content["flicker"], content["flicker_before"]]
+    if any(part.dtype.kind != "f" or not np.isfinite(part).all() for part in (numbers, *flickers)):
+        raise DecodeError(path, "holds filters with values that are not finite numbers", remedy)
+    if used.shape != (total,) or used.dtype != bool or any(part.size != 1 for part in flickers):
+        raise DecodeError(path, "holds damaged filters", remedy)
+    edges = shots.tolist() if shots.ndim == 2 and shots.shape[1] == 2 and shots.dtype.kind in "iu" else []
+    borders = [0, *(stop for _, stop in edges)]
+    if borders[-1] != total or any(
+        a != start or b <= a for a, (start, b) in zip(borders, edges, strict=False)
+    ):
+        raise DecodeError(path, f"holds shots that do not cover {total} frames", remedy)
+    ranges = [slice(start, stop) for start, stop in edges]
     return RenderPlan(
         lambda index: numbers[index] if used[index] else None,
         ranges,
         segments_of(ranges),
-        float(content["flicker"]),
-        float(content["flicker_before"]),
+        *(float(part.item()) for part in flickers),
     )
 
 
