@@ -60,7 +60,7 @@ _REASONS = {
     errno.ENAMETOOLONG: ("the name is too long for the file system", "Check the path."),
 }
 _KINDS = (
-    (stat.S_ISDIR, "is a folder, not a picture file"),
+    (stat.S_ISDIR, "is a folder, not a {} file"),
     (stat.S_ISFIFO, "is a pipe, and only regular files are read"),
     (stat.S_ISCHR, "is a device, and only regular files are read"),
     (stat.S_ISBLK, "is a device, and only regular files are read"),
@@ -68,18 +68,22 @@ _KINDS = (
 )
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], kind: str = "picture") -> BinaryIO:
     """Open a file for reading; folders, pipes and devices are refused without waiting for them.
+
+    Args:
+        path: A regular file.
+        kind: What the file should be, for messages.
 
     Raises:
         InputError: There is no such regular file, or it may not be read.
     """
     shown = os.fsdecode(path)
     try:
-        _check_kind(os.stat(path).st_mode, shown)
+        _check_kind(os.stat(path).st_mode, shown, kind)
         # Not blocking, and looked at once more: the path may have become a pipe in between.
         file = open(path, "rb", opener=_open_without_waiting)
-        _check_kind(os.fstat(file.fileno()).st_mode, shown)
+        _check_kind(os.fstat(file.fileno()).st_mode, shown, kind)
         return file
     except OSError as error:
         if error.errno == errno.ENOENT and shown.partition("://")[0] in ("http", "https", "ftp", "s3", "hf"):
@@ -96,10 +100,10 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _check_kind(mode: int, shown: str) -> None:
+def _check_kind(mode: int, shown: str, kind: str) -> None:
     for is_kind, reason in _KINDS:
         if is_kind(mode):
-            raise InputError(shown, reason, "Give the path of a picture file.")
+            raise InputError(shown, reason.format(kind), f"Give the path of a {kind} file.")
 
 
 def read_file(

@@ -139,22 +139,34 @@ def picture_paths(text: str) -> list[Path] | None:
     Raises:
         InputError: There are none, or a number is missing.
     """
-    if Path(text).is_dir():
-        found = [path for path in Path(text).iterdir() if path.suffix.lower() in PICTURES]
-    elif re.search(r"%0?\d*d", text):
-        folder, pattern = Path(text).parent, Path(text).name
-        parts = re.split(r"%0?\d*d", pattern, maxsplit=1)
-        shape = re.compile(re.escape(parts[0]) + r"\d+" + re.escape(parts[1]))
-        found = [path for path in folder.glob("*") if shape.fullmatch(path.name)] if folder.is_dir() else []
-    elif any(c in text for c in "*?[") and not Path(text).exists():
-        found = [Path(path) for path in glob.glob(text) if Path(path).suffix.lower() in PICTURES]
-    else:
+    try:
+        found = _named_pictures(text)
+    except OSError as error:
+        raise InputError(
+            text, f"cannot be listed ({error.strerror})", "Check the path and its permissions."
+        ) from None
+    if found is None:
         return None
     if not found:
         raise InputError(text, "holds no pictures", f"Frames end in {', '.join(PICTURES)}.")
     found.sort(key=lambda path: _natural(path.name))
     _check_gaps(text, found)
     return found
+
+
+def _named_pictures(text: str) -> list[Path] | None:
+    # Functions of `os.path`, since those of `Path` fail for names that are too long.
+    if os.path.isdir(text):
+        return [path for path in Path(text).iterdir() if path.suffix.lower() in PICTURES]
+    if re.search(r"%0?\d*d", text):
+        folder, pattern = Path(text).parent, Path(text).name
+        parts = re.split(r"%0?\d*d", pattern, maxsplit=1)
+        shape = re.compile(re.escape(parts[0]) + r"\d+" + re.escape(parts[1]))
+        is_folder = len(parts) == 2 and os.path.isdir(folder)
+        return [path for path in folder.iterdir() if shape.fullmatch(path.name)] if is_folder else []
+    if any(c in text for c in "*?[") and not os.path.lexists(text):
+        return [Path(path) for path in glob.glob(text) if Path(path).suffix.lower() in PICTURES]
+    return None
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -211,7 +223,7 @@ class MaskClip:
         count = len(self.composite.seconds)
         if not isinstance(self.source, str | os.PathLike):
             raise InputTypeError(self.what, f"is a {type(self.source).__name__}", "Give a path.")
-        is_still = Path(self.source).suffix.lower() in PICTURES and Path(self.source).is_file()
+        is_still = Path(self.source).suffix.lower() in PICTURES and os.path.isfile(self.source)
         if is_still:
             self.still = load_mask(
                 self.source, size=self.composite.size, size_of=self.composite.name, name=self.what

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from harmony_diffusion.errors import (
     TooLargeError,
 )
 from harmony_diffusion.images.arrays import MAX_PIXELS, note
+from harmony_diffusion.images.decoding import open_regular
 from harmony_diffusion.numbers import check_number
 from harmony_diffusion.video.frame_colors import Frame, SampleCoding
 
@@ -46,6 +48,10 @@ _PACKED_16 = {"rgb48le": "rgb", "rgb48be": "rgb", "rgba64le": "rgba", "rgba64be"
 _PACKED_422 = {"yuyv422": (0, 1, 3), "uyvy422": (1, 0, 2)}
 # Decoders that read the alpha of VP8 and VP9; FFmpeg's own leave it out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_FORMATS_THAT_NAME_OTHERS = {
+    *("avisynth", "concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "vapoursynth", "vobsub"),
+    *("webm_dash_manifest", "alsa", "fbdev", "kmsgrab", "lavfi", "v4l2", "video4linux2", "x11grab"),
+}
 TAGS = ("color_primaries", "color_trc", "colorspace", "color_range")
 
 
@@ -124,19 +130,37 @@ class VideoInfo:
 
 
 def open_input(path: str | os.PathLike[str]) -> "InputContainer":
-    """Open a media file.
+    """Open a media file; nothing but this one file is read, whatever its name or its content says.
 
     Raises:
         DecodeError: It is missing, damaged, or no media file.
+        InputError: It is no regular file, or may not be read.
     """
     av = import_av()
     try:
-        return av.open(os.fspath(path), metadata_errors="replace")
-    except FileNotFoundError:
-        raise DecodeError(path, "there is no such file") from None
+        open_regular(path, "video").close()
+    except InputError as error:
+        if error.reason != "does not exist":
+            raise
+        raise DecodeError(path, "there is no such file", error.fix) from None
+    options = {"protocol_whitelist": "file", "format_whitelist": _own_formats()}
+    try:
+        return av.open(file_address(path), options=options, metadata_errors="replace")
     except (OSError, ValueError, av.error.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DecodeError(path, f"cannot be read as a video ({reason})") from None
+
+
+def file_address(path: str | os.PathLike[str]) -> str:
+    """Return a path as FFmpeg takes it for nothing but a file: it reads `a:b.mp4` as a protocol `a`."""
+    return "file:" + os.path.abspath(os.fsdecode(path))
+
+
+@cache
+def _own_formats() -> str:
+    """Return FFmpeg's formats whose files hold what is played, and do not name other files or devices."""
+    names = {name for listed in import_av().formats_available for name in listed.split(",")}
+    return ",".join(sorted(names - _FORMATS_THAT_NAME_OTHERS))
 
 
 def read_info(

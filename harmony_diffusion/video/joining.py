@@ -1,14 +1,13 @@
 """Join encoded segments to a video file, with the sound, subtitles, chapters and metadata of the input."""
 
 import heapq
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.video.encoding import open_encoder, pts_in_segment, read_segment
-from harmony_diffusion.video.files import VideoInfo, import_av, open_input
+from harmony_diffusion.video.files import VideoInfo, file_address, import_av, open_input
 from harmony_diffusion.video.targets import VideoTarget
 
 
@@ -47,7 +46,7 @@ def write_video(
         options["avoid_negative_ts"] = "disabled"
     with (
         open_input(sound.path) as source,
-        av.open(os.fspath(output), "w", format=target.container, options=options) as container,
+        av.open(file_address(output), "w", format=target.container, options=options) as container,
     ):
         stream = container.add_stream(target.encoder, rate=info.rate)
         open_encoder(target, stream.codec_context)

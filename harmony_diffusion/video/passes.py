@@ -322,7 +322,7 @@ def are_saved(path: Path) -> bool:
         check_output(path)
         return False
     except (OSError, ValueError):
-        open_regular(path).close()  # says what is wrong
+        open_regular(path, "filters").close()  # says what is wrong
     return True
 
 
@@ -336,7 +336,7 @@ def load_filters(path: Path, filters: FilterModel, source: Source, weights: str)
     remedy = "Name a new file to save them."
     total = len(source.times)
     try:
-        with open_regular(path) as file, np.load(file, allow_pickle=False) as stored:
+        with open_regular(path, "filters") as file, np.load(file, allow_pickle=False) as stored:
             content = {name: stored[name] for name in _SAVED}
     except InputError:
         raise
