@@ -249,7 +249,7 @@ def _read_times(
             ) from None
     if not count:
         raise DecodeError(path, "holds no video frames")
-    declared, start = _declared_end(container), float((container.start_time or 0) / 1e6)
+    declared, start = _declared_length(container), float((container.start_time or 0) / 1e6)
     if declared is not None and declared + start - end > max(1.0, 0.02 * declared) and not allow_truncated:
         raise DecodeError(
             path,
@@ -257,12 +257,23 @@ def _read_times(
             "Read what there is with `allow_truncated` (`--allow-truncated`).",
         )
     step = round(1 / (stream.time_base * (stream.average_rate or 25))) if stream.time_base else 1
-    if len(times) != count or len({t for t, _ in times}) != count:
-        # No timestamps, or ambiguous ones: number the frames.
+    if len(times) != count or 2 * len({t for t, _ in times}) <= count > 1:
+        # No timestamps, or ones that say nothing: number the frames.
         return tuple(step * i for i in range(count)), step
     times.sort()
-    last_duration = times[-1][1] or (times[-1][0] - times[-2][0] if len(times) > 1 else step)
-    return tuple(t for t, _ in times), last_duration
+    last_duration = times[-1][1] or (times[-1][0] - times[-2][0] if len(times) > 1 else 0) or step
+    return _apart(path, [t for t, _ in times]), last_duration
+
+
+def _apart(path: object, times: list[int]) -> tuple[int, ...]:
+    """Move timestamps that repeat behind each other, by one unit each."""
+    moved = times[:1]
+    for time in times[1:]:
+        moved.append(max(time, moved[-1] + 1))
+    count = sum(before != after for before, after in zip(times, moved, strict=True))
+    if count:
+        note(path, f"has frames with the timestamp of another; {count} moved by one unit or more")
+    return tuple(moved)
 
 
 def _times_of_decoded_frames(info: VideoInfo) -> VideoInfo:
@@ -277,8 +288,14 @@ def _times_of_decoded_frames(info: VideoInfo) -> VideoInfo:
     return replace(info, times=info.times[: len(stamps)])
 
 
-def _declared_end(container: Any) -> float | None:
-    return None if container.duration is None else container.duration / 1e6
+def _declared_length(container: Any) -> float | None:
+    """Return the seconds from the first timestamp to the end that a file declares."""
+    if container.duration is None:
+        return None
+    # The duration of these is the time of their end, whatever they begin with.
+    absolute = container.format.name in ("matroska,webm", "flv")
+    begin = max(0, container.start_time or 0) if absolute else 0
+    return float((container.duration - begin) / 1e6)
 
 
 def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
@@ -293,14 +310,12 @@ def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
         raise DecodeError(info.path, "holds no video frames")
     if frame.interlaced_frame:
         raise InputError(info.path, "is interlaced", "Deinterlace it first.")
-    rotation = int(frame.rotation or 0)
-    if rotation % 90:
-        raise InputError(info.path, f"is to be shown turned by {rotation} degrees", "Turn it first.")
+    turns = _quarter_turns(info.path, frame)
     tags = {
         tag: info.tags[tag] if info.tags[tag] not in _UNKNOWN else int(getattr(frame, tag) or 0)
         for tag in TAGS
     }
-    info = replace(info, tags=tags, turns=rotation // 90 % 4, pixel_format=frame.format.name)
+    info = replace(info, tags=tags, turns=turns, pixel_format=frame.format.name)
     if tags["color_trc"] == _PQ and not info.hdr_as_is:
         raise InputError(
             info.path,
@@ -318,6 +333,28 @@ def _look_at_first_frame(info: VideoInfo) -> VideoInfo:
         )
     read_planes(frame, info)
     return info
+
+
+def _quarter_turns(path: str, frame: Any) -> int:
+    """Return the quarter turns counter-clockwise that show a frame upright.
+
+    Raises:
+        InputError: It is to be mirrored, sheared, or turned by another angle.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+    if a * d == b * c:
+        raise InputError(
+            path, "has a display matrix that leaves no picture (its determinant is 0)", "Remove the matrix."
+        )
+    if a * d < b * c:
+        raise InputError(path, "is to be shown mirrored", "Mirror its frames first, and remove the matrix.")
+    rotation = int(frame.rotation)
+    if rotation % 90 or ((b or c) and (a or d)):
+        raise InputError(path, f"is to be shown turned by {rotation} degrees or sheared", "Turn it first.")
+    return rotation // 90 % 4
 
 
 def is_grey(pixel_format: str) -> bool:
