@@ -43,8 +43,11 @@ def check_output(
     """
     try:
         target = Path(path).resolve()
-        # `resolve` leaves a loop as it is; `stat` names it.
-        found = target.stat() if os.path.lexists(target) else None
+        try:
+            # `resolve` leaves a loop as it is; `stat` names it.
+            found = target.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
         folder = target.parent.stat()
     except (OSError, RuntimeError, ValueError) as error:
         raise output_error(path, error) from None

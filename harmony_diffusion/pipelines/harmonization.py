@@ -100,6 +100,8 @@ class HarmonizationPipeline(SavedPipeline):
             InputError: A keyword that does not exist or cannot be used here, or a value that cannot be used.
         """
         name = os.fspath(pretrained_model_name_or_path)
+        if name not in NAMES:
+            _check_reachable(name)
         if name not in NAMES and not os.path.isdir(name) and looks_like_repository(name):
             check_option_names(options, [*LOADING_OPTIONS, "model"])
             if "custom_pipeline" not in options:
@@ -249,3 +251,21 @@ def stack_filters(filters: list[torch.Tensor | None]) -> torch.Tensor | None:
     """Concatenate the filter arguments of several pictures to `(B, F)`; None for models without."""
     known = [f for f in filters if f is not None]
     return torch.cat(known) if known else None
+
+
+def _check_reachable(name: str) -> None:
+    """Check that the file system can say whether a folder is there.
+
+    Raises:
+        CheckpointError: It cannot.
+    """
+    try:
+        os.stat(Path(name) / "config.json")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise CheckpointError(
+            f"{name}: cannot be looked at ({reason}). Give a name of `harmony models`, or a folder that can "
+            "be read."
+        ) from None

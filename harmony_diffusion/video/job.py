@@ -158,7 +158,7 @@ def locked(output: Path) -> Iterator[None]:
             f"is being written by another run, which holds {folder.name}",
             "Wait for its end, or choose another name.",
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise output_error(output, error) from None
     try:
         yield

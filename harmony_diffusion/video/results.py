@@ -8,7 +8,7 @@ from typing import Any
 
 from harmony_diffusion.errors import HarmonyError, OutputError
 from harmony_diffusion.images.compose import side_by_side
-from harmony_diffusion.images.output_files import check_output
+from harmony_diffusion.images.output_files import check_output, output_error
 from harmony_diffusion.video.clips import PictureClip
 from harmony_diffusion.video.encoding import SegmentWriter
 from harmony_diffusion.video.files import VideoInfo, import_av
@@ -176,6 +176,8 @@ def plan_result(
         OutputError: The place or the format does not fit.
         InputError: `codec` or `quality` does not.
     """
+    if output.name in ("", ".."):
+        raise OutputError(output, "is no name of a new file or folder", "Give it a name of its own.")
     if isinstance(source.clip, PictureClip):
         if output.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm", ".avi"):
             raise OutputError(
@@ -202,24 +204,33 @@ def check_places(result: Result, source: Source, *, overwrite: bool) -> None:
     """
     inputs = source.files()
     for path in result.paths:
-        if isinstance(result, VideoResult):
-            check_output(path, overwrite=overwrite, inputs=inputs)
-            if path.exists() and any(path.resolve() == file.resolve() for file in inputs):
-                raise OutputError(path, "is the file that is read", "Choose another name.")
-            continue
-        folder = path.resolve()
-        if any(file.resolve().parent == folder for file in inputs):
-            raise OutputError(path, "is the folder that is read", "Choose another name.")
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(path, "is a file", "Name a folder.")
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-            raise OutputError(
-                path,
-                "exists and is not empty",
-                "Choose another name, or allow it with `overwrite` (`--overwrite`).",
-            )
-        if not folder.parent.is_dir():
-            raise OutputError(path, "its folder does not exist", "Create it first.")
+        try:
+            _check_place(path, isinstance(result, PictureResult), inputs, overwrite)
+        except OutputError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            raise output_error(path, error) from None
+
+
+def _check_place(path: Path, is_folder: bool, inputs: list[Path], overwrite: bool) -> None:
+    if not is_folder:
+        check_output(path, overwrite=overwrite, inputs=inputs)
+        if path.exists() and any(path.resolve() == file.resolve() for file in inputs):
+            raise OutputError(path, "is the file that is read", "Choose another name.")
+        return
+    folder = path.resolve()
+    if any(file.resolve().parent == folder for file in inputs):
+        raise OutputError(path, "is the folder that is read", "Choose another name.")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(path, "is a file", "Name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(
+            path,
+            "exists and is not empty",
+            "Choose another name, or allow it with `overwrite` (`--overwrite`).",
+        )
+    if not folder.parent.is_dir():
+        raise OutputError(path, "its folder does not exist", "Create it first.")
 
 
 def as_output_error(output: Path, error: Exception) -> HarmonyError:

@@ -9,7 +9,7 @@ from small_models import Gain
 from video_clips import moving_disc, write_clip
 
 from harmony_diffusion import VideoHarmonizationPipeline
-from harmony_diffusion.errors import DecodeError, InputError
+from harmony_diffusion.errors import DecodeError, HarmonyError, InputError, OutputError
 from harmony_diffusion.video.clips import open_clip
 from harmony_diffusion.video.files import read_info
 
@@ -72,3 +72,51 @@ def test_pipes_and_devices_are_refused_without_waiting(pipe, folder):
             pipe(composite, mask, output="out.mkv")
     with pytest.raises(InputError, match="is a device"):
         open_clip("/dev/zero")
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "output", [".", "..", LONG, f"{LONG}.mkv", f"{'n' * 245}.mkv", "loop", "loop.mkv", "a\0b.mkv"]
+)
+@pytest.mark.parametrize("composite", ["clip.mkv", "frames"])
+def test_places_that_cannot_be_written_are_typed_errors(pipe, folder, composite, output):
+    os.mkdir("frames")
+    Image.open("mask.png").convert("RGB").save("frames/0.png")
+    os.symlink("loop", "loop")
+    os.symlink("loop.mkv", "loop.mkv")
+    before = sorted(os.listdir())
+    with pytest.raises(OutputError):
+        pipe(composite, "mask.png", output=output)
+    assert sorted(os.listdir()) == before
+
+
+def test_a_long_name_beside_is_refused_before_the_work(pipe, folder):
+    with pytest.raises(OutputError, match="_before_after.*too long"):
+        pipe("clip.mkv", "mask.png", output=f"{'n' * 240}.mkv", side_by_side=True)
+    assert sorted(os.listdir()) == ["clip.mkv", "mask.png"]
+
+
+@pytest.mark.parametrize("name", [LONG, f"{LONG}.png", "loop", "loop.png", "a\0b.mkv"])
+def test_inputs_and_models_that_cannot_be_looked_at_are_typed_errors(pipe, folder, name):
+    os.symlink("loop", "loop")
+    os.symlink("loop.png", "loop.png")
+    with pytest.raises(HarmonyError):
+        pipe(name, "mask.png", output="out.mkv")
+    with pytest.raises(HarmonyError):
+        pipe("clip.mkv", name, output="out.mkv")
+    with pytest.raises(HarmonyError):
+        VideoHarmonizationPipeline.from_pretrained(name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the permissions of folders do not bind the superuser")
+def test_folders_without_permission_are_typed_errors(pipe, folder):
+    os.mkdir("closed", 0)
+    for names in (("closed/a.mkv", "mask.png"), ("clip.mkv", "closed/a.png"), ("closed", "mask.png")):
+        with pytest.raises(HarmonyError):
+            pipe(*names, output="out.mkv")
+    with pytest.raises(OutputError):
+        pipe("clip.mkv", "mask.png", output="closed/out.mkv")
+    with pytest.raises(HarmonyError):
+        VideoHarmonizationPipeline.from_pretrained("closed")
