@@ -35,8 +35,8 @@ def add_command(commands: Any) -> None:
     _add_pasting(video)
     _add_smoothing(video)
     _add_writing(video)
-    video.add_argument("--start", type=number(), metavar="SECONDS", help="first second to read")
-    video.add_argument("--end", type=number(), metavar="SECONDS", help="second to stop at")
+    video.add_argument("--start", type=number(0), metavar="SECONDS", help="first second to read")
+    video.add_argument("--end", type=number(0), metavar="SECONDS", help="second to stop at")
     video.add_argument(
         "--frame-rate", type=number(0.001), default=25.0, help="frames a second of folders (default: 25)"
     )
@@ -99,6 +99,17 @@ def run_video(args: argparse.Namespace) -> None:
         raise InputError("--foreground and --background", "go together, and without COMPOSITE and MASK")
     if not pasted and (args.composite is None or args.mask is None):
         raise InputError("harmony video", "needs COMPOSITE and MASK, or --foreground and --background")
+    placing = {
+        "--at": args.at is not None,
+        "--scale": args.scale != 1,
+        "--loop-background": args.loop_background,
+        "--audio": args.audio != "background",
+    }
+    masking = {"--reference-mask": args.reference_mask is not None, "--mask-end": args.mask_end != "error"}
+    for option, is_given in (masking if pasted else placing).items():
+        if is_given:
+            wanted = "COMPOSITE and MASK" if pasted else "--foreground and --background"
+            raise InputError(option, f"belongs to {wanted}", "Leave it out.")
     if args.no_cuts and args.cuts is not None:
         raise InputError("--cuts and --no-cuts", "exclude each other")
     from harmony_diffusion.pipelines.video import VideoHarmonizationPipeline

@@ -46,6 +46,7 @@ from harmony_diffusion.video.temporal import (
     TIME_CONSTANT,
     CausalSmoother,
     check_smoothing,
+    shots_at,
 )
 
 
@@ -277,11 +278,13 @@ class VideoHarmonizationPipeline(HarmonizationPipeline):
     ) -> VideoHarmonizationOutput:
         """Harmonize frames that are ready to be read; arguments as in `__call__`."""
         settings = check_settings(strength, smoothing, time_constant, predict_every, cuts)
+        if isinstance(settings.cuts, list):
+            shots_at(settings.cuts, len(source.times))  # refuses those beyond the end
         place = Path(output)
         result = plan_result(
             source, place, codec=codec, quality=quality, lossless=lossless, beside=side_by_side, audio=audio
         )
-        identity = {
+        identity: dict[str, Any] = {
             "inputs": identity_of_files(source.files()),
             "frames": [source.chosen.start, source.chosen.stop],
             "placing": source.placing,

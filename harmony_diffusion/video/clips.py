@@ -181,7 +181,13 @@ def _check_gaps(name: str, paths: list[Path]) -> None:
         if not digits:
             return
         numbers.append(int(digits[-1]))
-    for before, after in zip(numbers, numbers[1:], strict=False):
+    for i, (before, after) in enumerate(zip(numbers, numbers[1:], strict=False)):
+        if after == before:
+            raise InputError(
+                name,
+                f"number {before} is there twice: {paths[i].name} and {paths[i + 1].name}",
+                "Keep one of them.",
+            )
         if after != before + 1:
             missing = before + 1
             raise InputError(
@@ -225,9 +231,7 @@ class MaskClip:
             raise InputTypeError(self.what, f"is a {type(self.source).__name__}", "Give a path.")
         is_still = Path(self.source).suffix.lower() in PICTURES and os.path.isfile(self.source)
         if is_still:
-            self.still = load_mask(
-                self.source, size=self.composite.size, size_of=self.composite.name, name=self.what
-            )
+            self.still = _mask_of_file(self.source, self.composite, self.what)
             self.matches = np.zeros(count, int)
             return
         self.clip = open_clip(self.source, rate=self.rate, **self.reading)
@@ -308,10 +312,24 @@ class MaskClip:
         """Yield a function for each mask that makes it; masks that are not used are not made."""
         if isinstance(clip, PictureClip):
             for path in clip.paths:
-                yield partial(load_mask, path, size=clip.size, size_of=clip.name)
+                yield partial(_mask_of_file, path, clip)
             return
         for frame in clip.frames():
             yield partial(mask_of, frame)
+
+
+def _mask_of_file(path: str | os.PathLike[str], clip: Clip, name: str = "mask") -> np.ndarray:
+    """Read a mask that must have the size of a clip.
+
+    Raises:
+        MaskError: It is no mask.
+        SizeMismatchError: It has another size, which no argument here allows.
+    """
+    try:
+        return load_mask(path, size=clip.size, size_of=clip.name, name=name)
+    except SizeMismatchError as error:
+        fix = "Scale the masks first." if "resize" in error.fix else error.fix
+        raise SizeMismatchError(error.subject, error.reason, fix) from None
 
 
 def mask_of(frame: AnyFrame) -> np.ndarray:

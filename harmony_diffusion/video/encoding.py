@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from harmony_diffusion.errors import InputError
 from harmony_diffusion.video.files import TAGS, import_av, sample_coding
 from harmony_diffusion.video.frame_colors import Frame
 from harmony_diffusion.video.targets import THREADS, VideoTarget
@@ -42,6 +43,25 @@ def open_encoder(target: VideoTarget, context: Any = None) -> Any:
     if target.encoder == "libx265" and target.container in ("mp4", "mov"):
         context.codec_tag = "hvc1"
     return context
+
+
+def check_encoder(target: VideoTarget) -> None:
+    """Open the encoder of a target once, before any work is done.
+
+    Raises:
+        InputError: It does not take this size and these samples, or needs a device that is not there.
+    """
+    av = import_av()
+    try:
+        open_encoder(target).open()
+    except (OSError, ValueError, av.error.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            "codec",
+            f"{target.encoder} cannot be opened for {target.width}x{target.height} frames of "
+            f"{target.pixel_format} ({reason})",
+            "Choose another codec, such as h264, or ffv1 with a .mkv file.",
+        ) from None
 
 
 def _written_tags(target: VideoTarget) -> dict[str, int]:

@@ -10,7 +10,7 @@ from harmony_diffusion.errors import HarmonyError, OutputError
 from harmony_diffusion.images.compose import side_by_side
 from harmony_diffusion.images.output_files import check_output, output_error
 from harmony_diffusion.video.clips import PictureClip
-from harmony_diffusion.video.encoding import SegmentWriter
+from harmony_diffusion.video.encoding import SegmentWriter, check_encoder
 from harmony_diffusion.video.files import VideoInfo, import_av
 from harmony_diffusion.video.frame_colors import AnyFrame, Frame, PictureFrame
 from harmony_diffusion.video.job import VideoJob
@@ -193,7 +193,10 @@ def plan_result(
         and not isinstance(source.foreground, PictureClip)
     ):
         sound = source.foreground.info
-    return VideoResult(source, target, sound, beside=beside)
+    result = VideoResult(source, target, sound, beside=beside)
+    for written in result.targets.values():
+        check_encoder(written)
+    return result
 
 
 def check_places(result: Result, source: Source, *, overwrite: bool) -> None:

@@ -243,8 +243,8 @@ def chosen_frames(seconds: np.ndarray, start: float | None, end: float | None) -
     Raises:
         InputError: There are none.
     """
-    first = 0 if start is None else int(np.searchsorted(seconds, check_number("start", start) - 1e-6))
-    last = len(seconds) if end is None else int(np.searchsorted(seconds, check_number("end", end) - 1e-6))
+    first = 0 if start is None else int(np.searchsorted(seconds, check_number("start", start, 0) - 1e-6))
+    last = len(seconds) if end is None else int(np.searchsorted(seconds, check_number("end", end, 0) - 1e-6))
     if first >= last:
         length = float(seconds[-1]) if len(seconds) else 0.0
         raise InputError(

@@ -123,6 +123,10 @@ def plan_target(
     av = import_av()
     target = Path(path)
     container = container_of(target)
+    if lossless and codec is not None and _ENCODERS.get(codec, codec) != "ffv1":
+        raise InputError("codec and lossless", "exclude each other", "Give one of them; lossless is FFV1.")
+    if lossless and container != "matroska":
+        raise OutputError(path, "is no .mkv file, which lossless needs", "Name a .mkv file.")
     encoder = "ffv1" if lossless else _encoder_named(codec, info)
     alpha, is_rgb = (
         "a" in _plain(info.pixel_format)[:4] and "gray" not in info.pixel_format,

@@ -129,7 +129,13 @@ def shots_at(cuts: Sequence[int], count: int) -> list[slice]:
     """
     bounds = sorted(set(cuts))
     if bounds and not 0 < bounds[0] <= bounds[-1] < count:
-        raise InputError("cuts", f"are {bounds}, expected frame numbers from 1 to {count - 1}")
+        raise InputError(
+            "cuts",
+            f"are {bounds}, expected frame numbers from 1 to {count - 1}",
+            "Count from 0 at the first frame that is read, and give the first frame of each new shot."
+            if count > 1
+            else "Leave them out: the clip has one frame.",
+        )
     edges = [0, *bounds, count]
     return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
 
