@@ -155,6 +155,8 @@ def picture_paths(text: str) -> list[Path] | None:
 
 
 def _named_pictures(text: str) -> list[Path] | None:
+    if "://" in text and not os.path.lexists(text):
+        return None  # an address, whatever signs are in it
     # Functions of `os.path`, since those of `Path` fail for names that are too long.
     if os.path.isdir(text):
         return [path for path in Path(text).iterdir() if path.suffix.lower() in PICTURES]

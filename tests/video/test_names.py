@@ -47,8 +47,9 @@ def test_names_with_a_colon_are_names(pipe, folder):
 def test_addresses_are_refused_and_nothing_is_sent():
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
-        with pytest.raises(InputError, match="is an address, and nothing is downloaded"):
-            open_clip(f"http://127.0.0.1:{server.getsockname()[1]}/x.mp4")
+        for name in ("x.mp4", "x.mp4?a=1", "%05d.png"):
+            with pytest.raises(InputError, match="is an address, and nothing is downloaded"):
+                open_clip(f"http://127.0.0.1:{server.getsockname()[1]}/{name}")
         with pytest.raises(BlockingIOError):
             server.accept()
 
