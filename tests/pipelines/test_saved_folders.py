@@ -103,7 +103,7 @@ def test_the_first_lines_of_the_readme_print_no_warning(tmp_path):
     blocks = python_blocks(ROOT / "README.md")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     assert not stderr_of(next(b for b in blocks if 'from_pretrained("default")' in b), tmp_path)
-    assert (tmp_path / "harmonized.png").is_file()
+    assert (tmp_path / "result.png").is_file()
 
 
 def test_loading_the_diffusion_pipeline_prints_no_warning():
