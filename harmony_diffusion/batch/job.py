@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from harmony_diffusion.batch.inputs import Inputs
 from harmony_diffusion.batch.journal import DONE, FAILED, PENDING, Journal, Ledger
+from harmony_diffusion.batch.kept_files import LISTS, check_kept
 from harmony_diffusion.batch.leases import Leases, Owner, remove_abandoned
 from harmony_diffusion.batch.local import Engine, Event, Work
 from harmony_diffusion.batch.plan import SHARD, Plan, digest, write_plan
@@ -157,9 +159,12 @@ def _plan(inputs: Inputs, settings: Settings, options: Options) -> Iterator[tupl
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         path = scratch / "plan.jsonl"
-        write_plan(inputs, path)
+        places = array("Q")
+        write_plan(inputs, path, places)
         plan = Plan(path, 1 if inputs.kind == "tar" else SHARD)
         try:
+            check_kept(inputs, plan, out, places, overwrite=options.overwrite)
+            del places
             yield plan, path
         except BaseException:
             plan.close()
@@ -299,7 +304,7 @@ class _Run:
         """Work until nothing is left, too much failed or a signal came."""
         start = time.monotonic()
         if self.ledger.count(PENDING):
-            for name in ("manifest.jsonl", "errors.jsonl"):  # they describe a batch that is complete
+            for name in LISTS:  # they describe a batch that is complete
                 (self.out / name).unlink(missing_ok=True)
         try:
             while True:

@@ -83,12 +83,18 @@ class Plan:
         self._file.close()
 
 
-def write_plan(inputs: Inputs, path: Path) -> None:
+def place_of(found: os.stat_result) -> int:
+    """Return 64 bits that tell one file from all others, by whatever name."""
+    return hash((found.st_dev, found.st_ino)) & (2**64 - 1)
+
+
+def write_plan(inputs: Inputs, path: Path, places: "array[int] | None" = None) -> None:
     """Write the plan of a batch.
 
     Args:
         inputs: Where the rows come from.
         path: File to be written, in a folder that also takes temporary files.
+        places: Gets `place_of` each file of each row.
 
     Raises:
         InputError: A name or value that cannot be used, a file that is missing, or two results of the same
@@ -96,7 +102,7 @@ def write_plan(inputs: Inputs, path: Path) -> None:
     """
     with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as runs:
         previous_key, previous = None, b""
-        for line in _sorted(_keyed_lines(inputs), runs):
+        for line in _sorted(_keyed_lines(inputs, places), runs):
             key, _, text = line.partition(b"\0")
             if key == previous_key:
                 first, second = (_picture_of(json.loads(one)) for one in (previous, text))
@@ -113,15 +119,15 @@ def _picture_of(entry: Row) -> str:
     return str(entry.get("composite") or entry.get("foreground"))
 
 
-def _keyed_lines(inputs: Inputs) -> Iterator[bytes]:
+def _keyed_lines(inputs: Inputs, places: "array[int] | None") -> Iterator[bytes]:
     """Yield each entry as JSON, after the key it is sorted by and a NUL."""
     for row in inputs.rows():
-        row = row | _stamps(inputs, row)
+        row = row | _stamps(inputs, row, places)
         key = comparison_key(row["id"]).encode("utf-8", "surrogatepass")
         yield key + b"\0" + json.dumps(row).encode() + b"\n"
 
 
-def _stamps(inputs: Inputs, row: Row) -> dict[str, list[int]]:
+def _stamps(inputs: Inputs, row: Row, places: "array[int] | None") -> dict[str, list[int]]:
     """Return size and time of each file of a row, so that a changed one is noticed."""
     sizes, times = [], []
     for field in FILE_FIELDS:
@@ -133,6 +139,8 @@ def _stamps(inputs: Inputs, row: Row) -> dict[str, list[int]]:
                 raise InputError(row[field], f"cannot be read: {error.strerror}", "Check the path.") from None
             sizes.append(found.st_size)
             times.append(found.st_mtime_ns)
+            if places is not None:
+                places.append(place_of(found))
     return {"size": sizes, "mtime_ns": times}
 
 

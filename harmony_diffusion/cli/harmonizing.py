@@ -72,8 +72,11 @@ def prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Pa
         paths["_filters"] = Path(args.filters)
     keys = ("composite", "foreground", "background", "mask", "reference_mask")
     inputs = [source for key in keys if (source := getattr(args, key, None))]
-    for path in paths.values():
-        check_output(path, overwrite=args.overwrite, inputs=inputs)
+    if args.filters and "_filters" not in paths:
+        inputs.append(args.filters)
+    for key, path in paths.items():
+        # Only the name of OUT itself was chosen: no other file may cost an input.
+        check_output(path, overwrite=args.overwrite, inputs=inputs, keep_inputs=bool(key))
     return paths
 
 

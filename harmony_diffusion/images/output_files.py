@@ -26,7 +26,11 @@ _REASONS = {
 
 
 def check_output(
-    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[object] = ()
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[object] = (),
+    keep_inputs: bool = False,
 ) -> Path:
     """Check, before any work is done, that a result may be written to `path`.
 
@@ -34,6 +38,8 @@ def check_output(
         path: File to be written.
         overwrite: Whether a file that exists already may be replaced.
         inputs: Paths that are read; when `path` is one of them, the message says so.
+        keep_inputs: Refuse to replace one of `inputs` even if `overwrite` is true: for files whose names the
+            caller did not choose.
 
     Returns:
         `path` with symbolic links followed: the file that will be replaced.
@@ -59,8 +65,10 @@ def check_output(
         raise OutputError(path, "is a folder", "Give the name of a file in it.")
     if not stat.S_ISREG(found.st_mode):
         raise OutputError(path, "is not a regular file", "Choose another path.")
+    is_input = any(_is_same_file(source, found) for source in inputs)
+    if is_input and keep_inputs and overwrite:
+        raise OutputError(path, "would replace a file that is read", "Choose another name for the output.")
     if not overwrite:
-        is_input = any(_is_same_file(source, found) for source in inputs)
         reason = "is the picture that was read" if is_input else "exists already"
         raise OutputError(path, reason, "Choose another name, or allow it with `overwrite` (`--overwrite`).")
     return target

@@ -199,3 +199,19 @@ def test_reference_masks_are_taken_in_every_form_that_masks_are(kind):
     assert np.array_equal(got[0], whole if kind == "list with None" else expected)
     with pytest.raises(InputError, match="reference_mask: there are 1 for 2"):
         pipe(composites, masks, reference_mask=half)
+
+
+@pytest.mark.parametrize(
+    "taken, call",
+    [
+        ("x_mask.png", "compose c.png c.png --mask x_mask.png -o x.png"),
+        ("x_composite.png", "compose cut.png x_composite.png -o x.png"),
+        ("x_before_after.png", "image x_before_after.png m.png -o x.png --side-by-side"),
+    ],
+)
+def test_files_beside_the_output_replace_no_input(folder, capsys, taken, call):
+    os.link(folder / ("m.png" if "mask" in taken else "c.png"), folder / taken)
+    before = (folder / taken).read_bytes()
+    assert run(*call.split(), "--model", "reinhard", "--overwrite") == 2
+    assert f"{taken}: would replace a file that is read" in capsys.readouterr().err
+    assert (folder / taken).read_bytes() == before and new_files(folder) == [taken]
