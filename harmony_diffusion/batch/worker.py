@@ -6,12 +6,14 @@ Imports of PyTorch stay inside functions: the process that only hands out the wo
 import hashlib
 import io
 import json
+import lzma
 import os
 import tarfile
 import tempfile
 import threading
 import time
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -296,8 +298,6 @@ class Worker:
             return images[0]
         if reference is not None:
             raise InputError("reference_mask", "is for the models, and not for a diffusion pipeline")
-        import zlib
-
         import torch
 
         seed = self.settings.seed + zlib.crc32(entry["id"].encode("utf-8", "surrogatepass"))
@@ -355,17 +355,17 @@ class Worker:
         try:
             source = tarfile.open(path, "r:*")
         except (tarfile.TarError, OSError) as error:
-            raise InputError(path, f"is no tar file: {error}") from None
+            raise InputError(path, f"is no tar file: {' '.join(str(error).split())}") from None
         with source, tempfile.TemporaryDirectory(dir=self._own_scratch()) as folder:
             found: dict[str, Path] = {}
-            name = ""
-            while (member := _next_member(source, path)) is not None:
+            name, samples = "", 0
+            for member in self._members(source, path, errors):
                 stem, part, suffix = _split_member(member.name)
                 if not member.isfile() or part not in ("composite", "mask") or suffix not in PICTURE_SUFFIXES:
                     continue
                 if stem != name:
                     yield from _whole_sample(name, found, errors)
-                    name, found = stem, {}
+                    name, found, samples = stem, {}, samples + 1
                 try:
                     check_name(stem, "name")
                 except ValueError as error:
@@ -376,6 +376,23 @@ class Worker:
                 target.write_bytes(content.read() if content else b"")
                 found[part] = target
             yield from _whole_sample(name, found, errors)
+        if not samples:
+            raise InputError(
+                path, "holds no sample", "Expected members NAME.composite.png and NAME.mask.png."
+            )
+
+    def _members(
+        self, source: tarfile.TarFile, path: str, errors: list[tuple[str, str]]
+    ) -> Iterator[tarfile.TarInfo]:
+        """Yield the members up to the end, and refuse a file that is damaged or cut."""
+        try:
+            while (member := _next_member(source, path)) is not None:
+                yield member
+            _check_end(source, path)
+        except InputError as error:
+            if not self.settings.allow_truncated:
+                raise
+            errors.append((os.path.basename(path), self._reason(error)))
 
     def _harmonize_sample(self, name: str, composite: Path, mask: Path) -> tuple[str, bytes]:
         from harmony_diffusion.images.masks import load_mask
@@ -474,8 +491,27 @@ class _CannotWrite(Exception):
 def _next_member(source: tarfile.TarFile, path: str) -> tarfile.TarInfo | None:
     try:
         return source.next()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(path, f"is damaged: {error}", "Copy or download the file again") from None
+
+
+def _check_end(source: tarfile.TarFile, path: str) -> None:
+    """Check that a file ends by two blocks of zeros: the reader takes a bad header for the end, too."""
+    file = source.fileobj
+    assert file is not None
+    fix = "Copy or download the file again, or give --allow-truncated for what is left"
+    try:
+        file.seek(source.offset)
+        end = file.read(2 * tarfile.BLOCKSIZE)
+        if end.count(0) != len(end):
+            raise InputError(path, f"is damaged: there is no header at byte {source.offset}", fix)
+        while block := file.read(1 << 20):
+            if block.count(0) != len(block):
+                raise InputError(path, f"is damaged: data follow its end at byte {source.offset}", fix)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(path, f"is damaged: {error}", fix) from None
+    if len(end) < 2 * tarfile.BLOCKSIZE:
+        raise InputError(path, f"is cut: its end is missing at byte {source.offset}", fix)
 
 
 def _split_member(name: str) -> tuple[str, str, str]:
