@@ -1,6 +1,7 @@
 """What a batch works on: folders, manifests and tar shards become rows, one a result."""
 
 import csv
+import difflib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.paths import is_file, is_folder, resolved
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif"}
 WRITTEN_SUFFIXES = PICTURE_SUFFIXES - {".gif"}
@@ -18,7 +20,9 @@ WRITTEN_SUFFIXES = PICTURE_SUFFIXES - {".gif"}
 _LAYOUTS = {"composite_images": ("masks", "real_images"), "composite": ("mask", "real")}
 _MASK_ENDING = "_mask"
 FILE_FIELDS = ("composite", "foreground", "background", "mask", "reference_mask")
+_FIELDS = (*FILE_FIELDS, "strength", "scale", "at", "prompt", "output")
 _SHOWN_PROBLEMS = 5
+_FARTHEST = 10**9  # pixels
 
 Row = dict[str, Any]
 
@@ -57,9 +61,13 @@ class Inputs:
         else:
             rows = _manifest_rows(self, problems)
         found = False
-        for row in rows:
-            found = True
-            yield row
+        try:
+            for row in rows:
+                found = True
+                yield row
+        except OSError as error:
+            place = error.filename or self.source
+            raise InputError(place, f"cannot be read: {error.strerror}", "Check its permissions.") from None
         problems.raise_any()
         if not found:
             raise InputError(self.source, "holds nothing to harmonize", "Give a folder with pictures.")
@@ -87,31 +95,83 @@ def find_inputs(
     """
     if suffix is not None and suffix.lower() not in WRITTEN_SUFFIXES:
         raise InputError("suffix", f"is {suffix!r}", f"Give one of {', '.join(sorted(WRITTEN_SUFFIXES))}.")
-    kind = _kind_of(source)
+    kind = _kind_of(source, out)
     if masks is not None:
         if kind != "folder":
             raise InputError("masks", f"is for a folder of pictures, and {source} is none")
-        if not masks.is_dir():
+        if not is_folder(masks):
             raise InputError(masks, "is no folder")
     if root is not None:
         if kind not in ("csv", "jsonl"):
             raise InputError("root", f"is for manifests, and {source} is none")
-        if not root.is_dir():
+        if not is_folder(root):
             raise InputError(root, "is no folder")
-    folder = source if source.is_dir() else source.parent
+    folder = source if is_folder(source) else source.parent
     return Inputs(kind, source, root or folder, masks or root or folder, suffix, out)
 
 
-def _kind_of(source: Path) -> str:
-    if source.is_dir():
-        return "tar" if any(path.suffix.lower() == ".tar" for path in source.iterdir()) else "folder"
-    if not source.is_file():
+def _kind_of(source: Path, out: Path | None) -> str:
+    if is_folder(source):
+        try:
+            return _kind_of_folder(source, out)
+        except OSError as error:
+            place = error.filename or source
+            raise InputError(place, f"cannot be read: {error.strerror}", "Check its permissions.") from None
+    if not is_file(source):
         raise InputError(source, "does not exist", "Give a folder, or a .csv, .jsonl or .tar file.")
     kinds = {".csv": "csv", ".jsonl": "jsonl", ".tar": "tar"}
     kind = kinds.get(source.suffix.lower())
     if kind is None:
         raise InputError(source, "is no folder", "Give a folder, or a .csv, .jsonl or .tar file.")
     return kind
+
+
+def _kind_of_folder(source: Path, out: Path | None) -> str:
+    """Return "tar" for shards, "folder" for pictures.
+
+    Raises:
+        InputError: It holds both, so that one kind would be passed over.
+    """
+    shard = next(_shards(source), None)
+    if shard is None:
+        return "folder"
+    skipped = set() if out is None else {resolved(out)}
+    for place, folders, names in _walk(source, skipped):
+        del folders
+        picture = next(
+            (name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES), None
+        )
+        if picture is not None:
+            shown = Path(place, picture).relative_to(source).as_posix()
+            raise InputError(
+                source,
+                f"holds tar shards such as {shard} and pictures such as {shown}",
+                "Put them into two folders.",
+            )
+    return "tar"
+
+
+def _shards(folder: Path) -> Iterator[str]:
+    return (path.name for path in folder.iterdir() if path.suffix.lower() == ".tar" and not path.is_dir())
+
+
+def _walk(root: Path, skipped: set[Path]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk through folders but those of jobs and the skipped ones.
+
+    Raises:
+        OSError: One cannot be read: its pictures would be missing.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(root, onerror=fail):
+        folders[:] = [
+            name
+            for name in folders
+            if name != ".harmony" and not (skipped and resolved(Path(place, name)) in skipped)
+        ]
+        yield place, folders, names
 
 
 class _Problems:
@@ -142,12 +202,16 @@ def check_name(name: object, field: str) -> str:
         raise ValueError(f"{field} is {name!r}, no name of a file")
     if "\0" in name:
         raise ValueError(f"{field} {name!r} holds a NUL character")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ValueError(f"{field} {name!r} holds characters that no file name has") from None
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name):
         raise ValueError(f"{field} {name!r} is an absolute path (give names relative to --root)")
     parts = re.split(r"[/\\]", name)
     if ".." in parts:
         raise ValueError(f"{field} {name!r} leaves its folder by '..' (give names relative to --root)")
-    if parts[0].casefold() == ".harmony":
+    if next(part for part in parts if part not in ("", ".")).casefold() == ".harmony":
         raise ValueError(f"{field} {name!r} lies in .harmony, the folder of the job's state")
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
@@ -164,19 +228,14 @@ def _tar_rows(inputs: Inputs) -> Iterator[Row]:
     if inputs.source.is_file():
         names: Iterable[str] = [inputs.source.name]
     else:
-        names = (path.name for path in inputs.source.iterdir() if path.suffix.lower() == ".tar")
+        names = _shards(inputs.source)
     for name in names:
         yield {"id": name[:-4], "output": name, "composite": name}
 
 
 def _folder_rows(inputs: Inputs, problems: _Problems) -> Iterator[Row]:
-    skipped = {path.resolve() for path in (inputs.skip, _separate_masks(inputs)) if path is not None}
-    for place, folders, names in os.walk(inputs.root):
-        folders[:] = [
-            name
-            for name in folders
-            if name != ".harmony" and not (skipped and Path(place, name).resolve() in skipped)
-        ]
+    skipped = {resolved(path) for path in (inputs.skip, _separate_masks(inputs)) if path is not None}
+    for place, _, names in _walk(inputs.root, skipped):
         prefix = Path(place).relative_to(inputs.root).as_posix()
         prefix = "" if prefix == "." else f"{prefix}/"
         pictures = [name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES]
@@ -205,7 +264,7 @@ def _pairing(
     """Return the pictures of a folder, its masks by stem, and the folder of these; None to pass over it."""
     if _separate_masks(inputs):
         folder = inputs.mask_root / prefix
-        return pictures, _by_stem(os.listdir(folder) if folder.is_dir() else ()), prefix
+        return pictures, _by_stem(os.listdir(folder) if is_folder(folder) else ()), prefix
     for composites, (masks, reals) in _LAYOUTS.items():
         if place.name in (masks, reals) and place.with_name(composites).is_dir():
             return None
@@ -247,10 +306,19 @@ def _csv_lines(path: Path, problems: _Problems) -> Iterator[tuple[int, Row]]:
     with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         try:
-            columns = {(name or "").strip() for name in reader.fieldnames or ()}
+            named = [name.strip() for name in reader.fieldnames or () if name and name.strip()]
+            columns = {*named}
+            if len(columns) < len(named):
+                twice = sorted(name for name in columns if named.count(name) > 1)
+                raise InputError(path, f"has more than one column {', '.join(twice)}", "Rename one of them.")
+            if wrong := _misspelled(named):
+                raise InputError(path, f"has {wrong}", "Rename the column.")
             if not ({"composite", "mask"} <= columns or {"foreground", "background"} <= columns):
                 _refuse_columns(path, columns)
             for values in reader:
+                if None in values:  # type: ignore[comparison-overlap]
+                    problems.add(f"line {reader.line_num}: has more values than columns (put X,Y in quotes)")
+                    continue
                 row = {key.strip(): value for key, value in values.items() if key and value}
                 yield reader.line_num, row
         except csv.Error as error:
@@ -271,14 +339,46 @@ def _json_lines(path: Path, problems: _Problems) -> Iterator[tuple[int, Row]]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line.decode("utf-8-sig"))
+                values = json.loads(
+                    line.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_single_keys
+                )
+            except RecursionError:
+                problems.add(f"line {number}: is no JSON object, but nested too deeply")
+                continue
             except ValueError as error:
                 problems.add(f"line {number}: is no JSON: {error}")
                 continue
             if isinstance(values, dict):
+                if wrong := _misspelled(values):
+                    problems.add(f"line {number}: has {wrong}")
+                    continue
                 yield number, {key: value for key, value in values.items() if value is not None}
             else:
                 problems.add(f"line {number}: is no JSON object")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _single_keys(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(
+            f"more than one key {', '.join(sorted(key for key in found if names.count(key) > 1))}"
+        )
+    return found
+
+
+def _misspelled(names: Iterable[str]) -> str | None:
+    """Return what to say of a name that is almost one of the known ones; others may be there."""
+    for name in names:
+        if name not in _FIELDS:
+            meant = difflib.get_close_matches(name.strip().lower(), _FIELDS, 1, 0.82)
+            if meant:
+                return f"{name[:40]!r}, which is unknown: did you mean {meant[0]!r}?"
+    return None
 
 
 def _row_of(values: Row, suffix: str | None) -> Row:
@@ -302,7 +402,9 @@ def _row_of(values: Row, suffix: str | None) -> Row:
     if "at" in values:
         row["at"] = _position(values["at"])
     if prompt := values.get("prompt"):
-        row["prompt"] = str(prompt)
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt is {_short(prompt)}, expected text")
+        row["prompt"] = prompt
     if "output" in values:
         name = check_name(values["output"], "output")
         own = os.path.splitext(name)[1].lower()
@@ -316,18 +418,30 @@ def _row_of(values: Row, suffix: str | None) -> Row:
 
 def _number(value: object, key: str, low: float, high: float) -> float:
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not low <= number <= high:
-        raise ValueError(f"{key} is {value!r}, expected a number from {low:g} to {high:g}")
+        raise ValueError(f"{key} is {_short(value)}, expected a number from {low:g} to {high:g}")
     return number
 
 
 def _position(value: object) -> list[int]:
-    parts = value.split(",") if isinstance(value, str) else value
+    parts: Any = value.split(",") if isinstance(value, str) else value
     try:
-        x, y = (int(part) for part in parts)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise ValueError(f"at is {value!r}, expected X,Y in pixels") from None
+        if not isinstance(parts, list) or any(type(part) not in (int, str) for part in parts):
+            raise ValueError
+        x, y = (int(part) for part in parts)
+        if max(abs(x), abs(y)) > _FARTHEST:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"at is {_short(value)}, expected X,Y in pixels") from None
     return [x, y]
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python does not print integers of more than 4300 digits
+        return "an enormous value"
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,4 +1,4 @@
-"""What a batch must not replace: its own inputs, and files in the folder of the results that it did not make."""
+"""What a batch must not replace: its inputs, and files in the folder of the results that it did not make."""
 
 import json
 import os

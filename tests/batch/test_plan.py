@@ -1,6 +1,7 @@
 """Folders, manifests and shards become the same plan wherever they lie and however they are listed."""
 
 import json
+import os
 import random
 import tarfile
 import unicodedata
@@ -153,6 +154,14 @@ def test_names_that_leave_their_folder_are_refused(tmp_path, name):
         ({"foreground": "p000.png", "background": "p000.png", "at": "3"}, "at is '3'"),
         ({"composite": "p000.png", "mask": "p000_mask.png", "output": "x.gif"}, "no suffix of a picture"),
         (["p000.png"], "is no JSON object"),
+        ({"composite": "p000.png", "mask": "p000_mask.png", "strength": 10**400}, "strength is 1000"),
+        ({"composite": "p000.png", "mask": "p000_mask.png", "strength": True}, "strength is True"),
+        ({"composite": "p000.png", "mask": "p000_mask.png", "stength": 0.5}, "did you mean 'strength'"),
+        ({"composite": "\ud800.png", "mask": "p000_mask.png"}, "holds characters that no file name has"),
+        ({"foreground": "p000.png", "background": "p000.png", "at": [float("inf"), 0]}, "Infinity"),
+        ({"foreground": "p000.png", "background": "p000.png", "at": [1.7, 2.9]}, "at is"),
+        ({"foreground": "p000.png", "background": "p000.png", "at": {"1": 0, "2": 0}}, "at is"),
+        ({"foreground": "p000.png", "background": "p000.png", "prompt": 3}, "prompt is 3"),
     ],
 )
 def test_lines_that_cannot_be_used_are_named(tmp_path, row, reason):
@@ -160,6 +169,47 @@ def test_lines_that_cannot_be_used_are_named(tmp_path, row, reason):
     (source / "list.jsonl").write_text(json.dumps(row))
     with pytest.raises(InputError, match=f"line 1: .*{reason}"):
         plan_of(source / "list.jsonl", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, text, reason",
+    [
+        ("l.jsonl", "[" * 200_000, "nested too deeply"),
+        ("l.jsonl", '{"mask": "a.png", "mask": "b.png"}', "more than one key mask"),
+        ("l.csv", "composite,mask,mask\n", "more than one column mask"),
+        ("l.csv", "composite,mask,Strength\n", "did you mean 'strength'"),
+        ("l.csv", "composite,mask,at\na.png,b.png,3,4\n", "more values than columns"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused(tmp_path, name, text, reason):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as caught:
+        plan_of(tmp_path / name, tmp_path)
+    assert reason in str(caught.value)
+
+
+def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    source = make_pictures(tmp_path / "in", 1)
+    make_pictures(source / "secret", 1)
+    scan = os.scandir
+
+    def deny(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(InputError, match="secret: cannot be read: Permission denied"):
+        plan_of(source, tmp_path)
+
+
+def test_shards_beside_pictures_are_refused_and_folders_are_no_shards(tmp_path):
+    source = make_pictures(tmp_path / "in", 1)
+    (source / "d.tar").mkdir()
+    assert len(plan_of(source, tmp_path)) == 1
+    tarfile.open(source / "s.tar", "w").close()
+    with pytest.raises(InputError, match="tar shards such as s.tar and pictures such as p000"):
+        plan_of(source, tmp_path)
 
 
 def test_all_missing_masks_are_counted(tmp_path):
