@@ -22,8 +22,9 @@ from harmony_diffusion.batch.leases import Leases, Owner, remove_abandoned
 from harmony_diffusion.batch.local import Engine, Event, Work
 from harmony_diffusion.batch.plan import SHARD, Plan, digest, write_plan
 from harmony_diffusion.batch.worker import Settings
-from harmony_diffusion.errors import OutputError
+from harmony_diffusion.errors import HarmonyError, OutputError
 from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.paths import exists, is_folder, resolved
 
 SCHEMA = 1
 EXIT_FAILURES = 3
@@ -142,10 +143,14 @@ def run_batch(
             signals.interrupts = False
             with closing(plan):
                 return _Run(plan, settings, engine, options, signals, on_progress).run()
-        except BaseException:
+        except BaseException as error:
             engine.close(at_once=True)
             if signals.code and signals.interrupts:
                 return Summary(exit_code=signals.code)
+            if isinstance(error, OSError) and not isinstance(error, HarmonyError):
+                place = error.filename or settings.out
+                reason = error.strerror or str(error)
+                raise OutputError(place, reason, "Choose another folder, or give --restart.") from error
             raise
 
 
@@ -177,18 +182,19 @@ def _plan(inputs: Inputs, settings: Settings, options: Options) -> Iterator[tupl
                 folder.rmdir()
             except OSError:
                 break
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
+        if isinstance(error, OSError) and not isinstance(error, HarmonyError):
             raise OutputError(out, error.strerror or str(error), "Choose another folder.") from error
         raise
 
 
 def _check_out(inputs: Inputs, out: Path, options: Options) -> None:
-    if out.exists() and not out.is_dir():
+    there = exists(out, OutputError)
+    if there and not is_folder(out, OutputError):
         raise OutputError(out, "is no folder", "Choose another one.")
     for root in {inputs.root, inputs.mask_root}:
-        if out.exists() and out.samefile(root):
+        if there and out.samefile(root):
             raise OutputError(out, "is the folder of the inputs", "Choose another one.")
-    if options.overwrite or not out.is_dir() or (out / ".harmony").is_dir():
+    if options.overwrite or not there or (out / ".harmony").is_dir():
         return
     if any(out.iterdir()):
         raise OutputError(
@@ -206,8 +212,8 @@ def _claim(settings: Settings, inputs: Inputs, fingerprint: dict[str, str], opti
     own = {key: value for key, value in asdict(settings).items() if key not in _PLACES}
     wanted = {
         "schema": SCHEMA,
-        "input": str(inputs.source.resolve()),
-        "masks": str(inputs.mask_root.resolve()),
+        "input": str(resolved(inputs.source)),
+        "masks": str(resolved(inputs.mask_root)),
         "suffix": inputs.suffix,
         **own,
         **fingerprint,
@@ -222,9 +228,12 @@ def _claim(settings: Settings, inputs: Inputs, fingerprint: dict[str, str], opti
             )
         for name in ("journal", "leases"):
             shutil.rmtree(settings.state / name, ignore_errors=True)
+        if record.is_dir():
+            shutil.rmtree(record)
         record.unlink(missing_ok=True)
-    if record.is_file():
-        found = json.loads(record.read_bytes())
+    content = json.dumps(wanted, indent=1).encode() + b"\n"
+    if not _create_exclusively(record, content):
+        found = _read_claim(settings, record)
         changed = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
         if changed:
             differences = "; ".join(
@@ -235,8 +244,36 @@ def _claim(settings: Settings, inputs: Inputs, fingerprint: dict[str, str], opti
                 f"holds results of other settings: {differences}",
                 "Give another folder, the settings of then, or --restart to compute all of it again.",
             )
-    else:
-        write_atomically(record, json.dumps(wanted, indent=1).encode() + b"\n", overwrite=True)
+
+
+def _create_exclusively(path: Path, content: bytes) -> bool:
+    """Make a file with all of its content; return False when another process has made it before."""
+    temporary = path.with_name(f"job-{Owner.this_process().name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            try:
+                with path.open("xb") as file:
+                    file.write(content)
+            except FileExistsError:
+                return False
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_claim(settings: Settings, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found:
+        raise OutputError(path, "is damaged", "Give another folder, or --restart to compute all of it again.")
+    return found
 
 
 class _Signals:

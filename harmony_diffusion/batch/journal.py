@@ -85,6 +85,8 @@ class Ledger:
         """Read the lines that were added since the last time; return how many entries became done."""
         found = 0
         for path in sorted(self.folder.glob("*.jsonl")) if self.folder.is_dir() else ():
+            if not path.is_file():  # no worker made it
+                continue
             start = self._places.get(path.name, 0)
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size == start:
@@ -99,10 +101,13 @@ class Ledger:
         return found
 
     def _take(self, line: bytes) -> int:
+        """Take a line; one that is damaged counts as absent, so that its entry is done again."""
         try:
             record = json.loads(line)
+            if not is_whole(record):
+                return 0
             i = self._index.get(int(record["input"], 16), -1)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return 0
         return self.note(i, record) if i >= 0 else 0
 
@@ -176,6 +181,22 @@ class Ledger:
                 yield json.dumps({"id": name, "reason": record["reason"]}).encode() + b"\n"
             for sample, reason in record.get("errors", ()):
                 yield json.dumps({"id": f"{name}/{sample}", "reason": reason}).encode() + b"\n"
+
+
+def is_whole(record: Any) -> bool:
+    """Return True if a record has all that `Ledger.note` and the lists need."""
+    if record["status"] == "failed":
+        return isinstance(record["reason"], str)
+    errors = record.get("errors", [])
+    return (
+        record["status"] == "done"
+        and len(record["sha256"]) == 64
+        and len(bytes.fromhex(record["sha256"])) == 32
+        and type(record["bytes"]) is int
+        and 0 <= record["bytes"] < 2**63
+        and isinstance(errors, list)
+        and all(len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in errors)
+    )
 
 
 def hash_of(path: str | os.PathLike[str]) -> bytes:

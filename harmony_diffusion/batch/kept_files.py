@@ -2,13 +2,17 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.batch.inputs import Inputs
+from harmony_diffusion.batch.journal import is_whole
 from harmony_diffusion.batch.plan import Plan, digest, place_of
 from harmony_diffusion.errors import OutputError
+from harmony_diffusion.images.output_files import reason_of
+from harmony_diffusion.paths import resolved
 
 LISTS = ("manifest.jsonl", "errors.jsonl")  # written beside the results
 _STATE = ".harmony"
@@ -38,7 +42,7 @@ def check_kept(inputs: Inputs, plan: Plan, out: Path, places: Iterable[int], *, 
             _refuse_inputs(plan, out, taken)
         if not overwrite:
             _check_unknown(plan, out)
-    if (out / _STATE).resolve() in inputs.source.resolve().parents:
+    if resolved(out / _STATE) in resolved(inputs.source).parents:
         raise OutputError(inputs.source, "lies in the folder of the job's state", "Copy it elsewhere.")
 
 
@@ -48,8 +52,12 @@ def _existing(plan: Plan, out: Path) -> Iterator[tuple[dict[str, Any], int]]:
         entry = json.loads(line)
         try:
             found = os.stat(f"{out}/{entry['output']}")
-        except OSError:
+        except FileNotFoundError:
             continue
+        except (OSError, ValueError) as error:
+            raise OutputError(entry["output"], *reason_of(error)) from None
+        if not stat.S_ISREG(found.st_mode):
+            raise OutputError(entry["output"], "is there already, and no regular file", "Move it away.")
         yield entry, place_of(found)
 
 
@@ -71,7 +79,7 @@ def _check_unknown(plan: Plan, out: Path) -> None:
     strange = {
         entry["id"]: entry["output"]
         for entry, _ in _existing(plan, out)
-        if entry["id"] in failed or digest(entry["output"].encode()) not in known
+        if entry["id"] in failed or digest(entry["output"].encode("utf-8", "surrogatepass")) not in known
     }
     if strange:
         known = _planned(out)  # another process may have begun meanwhile
@@ -79,7 +87,8 @@ def _check_unknown(plan: Plan, out: Path) -> None:
         names = [
             output
             for name, output in strange.items()
-            if name not in done and (name in failed or digest(output.encode()) not in known)
+            if name not in done
+            and (name in failed or digest(output.encode("utf-8", "surrogatepass")) not in known)
         ]
         if names:
             raise OutputError(
@@ -96,7 +105,7 @@ def _planned(out: Path) -> set[int]:
         with (out / _STATE / "plan.jsonl").open("rb") as file:
             for line in file:
                 try:
-                    found.add(digest(json.loads(line)["output"].encode()))
+                    found.add(digest(json.loads(line)["output"].encode("utf-8", "surrogatepass")))
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue  # damaged: what it named counts as unknown
     except OSError:
@@ -114,7 +123,11 @@ def _of_status(out: Path, status: str, wanted: set[str] | None = None) -> set[st
                     try:
                         record = json.loads(line)
                         name = record["id"]
-                        if record["status"] == status and (wanted is None or name in wanted):
+                        if (
+                            is_whole(record)
+                            and record["status"] == status
+                            and (wanted is None or name in wanted)
+                        ):
                             found.add(name)
                     except (ValueError, KeyError, TypeError, RecursionError):
                         continue

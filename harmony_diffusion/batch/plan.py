@@ -10,12 +10,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harmony_diffusion.batch.inputs import FILE_FIELDS, Inputs, Row
+from harmony_diffusion.batch.inputs import FILE_FIELDS, WRITTEN_SUFFIXES, Inputs, Row
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.images.output_files import comparison_key
 
 SHARD = 64  # entries a lease
 _SORTED_AT_ONCE = 50_000
+_OWN_NAMES = (".harmony", "manifest.jsonl", "errors.jsonl")
+_LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 def digest(line: bytes) -> int:
@@ -100,6 +102,7 @@ def write_plan(inputs: Inputs, path: Path, places: "array[int] | None" = None) -
         InputError: A name or value that cannot be used, a file that is missing, or two results of the same
             name up to suffix and upper or lower case.
     """
+    folders: set[str] = set()
     with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as runs:
         previous_key, previous = None, b""
         for line in _sorted(_keyed_lines(inputs, places), runs):
@@ -112,7 +115,41 @@ def write_plan(inputs: Inputs, path: Path, places: "array[int] | None" = None) -
                     "Rename one of them, or give them an output column.",
                 )
             previous_key, previous = key, text
+            _add_folders(json.loads(text)["output"], folders)
             file.write(text)
+    _check_folders(path, folders)
+
+
+def _add_folders(output: str, folders: set[str]) -> None:
+    """Add the folders of an output; refuse those whose names the job itself needs.
+
+    Raises:
+        InputError: The output would lie in such a folder, or its name is too long.
+    """
+    if max(len(os.fsencode(part)) for part in output.split("/")) > _LONGEST_NAME:
+        raise InputError(f"{output[:60]}…", "the file name is too long", "Give it a shorter output.")
+    folder = comparison_key(output).rpartition("/")[0]
+    if folder.split("/")[0] in _OWN_NAMES:
+        raise InputError(
+            output, f"lies in {folder.split('/')[0]}, a name the job itself needs", "Give another output."
+        )
+    while folder and folder not in folders:
+        folders.add(folder)
+        folder = folder.rpartition("/")[0]
+
+
+def _check_folders(path: Path, folders: set[str]) -> None:
+    """Refuse outputs that would be a file and a folder at once."""
+    suspicious = {folder for folder in folders if os.path.splitext(folder)[1] in {*WRITTEN_SUFFIXES, ".tar"}}
+    if not suspicious:
+        return
+    with path.open("rb") as file:
+        for line in file:
+            output = json.loads(line)["output"]
+            if comparison_key(output) in suspicious:
+                raise InputError(
+                    output, "is the name of an output and of the folder of another one", "Rename one of them."
+                )
 
 
 def _picture_of(entry: Row) -> str:
@@ -123,7 +160,9 @@ def _keyed_lines(inputs: Inputs, places: "array[int] | None") -> Iterator[bytes]
     """Yield each entry as JSON, after the key it is sorted by and a NUL."""
     for row in inputs.rows():
         row = row | _stamps(inputs, row, places)
-        key = comparison_key(row["id"]).encode("utf-8", "surrogatepass")
+        # Sorted runs are read line by line.
+        name = comparison_key(row["id"]).replace("\\", "\\\\").replace("\n", "\\n")
+        key = name.encode("utf-8", "surrogatepass")
         yield key + b"\0" + json.dumps(row).encode() + b"\n"
 
 

@@ -83,11 +83,16 @@ def _is_same_file(source: object, found: os.stat_result) -> bool:
 
 def output_error(path: object, error: Exception) -> OutputError:
     """Return what the file system said of a path that is written, with a remedy."""
+    return OutputError(path, *reason_of(error))
+
+
+def reason_of(error: Exception) -> tuple[str, str]:
+    """Return why the file system refuses a path to be written, and the remedy."""
     if isinstance(error, OSError) and error.errno in _REASONS:
-        return OutputError(path, *_REASONS[error.errno])
+        return _REASONS[error.errno]
     if isinstance(error, RuntimeError):  # how Python 3.11 reports a loop of links
-        return OutputError(path, *_REASONS[errno.ELOOP])
-    return OutputError(path, (error.strerror if isinstance(error, OSError) else None) or str(error))
+        return _REASONS[errno.ELOOP]
+    return (error.strerror if isinstance(error, OSError) else None) or str(error), ""
 
 
 Content = bytes | Callable[[BinaryIO], object]

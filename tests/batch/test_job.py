@@ -1,5 +1,6 @@
 """A batch that is killed at any moment ends with the bytes of one that was not."""
 
+import json
 import os
 import random
 import signal
@@ -139,3 +140,48 @@ def test_failed_pictures_are_tried_again_only_on_request(tmp_path):
     assert os.stat(source / "p001.png").st_size != stamp.st_size
     assert run(source, out).exit_code == 0
     assert lines(out / "errors.jsonl") == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000])
+def test_damaged_record_of_the_settings_is_named_with_the_remedy(tmp_path, content):
+    source, out = make_pictures(tmp_path / "in", 1), tmp_path / "out"
+    run(source, out)
+    (out / ".harmony" / "job.json").write_text(content)
+    with pytest.raises(OutputError, match="job.json: is damaged.*--restart"):
+        run(source, out)
+    assert run(source, out, options={"restart": True}).exit_code == 0
+
+
+def test_two_runs_that_start_at_once_do_not_both_claim_the_folder(tmp_path, monkeypatch):
+    source, out = make_pictures(tmp_path / "in", 1), tmp_path / "out"
+    link = os.link
+
+    def link_late(new, path):
+        monkeypatch.setattr(os, "link", link)
+        run(source, out, strength=0.5)  # another process is quicker by a moment
+        link(new, path)
+
+    monkeypatch.setattr(os, "link", link_late)
+    with pytest.raises(OutputError, match=r"strength was 0\.5, is 1\.0"):
+        run(source, out)
+
+
+def test_damaged_lines_of_a_journal_cost_only_their_pictures(tmp_path):
+    source, out = make_pictures(tmp_path / "in", 7), tmp_path / "out"
+    run(source, out)
+    expected = contents(out)
+    (path,) = (out / ".harmony" / "journal").glob("*.jsonl")
+    damages = [
+        {"sha256": None},
+        {"sha256": "zz" * 32},
+        {"sha256": "ab"},
+        {"bytes": "zz"},
+        {"status": None},
+        {"status": "failed"},
+    ]
+    kept = journal(out)
+    records = [record | change for record, change in zip(kept, [*damages, {}], strict=True)]
+    path.write_text("[1]\n" + "[" * 100_000 + "\n" + "".join(json.dumps(line) + "\n" for line in records))
+    (path.parent / "f.jsonl").mkdir()
+    assert run(source, out).new == len(damages)
+    assert contents(out) == expected

@@ -233,3 +233,32 @@ def test_sorting_in_runs_gives_what_sorting_at_once_gives(tmp_path, monkeypatch)
     plan = Plan(tmp_path / "plan.jsonl", 64)
     assert (len(plan), plan.shards, len(plan.read(3))) == (200, 4, 8)
     assert plan.entry(130)["id"] == "o130" and len({digest(line) for line in plan.lines()}) == 200
+
+
+def test_names_with_line_breaks_are_sorted_in_runs_too(tmp_path, monkeypatch):
+    source = tmp_path / "in"
+    for i in range(5):
+        picture(source / f"a\n{i}.png")
+        save_mask(source / f"a\n{i}_mask.png")
+    at_once = plan_of(source, tmp_path)
+    monkeypatch.setattr(module, "_SORTED_AT_ONCE", 2)
+    assert plan_of(source, tmp_path) == at_once and len(at_once) == 5
+
+
+@pytest.mark.parametrize(
+    "outputs, reason",
+    [
+        (["manifest.jsonl/a.png"], "a name the job itself needs"),
+        (["Errors.jsonl/a.png"], "a name the job itself needs"),
+        (["./.harmony/x.png"], "the folder of the job's state"),
+        (["x.png", "X.png/y.png"], "an output and of the folder of another"),
+        (["x" * 300 + ".png"], "the file name is too long"),
+        (["\ud800.png"], "characters that no file name has"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_by_the_plan(tmp_path, outputs, reason):
+    source = make_pictures(tmp_path / "in", 1)
+    rows = [{"composite": "p000.png", "mask": "p000_mask.png", "output": name} for name in outputs]
+    (source / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match=reason):
+        plan_of(source / "list.jsonl", tmp_path)
