@@ -537,12 +537,17 @@ def _whole_sample(
 def _device(name: str) -> str:
     import torch
 
-    if name != "auto":
-        try:
-            return str(torch.device(name))
-        except RuntimeError:
-            raise InputError("device", f"is {name!r}", "Give auto, cpu or cuda.") from None
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = str(torch.device(name))
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0][:100]
+        raise InputError(
+            "device", f"{name[:40]!r} cannot be used here: {reason}", "Give auto, cpu or cuda."
+        ) from None
+    return device
 
 
 def _fingerprint(pipe: Any) -> dict[str, str]:

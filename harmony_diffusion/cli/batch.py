@@ -3,13 +3,15 @@
 import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmony_diffusion.errors import InputError
+from harmony_diffusion.cli.number_types import integer
+from harmony_diffusion.cli.terminal import draw, is_watched, say, show
+from harmony_diffusion.errors import InputError, OutputError
+from harmony_diffusion.paths import is_folder, resolved
 
 if TYPE_CHECKING:
     from harmony_diffusion.batch.job import Progress, Summary
@@ -49,7 +51,7 @@ def _add_input_options(group: Any) -> None:
     group.add_argument("--invert-mask", action="store_true", help="the masks are white on the background")
     group.add_argument("--resize-mask", action="store_true", help="scale masks of another size")
     group.add_argument("--allow-truncated", action="store_true", help="read what is left of damaged files")
-    group.add_argument("--max-pixels", type=_positive, default=100_000_000, help="refuse larger pictures")
+    group.add_argument("--max-pixels", type=integer(1), default=100_000_000, help="refuse larger pictures")
     group.add_argument(
         "--max-memory", type=_size, metavar="BYTES", help="refuse pictures that need more, such as 800M or 2G"
     )
@@ -66,7 +68,7 @@ def _add_result_options(group: Any) -> None:
         "--png-level", type=int, default=1, help="compression of PNG, 0 to 9 (default: 1, the fastest)"
     )
     group.add_argument("--prompt", metavar="TEXT", help="for diffusion: what the pictures show")
-    group.add_argument("--steps", type=_positive, metavar="N", help="for diffusion: steps to the picture")
+    group.add_argument("--steps", type=integer(1), metavar="N", help="for diffusion: steps to the picture")
     group.add_argument(
         "--seed", type=int, default=0, metavar="N", help="for diffusion: same number, same result"
     )
@@ -74,13 +76,13 @@ def _add_result_options(group: Any) -> None:
 
 
 def _add_running_options(group: Any) -> None:
-    group.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
+    group.add_argument("--workers", type=integer(1), metavar="N", help="processes (default: one a core)")
     group.add_argument("--engine", choices=("local", "ray"), default="local", help="who runs them")
     group.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     group.add_argument(
         "--on-error", choices=("skip", "stop"), default="skip", help="after a picture that cannot be used"
     )
-    group.add_argument("--max-errors", type=_positive, metavar="N", help="stop after so many of them")
+    group.add_argument("--max-errors", type=integer(1), metavar="N", help="stop after so many of them")
     group.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
     group.add_argument("--restart", action="store_true", help="compute all again, with other settings too")
     group.add_argument(
@@ -99,9 +101,9 @@ def run_batch_command(args: argparse.Namespace) -> int:
     _check_values(args)
     inputs = find_inputs(args.input, masks=args.masks, root=args.root, suffix=args.suffix, out=args.out)
     settings = Settings(
-        out=str(args.out.resolve()),
-        root=str(inputs.root.resolve()),
-        mask_root=str(inputs.mask_root.resolve()),
+        out=str(resolved(args.out, OutputError)),
+        root=str(resolved(inputs.root)),
+        mask_root=str(resolved(inputs.mask_root)),
         kind=inputs.kind,
         suffix=args.suffix,
         model=_model_path(args.model),
@@ -130,7 +132,10 @@ def run_batch_command(args: argparse.Namespace) -> int:
         summary = run_batch(inputs, settings, _engine(args, settings), options, bar.show)
     finally:
         bar.end()
-    print(json.dumps(asdict(summary)) if args.json else _sentence(summary, args.out))
+    try:
+        show(json.dumps(asdict(summary)) if args.json else _sentence(summary, args.out))
+    except OutputError as error:  # the results are there all the same
+        say(f"harmony: note: {error}")
     return summary.exit_code
 
 
@@ -143,7 +148,7 @@ def _check_values(args: argparse.Namespace) -> None:
 
 def _model_path(model: str) -> str:
     """Return a folder as an absolute path, as workers may run elsewhere; names as they are."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+    return str(resolved(model)) if is_folder(model) else model
 
 
 def _engine(args: argparse.Namespace, settings: "Settings") -> "Engine":
@@ -152,10 +157,9 @@ def _engine(args: argparse.Namespace, settings: "Settings") -> "Engine":
     if args.engine == "ray":
         from harmony_diffusion.batch.ray_engine import RayEngine
 
-        print(
+        say(
             "harmony: note: Ray listens on all network interfaces without a password. Use it on a closed "
-            "network only.",
-            file=sys.stderr,
+            "network only."
         )
         return RayEngine(settings, args.workers)
     workers = args.workers or _default_workers(args.device)
@@ -196,7 +200,7 @@ class _Bar:
     """Progress on standard error: one line drawn again and again, or a line every ten seconds."""
 
     def __init__(self) -> None:
-        self.live = sys.stderr.isatty()
+        self.live = is_watched()
         self.drawn, self.last = False, time.monotonic()
 
     def show(self, progress: "Progress") -> None:
@@ -210,32 +214,25 @@ class _Bar:
             text += f", {progress.deaths} workers died"
         if self.live:
             width = 20 * finished // max(progress.total, 1)
-            print(f"\r[{'#' * width}{' ' * (20 - width)}] {text}\x1b[K", end="", file=sys.stderr, flush=True)
+            draw(f"\r[{'#' * width}{' ' * (20 - width)}] {text}\x1b[K")
             self.drawn = True
         elif time.monotonic() - self.last >= _LINE_SECONDS:
             self.last = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def end(self) -> None:
         """Leave the line."""
         if self.drawn:
-            print(file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text}")
-    return value
+            draw("\n")
 
 
 def _size(text: str) -> int:
     units = {"K": 10**3, "M": 10**6, "G": 10**9}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    amount, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
     try:
-        value = int(float(number) * unit)
-    except ValueError:
+        value = int(float(amount) * unit)
+    except (ValueError, OverflowError):
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected bytes such as 800M or 2G, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected bytes such as 800M or 2G, got {text[:40]!r}")
     return value

@@ -21,7 +21,27 @@ def show(text: str) -> None:
 
 def say(text: str) -> None:
     """Print a message to the standard error, on one line, without characters that control a terminal."""
-    _print(sys.stderr, _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", " ".join(text.splitlines())))
+    text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", " ".join(text.splitlines()))
+    try:
+        _print(sys.stderr, text)
+    except OutputError:  # nobody can be told, and the work is not to end for that
+        pass
+
+
+def is_watched() -> bool:
+    """Return True if the standard error is a terminal."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def draw(text: str) -> None:
+    """Write to the standard error as it is, such as a line of progress; what goes wrong is no error."""
+    try:
+        _print(sys.stderr, text, end="")
+    except OutputError:
+        pass
 
 
 def close_quietly() -> None:
@@ -34,8 +54,8 @@ def close_quietly() -> None:
             _discard(stream)
 
 
-def _print(stream: Any, text: str) -> None:
-    if stream is None:  # it was closed before the program started
+def _print(stream: Any, text: str, end: str = "\n") -> None:
+    if stream is None or getattr(stream, "closed", False):
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
@@ -43,7 +63,7 @@ def _print(stream: Any, text: str) -> None:
     except UnicodeEncodeError:
         text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(text, file=stream, flush=True)
+        print(text, end=end, file=stream, flush=True)
     except BrokenPipeError:
         _discard(stream)
     except OSError as error:

@@ -100,6 +100,13 @@ def test_strength_and_reference_of_a_row(tmp_path):
         (["none", "out"], "has no mask"),
         (["empty", "out"], "holds nothing to harmonize"),
         (["in", "out", "--device", "nonsense"], "device"),
+        (["in", "out", "--device", "meta"], "device: 'meta' cannot be used here"),
+        (["in", "out", "--device", "cuda:99"], "device: 'cuda:99' cannot be used here"),
+        (["x" * 300, "out"], "File name too long"),
+        (["in", "x" * 300], "File name too long"),
+        (["in", "out", "--masks", "x" * 300], "File name too long"),
+        (["loop", "out"], "Too many levels of symbolic links"),
+        (["in", "loop/out"], "Too many levels of symbolic links"),
     ],
 )
 def test_bad_calls_write_nothing(tmp_path, monkeypatch, capsys, arguments, reason):
@@ -107,6 +114,7 @@ def test_bad_calls_write_nothing(tmp_path, monkeypatch, capsys, arguments, reaso
     make_pictures(tmp_path / "none", 1)
     (tmp_path / "none" / "p000_mask.png").unlink()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
     assert batch(*arguments) == 2
     error = capsys.readouterr().err.strip()
@@ -207,3 +215,33 @@ def test_signal_while_the_plan_is_made_leaves_nothing(tmp_path):
         assert batch(folder / "list.jsonl", out) == code
         thread.join()
         assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--workers=x", "--workers=0", "--max-memory=inf", "--max-memory=1e999G"])
+def test_numbers_that_cannot_be_are_refused_in_words(tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as stop:
+        main(["batch", str(tmp_path), str(tmp_path / "out"), option])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "_positive" not in error and ("must be an integer" in error or "expected bytes" in error)
+
+
+@pytest.mark.parametrize("kind", ["none", "closed", "full"])
+def test_deaf_terminal_changes_neither_the_work_nor_the_exit_code(tmp_path, monkeypatch, kind):
+    source = make_pictures(tmp_path / "in", 2)
+    for name in ("stdout", "stderr"):
+        stream = None if kind == "none" else open("/dev/full" if kind == "full" else os.devnull, "w")
+        if kind == "closed":
+            stream.close()
+        monkeypatch.setattr(sys, name, stream)
+    assert batch(source, tmp_path / "out") == 0
+    (source / "p000.png").write_bytes(b"")
+    assert batch(source, tmp_path / "out") == 3
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read all")
+def test_folder_that_may_not_be_entered_is_named(tmp_path, capsys):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    assert batch(locked / "in", tmp_path / "out") == 2
+    assert "Permission denied" in capsys.readouterr().err
