@@ -9,6 +9,7 @@ from typing import Any
 from harmony_diffusion.cli.number_types import integer, number
 from harmony_diffusion.cli.terminal import say, show
 from harmony_diffusion.errors import InputError, InputNote
+from harmony_diffusion.paths import exists, is_folder
 
 _DIFFUSION = ("prompt", "high_scale", "low_scale", "steps", "seed")
 
@@ -68,7 +69,7 @@ def prepare_outputs(args: argparse.Namespace, extras: list[str]) -> dict[str, Pa
         # A mask or a layer must not be changed by a lossy format.
         suffix = ".png" if extra in ("_mask", "_shadow") else target.suffix
         paths[extra] = target.with_name(f"{target.stem}{extra}{suffix}")
-    if args.filters and not Path(args.filters).exists():
+    if args.filters and not exists(args.filters):
         paths["_filters"] = Path(args.filters)
     keys = ("composite", "foreground", "background", "mask", "reference_mask")
     inputs = [source for key in keys if (source := getattr(args, key, None))]
@@ -172,7 +173,7 @@ def _harmonize(
     source = args.model or "default"
     folder = Path(source)
     if source not in ("default", *MODELS) and (
-        not folder.is_dir() or (folder / "model_index.json").is_file()
+        not is_folder(folder) or (folder / "model_index.json").is_file()
     ):
         return _harmonize_by_pipeline(args, composite, mask, reference), None
     # A single model needs no pipeline, whose imports take as long as all the rest.
@@ -193,7 +194,7 @@ def _harmonize(
 
     check_named_filters(model)
     path = Path(args.filters)
-    if path.exists():
+    if exists(path):
         filters, shown = filters_from_json(path, model), shown_mask(composite, mask)
         return render_filters(model, composite, shown, filters, strength=args.strength), None
     picture, predicted = harmonize_picture(model, composite, mask, **options)

@@ -36,6 +36,7 @@ from harmony_diffusion.export.parity import LIMIT, Parity, compare_dense, compar
 from harmony_diffusion.export.readme import describe
 from harmony_diffusion.export.runtime import OnnxModel
 from harmony_diffusion.models import MODELS, model_class
+from harmony_diffusion.paths import exists
 from harmony_diffusion.training.checkpoints import write_folder_atomically
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -110,7 +111,7 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: The folder exists, and `overwrite` is false or it holds something else.
     """
-    if not folder.exists():
+    if not exists(folder, OutputError):
         return
     if not overwrite:
         raise OutputError(folder, "exists already", "Choose another name, or allow it with `--overwrite`.")

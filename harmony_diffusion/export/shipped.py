@@ -8,6 +8,7 @@ from pathlib import Path
 from harmony_diffusion import __version__
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.export.folder import is_exported
+from harmony_diffusion.paths import find
 
 # As `harmony_diffusion.models` names them, which imports PyTorch; a test compares.
 DEFAULT_MODEL = "color_grid"
@@ -40,6 +41,7 @@ def exported_folder(
         MissingDependencyError: A package that the export needs is not installed.
     """
     path = Path(name_or_path)
+    find(path)
     if is_exported(path):
         return path
     name = DEFAULT_MODEL if os.fspath(name_or_path) == "default" else os.fspath(name_or_path)

@@ -40,6 +40,7 @@ from harmony_diffusion.models.weight_files import (
     first_line,
     list_some,
 )
+from harmony_diffusion.paths import find
 
 MODELS: dict[str, Callable[..., HarmonyModel]] = {
     "identity": Identity,
@@ -174,6 +175,7 @@ def load_model(
         )
     name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
     path = WEIGHTS / name if name in MODELS and has_weights(name) else Path(name)
+    check_path(path)
     # A folder without config.json does not hide a method of the same name.
     if path.is_dir() and (name not in MODELS or (path / "config.json").is_file()):
         return _load_folder(path)
@@ -188,6 +190,15 @@ def load_model(
             "`save_pretrained`, or choose a method without weights (see `harmony models`)."
         )
     return model.eval()
+
+
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Check that the file system can say what lies at a path, if anything.
+
+    Raises:
+        CheckpointError: It cannot: the name is too long or a loop of links, or its folder may not be read.
+    """
+    find(path, lambda path, reason, fix: CheckpointError(f"{os.fspath(path)}: {reason}. {fix}"))
 
 
 def _known_classes() -> dict[str, type[HarmonyModel]]:

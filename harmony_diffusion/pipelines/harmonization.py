@@ -14,7 +14,7 @@ from harmony_diffusion.errors import CheckpointError, InputError, InputTypeError
 from harmony_diffusion.highres.harmonize import harmonize_picture
 from harmony_diffusion.images.masks import MaskSource, check_background
 from harmony_diffusion.images.picture import PictureSource
-from harmony_diffusion.models import MODELS, load_model
+from harmony_diffusion.models import MODELS, check_path, load_model
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.hub_files import INDEX, looks_like_repository
 from harmony_diffusion.numbers import check_integer, check_number
@@ -100,8 +100,7 @@ class HarmonizationPipeline(SavedPipeline):
             InputError: A keyword that does not exist or cannot be used here, or a value that cannot be used.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        if name not in NAMES:
-            _check_reachable(name)
+        check_path(name)
         if name not in NAMES and not os.path.isdir(name) and looks_like_repository(name):
             check_option_names(options, [*LOADING_OPTIONS, "model"])
             if "custom_pipeline" not in options:
@@ -251,21 +250,3 @@ def stack_filters(filters: list[torch.Tensor | None]) -> torch.Tensor | None:
     """Concatenate the filter arguments of several pictures to `(B, F)`; None for models without."""
     known = [f for f in filters if f is not None]
     return torch.cat(known) if known else None
-
-
-def _check_reachable(name: str) -> None:
-    """Check that the file system can say whether a folder is there.
-
-    Raises:
-        CheckpointError: It cannot.
-    """
-    try:
-        os.stat(Path(name) / "config.json")
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise CheckpointError(
-            f"{name}: cannot be looked at ({reason}). Give a name of `harmony models`, or a folder that can "
-            "be read."
-        ) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harmony_diffusion.errors import CheckpointError
-from harmony_diffusion.models import MODELS, load_model
+from harmony_diffusion.models import MODELS, check_path, load_model
 from harmony_diffusion.models.hub_files import INDEX, class_name_of, looks_like_repository
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 from harmony_diffusion.pipelines.hub_folders import resolve_repository
@@ -37,6 +37,7 @@ def load_pipeline(
         'HarmonizationPipeline'
     """
     source = os.fspath(name_or_path)
+    check_path(source)
     options: dict[str, str] = {}
     of_diffusers = False
     if source not in MODELS and not os.path.isdir(source) and looks_like_repository(source):

@@ -215,3 +215,25 @@ def test_files_beside_the_output_replace_no_input(folder, capsys, taken, call):
     assert run(*call.split(), "--model", "reinhard", "--overwrite") == 2
     assert f"{taken}: would replace a file that is read" in capsys.readouterr().err
     assert (folder / taken).read_bytes() == before and new_files(folder) == [taken]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "image c.png m.png -o x.png --model LONG",
+        "image c.png m.png -o x.png --model LONG --runtime onnx",
+        "image c.png m.png -o x.png --model loop",
+        "image c.png m.png -o x.png --filters LONG",
+        "batch loop out",
+        "batch . out --model LONG",
+        "export LONG x",
+        "export default LONG",
+        "export default loop/x",
+    ],
+)
+def test_paths_that_the_system_refuses_are_one_line(folder, capsys, call):
+    (folder / "loop").symlink_to("loop")
+    assert run(*call.replace("LONG", "n" * 300).split()) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and ("too long" in error or "loop" in error)
+    assert new_files(folder) == ["loop"]
