@@ -69,32 +69,32 @@ class Shadow(io.ComfyNode):
                 io.Image.Input("image"),
                 io.Mask.Input("mask", tooltip=MASK_TOOLTIP),
                 io.Float.Input(
-                    "direction",
+                    "angle",
                     default=30.0,
-                    min=0.0,
+                    min=-360.0,
                     max=360.0,
                     step=1.0,
-                    tooltip="Degrees: 0 to the right, 90 away from the viewer, 180 to the left.",
+                    tooltip="Degrees: 0 right, 90 towards the viewer, 180 left, -90 behind.",
                 ),
-                io.Float.Input("length", default=0.8, min=0.0, max=10.0, step=0.05),
-                io.Float.Input("softness", default=0.3, min=0.0, max=1.0, step=0.01),
-                io.Float.Input("density", default=0.6, min=0.0, max=1.0, step=0.01),
+                io.Float.Input("length", default=0.5, min=0.0, max=3.0, step=0.05),
+                io.Float.Input("softness", default=0.5, min=0.0, max=1.0, step=0.01),
+                io.Float.Input("density", default=0.4, min=0.0, max=1.0, step=0.01),
             ],
             outputs=[
                 io.Image.Output(display_name="image"),
-                io.Mask.Output(display_name="shadow", tooltip="Factor of the light: 1 is no shadow."),
+                io.Mask.Output(display_name="shadow", tooltip="Multiplier: 1 is no shadow."),
             ],
         )
 
     @classmethod
-    def execute(cls, image, mask, direction, length, softness, density) -> io.NodeOutput:
-        """Darken each image of the batch, in linear light."""
-        from harmony_diffusion.color import linear_to_srgb, srgb_to_linear
-        from harmony_diffusion.images.cast_shadow import cast_shadow
+    def execute(cls, image, mask, angle, length, softness, density) -> io.NodeOutput:
+        """Multiply each image of the batch by the shadow of its mask."""
+        from harmony_diffusion.images.shadow import Shadow as Settings
+        from harmony_diffusion.images.shadow import draw_shadow
 
         image = check_image(image, "image")
         image, mask = broadcast(image=image, mask=check_mask(mask, image))
-        options = {"direction": direction, "length": length, "softness": softness, "density": density}
-        factor = torch.stack([torch.from_numpy(cast_shadow(one.numpy(), **options)) for one in mask])
-        darker = linear_to_srgb(srgb_to_linear(image) * factor[..., None])
-        return io.NodeOutput(torch.where(factor[..., None] < 1, darker, image).contiguous(), factor)
+        settings = Settings(angle, length, softness, density)
+        layer = torch.stack([torch.from_numpy(draw_shadow(one.numpy(), settings)) for one in mask])
+        darker = image * layer[..., None]
+        return io.NodeOutput(torch.where(layer[..., None] < 1, darker, image).contiguous(), layer)
