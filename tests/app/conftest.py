@@ -16,7 +16,7 @@ def server():
     running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright's event loop must not outlive these tests
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="tests in a browser need playwright")
     program = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -73,7 +73,9 @@ def test_row_02_the_limit_is_ours_and_can_be_raised(tmp_path):
     webp = b"WEBPVP8L" + struct.pack("<I", 6) + b"\x2f" + bits + b"\0"
     path.write_bytes(b"RIFF" + struct.pack("<I", len(webp)) + webp)
     assert "16383x16383" in refusal(TooLargeError, path)
-    refusal(TooLargeError, path, max_pixels=10**9)  # Pillow's decoder of WebP insists on its limit
+    refusal(
+        InputError, path, max_pixels=10**9
+    )  # Pillow 13 insists on its own limit, Pillow 12 finds no pixels
     refusal(TooLargeError, np.zeros((40, 50, 3), np.uint8), max_pixels=1999)
     refusal(TooLargeError, Image.new("RGB", (50, 40)), max_pixels=1999)
 
