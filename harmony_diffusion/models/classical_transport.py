@@ -1,8 +1,10 @@
 """Methods without trained weights that match whole distributions of colour, by channel or along turned axes.
 
-Both use one-dimensional optimal transport. It is computed exactly from weighted pixels and stored as a table,
-which acts on each pixel alone and therefore gives the same result at any resolution.
+Both use one-dimensional optimal transport. It is computed from fine histograms and stored as a table, which
+acts on each pixel alone and therefore gives the same result at any resolution.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +14,38 @@ from torch import Tensor
 
 from harmony_diffusion.models.classical import ClassicalMethod, Region
 from harmony_diffusion.models.origin import Origin
+
+
+# Levels of the histograms between 0 and 1: 16 for each step of 8 bits, whose values they hold exactly.
+_LEVELS = 16 * 255
+# Levels between the ends of a turned axis.
+_AXIS_LEVELS = 4096
+# Entries of the table of an axis.
+_ENTRIES = 128
+
+
+class Histogram(NamedTuple):
+    """Values `(K,)`, in order, and the share of the weight that each holds, `(K,)`, above 0 and of sum 1."""
+
+    values: np.ndarray
+    shares: np.ndarray
+
+
+def histogram_of(values: np.ndarray, weights: np.ndarray, low: float, high: float, steps: int) -> Histogram:
+    """Count weighted values to the nearest of `steps + 1` levels from `low` to `high`.
+
+    Args:
+        values: `(N,)` in [`low`, `high`]; values beyond count to the ends.
+        weights: `(N,)`, positive, of sum 1.
+        low: First level.
+        high: Last level.
+        steps: Steps between the levels.
+    """
+    scale = steps / (high - low) if high > low else 0.0
+    level = ((values - low) * scale + 0.5).astype(np.int64).clip(0, steps)
+    shares = np.bincount(level, weights, steps + 1)
+    held = np.flatnonzero(shares)
+    return Histogram(low + held * ((high - low) / steps), shares[held])
 
 
 def match_quantiles(
@@ -37,11 +71,11 @@ def match_quantiles(
     Returns:
         `(K,)`, non-decreasing where `positions` are.
     """
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     values, weights = values[order], weights[order]
     first = np.flatnonzero(np.diff(values, prepend=-np.inf) > 0)
     values, shares = values[first], np.add.reduceat(weights, first)
-    order = np.argsort(target_values, kind="stable")
+    order = np.argsort(target_values)
     level = np.concatenate(([0.0], np.cumsum(target_weights[order])))
     integral = np.concatenate(([0.0], np.cumsum((target_weights * target_values)[order])))
     bounds = np.concatenate(([0.0], np.cumsum(shares)))
@@ -127,11 +161,13 @@ class HistogramMatching(ClassicalMethod, ModelMixin, ConfigMixin):
     def fit(self, foreground: Region, background: Region) -> np.ndarray:
         """Match the distribution of each channel."""
         levels = np.linspace(0, 1, 256)
-        channels = zip(foreground.colors.T, background.colors.T, strict=True)
-        tables = [
-            match_quantiles(values, foreground.weights, target, background.weights, levels)
-            for values, target in channels
-        ]
+        tables = []
+        for channel in range(3):
+            own, target = (
+                histogram_of(region.colors[:, channel], region.weights, 0, 1, _LEVELS)
+                for region in (foreground, background)
+            )
+            tables.append(match_quantiles(*own, *target, levels))
         return np.concatenate(tables).clip(0, 1)
 
     def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
@@ -170,22 +206,23 @@ class IDT(ClassicalMethod, ModelMixin, ConfigMixin):
     @property
     def identity(self) -> np.ndarray:
         """Tables that map each position to itself."""
-        return np.tile(np.concatenate(([0.0, 1.0], np.linspace(0, 1, 128))), 3 * len(self.rotations))
+        return np.tile(np.concatenate(([0.0, 1.0], np.linspace(0, 1, _ENTRIES))), 3 * len(self.rotations))
 
     def fit(self, foreground: Region, background: Region) -> np.ndarray:
         """Match the distributions along the axes of each rotation."""
-        colors, filters = foreground.colors, []
-        for rotation in self.rotations:
-            turned, target = rotation @ colors.T, rotation @ background.colors.T
+        colors, filters = foreground.colors.T, []
+        for rotation in self.rotations.astype(colors.dtype):
+            turned, target = rotation @ colors, rotation @ background.colors.T
             for axis in range(3):
-                ends = turned[axis].min(), turned[axis].max()
-                positions = np.linspace(*ends, 128)
-                table = match_quantiles(
-                    turned[axis], foreground.weights, target[axis], background.weights, positions
+                own, wanted = (
+                    histogram_of(values, region.weights, values.min(), values.max(), _AXIS_LEVELS)
+                    for values, region in ((turned[axis], foreground), (target[axis], background))
                 )
-                filters.append(np.concatenate((ends, table)))
+                positions = np.linspace(own.values[0], own.values[-1], _ENTRIES)
+                table = match_quantiles(*own, *wanted, positions)
+                filters.append(np.concatenate((positions[[0, -1]], table)))
                 turned[axis] = np.interp(turned[axis], positions, table)
-            colors = (rotation.T @ turned).T
+            colors = rotation.T @ turned
         return np.concatenate(filters)
 
     def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
