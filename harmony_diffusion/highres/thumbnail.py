@@ -146,4 +146,6 @@ def _shrink(
 
 
 def _resize(image: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    if image.shape[2:] == size:
+        return image
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=antialias)

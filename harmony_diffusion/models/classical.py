@@ -4,6 +4,7 @@ Each transfers colour statistics from the background to the foreground. Statisti
 summed in float64, so that they do not depend on the device.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,18 +39,29 @@ def collect_region(image: Tensor, weight: Tensor) -> Region | None:
     return Region(image.flatten(1).index_select(1, index).numpy().T, weights / weights.sum())
 
 
-def mean_and_covariance(region: Region) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted mean `(3,)` and covariance `(3, 3)` of a region."""
+def mean_and_covariance(
+    region: Region, to_space: Callable[[Tensor], Tensor] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted mean `(3,)` and covariance `(3, 3)` of a region.
+
+    Args:
+        region: Colours and weights.
+        to_space: Converts colours `(3, N)` to the space of the statistics; None for sRGB itself.
+    """
+
+    def convert(colors: np.ndarray) -> np.ndarray:
+        return colors.T if to_space is None else to_space(torch.from_numpy(colors.T)).numpy()
+
     first, second = np.zeros(3), np.zeros((3, 3))
     # Sums of squares lose no digits of small variances if colours are measured from one of them.
-    origin = region.colors[:1].astype(np.float64)
+    origin = convert(region.colors[:1]).astype(np.float64)
     for start in range(0, len(region.weights), PIXELS_AT_ONCE):
         piece = slice(start, start + PIXELS_AT_ONCE)
-        colors = (region.colors[piece] - origin).T
+        colors = convert(region.colors[piece]) - origin
         weighted = colors * region.weights[piece]
         first += weighted.sum(1)
         second += weighted @ colors.T
-    return origin[0] + first, second - np.outer(first, first)
+    return origin[:, 0] + first, second - np.outer(first, first)
 
 
 class ClassicalMethod(HarmonyModel):
@@ -81,10 +93,6 @@ class ClassicalMethod(HarmonyModel):
         """Return the new colours `(3, N)` of colours `(3, N)`, given the filters `(F,)` of their image."""
         raise NotImplementedError
 
-    def to_space(self, image: Tensor) -> Tensor:
-        """Convert `(B, 3, H, W)` in sRGB to the colour space of the statistics; by default sRGB itself."""
-        return image
-
     def predict_filters(self, composite: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
         """Compute filters image by image from the colours of the foreground and of the background.
 
@@ -102,7 +110,7 @@ class ClassicalMethod(HarmonyModel):
         image, mask = (tensor.detach().cpu().to(precision) for tensor in (composite, mask))
         outside = 1 - mask if reference is None else (1 - mask) * reference.detach().cpu()
         rows = []
-        for one, weight, outside_weight in zip(self.to_space(image), mask, outside, strict=True):
+        for one, weight, outside_weight in zip(image, mask, outside, strict=True):
             foreground, background = collect_region(one, weight[0]), collect_region(one, outside_weight[0])
             if foreground is None or background is None:
                 rows.append(self.identity)
@@ -145,6 +153,11 @@ class Identity(ClassicalMethod, ModelMixin, ConfigMixin):
         return image.clone()
 
 
+def _to_lab(colors: Tensor) -> Tensor:
+    """Convert colours `(3, N)` to CIE L*a*b*."""
+    return srgb_to_lab(colors[None, :, None])[0, :, 0]
+
+
 class Reinhard(ClassicalMethod, ModelMixin, ConfigMixin):
     """Give each channel of the foreground the mean and standard deviation of the background.
 
@@ -169,14 +182,10 @@ class Reinhard(ClassicalMethod, ModelMixin, ConfigMixin):
         """Gains of 1 and offsets of 0."""
         return np.repeat([1.0, 0.0], 3)
 
-    def to_space(self, image: Tensor) -> Tensor:
-        """Convert to CIE L*a*b*."""
-        return srgb_to_lab(image)
-
     def fit(self, foreground: Region, background: Region) -> np.ndarray:
         """Match means and standard deviations."""
-        from_mean, from_cov = mean_and_covariance(foreground)
-        to_mean, to_cov = mean_and_covariance(background)
+        from_mean, from_cov = mean_and_covariance(foreground, _to_lab)
+        to_mean, to_cov = mean_and_covariance(background, _to_lab)
         from_std, to_std = np.sqrt(np.diag(from_cov)), np.sqrt(np.diag(to_cov))
         varies = from_std > 100 * ROUNDING_STD  # L* spans 100 where sRGB spans 1
         gain = np.where(varies, to_std / np.where(varies, from_std, 1), 1)
@@ -184,8 +193,8 @@ class Reinhard(ClassicalMethod, ModelMixin, ConfigMixin):
 
     def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
         """Apply gains and offsets in L*a*b*."""
-        gain, offset = filters.view(2, 1, 3, 1, 1)
-        return lab_to_srgb(srgb_to_lab(colors[None, :, None]) * gain + offset)[0, :, 0]
+        gain, offset = filters.view(2, 3, 1)
+        return lab_to_srgb((_to_lab(colors) * gain + offset)[None, :, None])[0, :, 0]
 
 
 class MKL(ClassicalMethod, ModelMixin, ConfigMixin):

@@ -15,7 +15,6 @@ from torch import Tensor
 from harmony_diffusion.models.classical import ClassicalMethod, Region
 from harmony_diffusion.models.origin import Origin
 
-
 # Levels of the histograms between 0 and 1: 16 for each step of 8 bits, whose values they hold exactly.
 _LEVELS = 16 * 255
 # Levels between the ends of a turned axis.
