@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 # sRGB primaries and the D65 white point (IEC 61966-2-1).
-_RGB_TO_XYZ = (
+RGB_TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
-_WHITE = (0.95047, 1.0, 1.08883)
-_LAB_DELTA = 6 / 29
+WHITE = (0.95047, 1.0, 1.08883)
+LAB_DELTA = 6 / 29
 
 
 def _mix(image: Tensor, matrix: Tensor) -> Tensor:
@@ -38,10 +38,10 @@ def srgb_to_lab(image: Tensor) -> Tensor:
     Returns:
         `(B, 3, H, W)`: L in [0, 100], a and b about [-110, 110].
     """
-    white = image.new_tensor(_WHITE).view(1, 3, 1, 1)
-    xyz = _mix(srgb_to_linear(image), torch.tensor(_RGB_TO_XYZ)) / white
-    cubic = xyz.clamp_min(_LAB_DELTA**3) ** (1 / 3)
-    x, y, z = torch.where(xyz > _LAB_DELTA**3, cubic, xyz / (3 * _LAB_DELTA**2) + 4 / 29).unbind(1)
+    white = image.new_tensor(WHITE).view(1, 3, 1, 1)
+    xyz = _mix(srgb_to_linear(image), torch.tensor(RGB_TO_XYZ)) / white
+    cubic = xyz.clamp_min(LAB_DELTA**3) ** (1 / 3)
+    x, y, z = torch.where(xyz > LAB_DELTA**3, cubic, xyz / (3 * LAB_DELTA**2) + 4 / 29).unbind(1)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), 1)
 
 
@@ -56,9 +56,9 @@ def lab_to_srgb(image: Tensor) -> Tensor:
     """
     y = (image[:, 0] + 16) / 116
     bent = torch.stack((y + image[:, 1] / 500, y, y - image[:, 2] / 200), 1)
-    xyz = torch.where(bent > _LAB_DELTA, bent**3, 3 * _LAB_DELTA**2 * (bent - 4 / 29))
-    xyz = xyz * image.new_tensor(_WHITE).view(1, 3, 1, 1)
-    rgb = _mix(xyz, torch.linalg.inv(torch.tensor(_RGB_TO_XYZ, dtype=torch.float64)))
+    xyz = torch.where(bent > LAB_DELTA, bent**3, 3 * LAB_DELTA**2 * (bent - 4 / 29))
+    xyz = xyz * image.new_tensor(WHITE).view(1, 3, 1, 1)
+    rgb = _mix(xyz, torch.linalg.inv(torch.tensor(RGB_TO_XYZ, dtype=torch.float64)))
     return linear_to_srgb(rgb.clamp(0, 1))
 
 

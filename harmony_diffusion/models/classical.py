@@ -14,6 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from harmony_diffusion.color import lab_to_srgb, srgb_to_lab
+from harmony_diffusion.models.classical_lab import lab_to_srgb_list, srgb_to_lab_list
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.origin import Origin
 
@@ -23,24 +24,30 @@ PIXELS_AT_ONCE = 2**16  # their numbers stay in the processor's cache
 
 
 class Region(NamedTuple):
-    """Colours `(N, 3)` of the pixels of a region and their weights `(N,)`, which sum to 1."""
+    """Colours `(N, 3)` of pixels and their weights `(N,)` in a region, which sum to 1 and may be 0."""
 
     colors: np.ndarray
     weights: np.ndarray
 
 
 def collect_region(image: Tensor, weight: Tensor) -> Region | None:
-    """Collect the pixels of `image` `(3, H, W)` where `weight` `(H, W)` is above 0; None if nowhere."""
-    flat = weight.flatten()
-    index = (flat > 0).nonzero()[:, 0]  # a list of positions is read in a fifth of the time of a mask
-    if not len(index):
+    """Collect the pixels of `image` `(3, H, W)` where `weight` `(H, W)` is above 0; None if nowhere.
+
+    If these are most of the pixels, the others stay with a weight of 0, which saves a copy.
+    """
+    colors, weights = image.flatten(1), weight.flatten().numpy()
+    index = np.flatnonzero(weights > 0)  # a list of positions is read in a fifth of the time of a mask
+    if not index.size:
         return None
-    weights = flat[index].numpy().astype(np.float64)
-    return Region(image.flatten(1).index_select(1, index).numpy().T, weights / weights.sum())
+    if 2 * index.size < weights.size:
+        colors, weights = colors.index_select(1, torch.from_numpy(index)), weights[index]
+    weights = weights.astype(np.float64)
+    weights /= weights.sum()
+    return Region(colors.numpy().T, weights)
 
 
 def mean_and_covariance(
-    region: Region, to_space: Callable[[Tensor], Tensor] | None = None
+    region: Region, to_space: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the weighted mean `(3,)` and covariance `(3, 3)` of a region.
 
@@ -48,16 +55,14 @@ def mean_and_covariance(
         region: Colours and weights.
         to_space: Converts colours `(3, N)` to the space of the statistics; None for sRGB itself.
     """
-
-    def convert(colors: np.ndarray) -> np.ndarray:
-        return colors.T if to_space is None else to_space(torch.from_numpy(colors.T)).numpy()
-
+    convert = to_space or (lambda colors: colors)
     first, second = np.zeros(3), np.zeros((3, 3))
     # Sums of squares lose no digits of small variances if colours are measured from one of them.
-    origin = convert(region.colors[:1]).astype(np.float64)
+    start = int(np.argmax(region.weights > 0))
+    origin = convert(region.colors[start : start + 1].T).astype(np.float64)
     for start in range(0, len(region.weights), PIXELS_AT_ONCE):
         piece = slice(start, start + PIXELS_AT_ONCE)
-        colors = convert(region.colors[piece]) - origin
+        colors = convert(region.colors[piece].T) - origin
         weighted = colors * region.weights[piece]
         first += weighted.sum(1)
         second += weighted @ colors.T
@@ -126,11 +131,15 @@ class ClassicalMethod(HarmonyModel):
         """Map the colours of pixels whose mask is above 0, a bounded number of pixels at a time."""
         harmonized = image.clone(memory_format=torch.contiguous_format)
         for one, out, arguments, weight in zip(image, harmonized, filters, mask[:, 0], strict=True):
-            index = (weight.flatten() > 0).nonzero()[:, 0]
-            for part in index.split(PIXELS_AT_ONCE):
-                colors = one.flatten(1).index_select(1, part).to(filters.dtype)
-                mapped = self.map_colors(colors, arguments).clamp(0, 1).to(image.dtype)
-                out.view(3, -1).index_copy_(1, part, mapped)
+            inside = weight.flatten() > 0
+            # The full-size path hands over foreground pixels alone, which need no list of positions.
+            index = None if inside.all() else inside.nonzero()[:, 0]
+            count = inside.numel() if index is None else len(index)
+            for start in range(0, count, PIXELS_AT_ONCE):
+                piece = slice(start, start + PIXELS_AT_ONCE)
+                part = piece if index is None else index[piece]
+                colors = self.map_colors(one.flatten(1)[:, part].to(filters.dtype), arguments)
+                out.view(3, -1)[:, part] = colors.clamp(0, 1).to(image.dtype)
         return harmonized
 
 
@@ -153,9 +162,11 @@ class Identity(ClassicalMethod, ModelMixin, ConfigMixin):
         return image.clone()
 
 
-def _to_lab(colors: Tensor) -> Tensor:
-    """Convert colours `(3, N)` to CIE L*a*b*."""
-    return srgb_to_lab(colors[None, :, None])[0, :, 0]
+def _to_lab(colors: np.ndarray) -> np.ndarray:
+    """Convert colours `(3, N)` to CIE L*a*b* in their own precision."""
+    if colors.dtype == np.float32:
+        return srgb_to_lab_list(colors)
+    return srgb_to_lab(torch.from_numpy(colors)[None, :, None])[0, :, 0].numpy()
 
 
 class Reinhard(ClassicalMethod, ModelMixin, ConfigMixin):
@@ -194,7 +205,15 @@ class Reinhard(ClassicalMethod, ModelMixin, ConfigMixin):
     def map_colors(self, colors: Tensor, filters: Tensor) -> Tensor:
         """Apply gains and offsets in L*a*b*."""
         gain, offset = filters.view(2, 3, 1)
-        return lab_to_srgb((_to_lab(colors) * gain + offset)[None, :, None])[0, :, 0]
+        if (
+            colors.device.type == "cpu"
+            and colors.dtype == torch.float32
+            and not (colors.requires_grad or filters.requires_grad)
+        ):
+            lab = srgb_to_lab_list(colors.numpy()) * gain.numpy() + offset.numpy()
+            return torch.from_numpy(lab_to_srgb_list(lab))
+        lab = srgb_to_lab(colors[None, :, None])[0, :, 0]
+        return lab_to_srgb((lab * gain + offset)[None, :, None])[0, :, 0]
 
 
 class MKL(ClassicalMethod, ModelMixin, ConfigMixin):

@@ -35,13 +35,14 @@ def histogram_of(values: np.ndarray, weights: np.ndarray, low: float, high: floa
 
     Args:
         values: `(N,)` in [`low`, `high`]; values beyond count to the ends.
-        weights: `(N,)`, positive, of sum 1.
+        weights: `(N,)`, 0 or more, of sum 1.
         low: First level.
         high: Last level.
         steps: Steps between the levels.
     """
     scale = steps / (high - low) if high > low else 0.0
-    level = ((values - low) * scale + 0.5).astype(np.int64).clip(0, steps)
+    level = ((values - low) * scale + 0.5).astype(np.int64)
+    np.clip(level, 0, steps, out=level)
     shares = np.bincount(level, weights, steps + 1)
     held = np.flatnonzero(shares)
     return Histogram(low + held * ((high - low) / steps), shares[held])
@@ -174,6 +175,12 @@ class HistogramMatching(ClassicalMethod, ModelMixin, ConfigMixin):
         return look_up(colors, filters.view(3, -1), colors.new_zeros(3, 1), colors.new_ones(3, 1))
 
 
+def _without_empty(region: Region) -> Region:
+    """Leave out the pixels of weight 0."""
+    held = np.flatnonzero(region.weights)
+    return Region(region.colors.T[:, held].T, region.weights[held])
+
+
 class IDT(ClassicalMethod, ModelMixin, ConfigMixin):
     """Give the foreground the whole colour distribution of the background, by matching along turned axes.
 
@@ -209,6 +216,7 @@ class IDT(ClassicalMethod, ModelMixin, ConfigMixin):
 
     def fit(self, foreground: Region, background: Region) -> np.ndarray:
         """Match the distributions along the axes of each rotation."""
+        foreground, background = (_without_empty(region) for region in (foreground, background))
         colors, filters = foreground.colors.T, []
         for rotation in self.rotations.astype(colors.dtype):
             turned, target = rotation @ colors, rotation @ background.colors.T
