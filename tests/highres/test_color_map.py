@@ -161,3 +161,36 @@ def test_batch_equals_loop():
     for i in range(2):
         alone = fit_color_map(images[i : i + 1], harmonized[i : i + 1], masks[i : i + 1])
         torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-4)
+
+
+def textures():
+    """Images whose local covariances have rank 3, 2, 1 and 0, or all of these."""
+    image = shrink(make_photo()[0])[..., :63, :77]
+    grey = image.mean(1, keepdim=True)
+    noise = 1e-4 * torch.rand(image.shape, generator=torch.Generator().manual_seed(2))
+    return {
+        "colours": image,
+        "plane": torch.cat((image[:, :2], image[:, :2].mean(1, keepdim=True)), 1),
+        "grey": grey.expand_as(image).contiguous(),
+        "constant": torch.full_like(image, 0.3) + noise,
+        "half_constant": torch.where(torch.arange(77) < 40, image, 0.8 + noise),
+    }
+
+
+@pytest.mark.parametrize("name", list(textures()))
+@pytest.mark.parametrize("radius, eps", [(4, 1e-5), (16, 1e-2)])
+def test_arrays_and_tensors_give_the_same_map(name, radius, eps):
+    image = textures()[name]
+    mask = shrink(make_photo()[1])[..., :63, :77]
+    harmonized = blend(smooth_gain(image), image, mask)
+    by_arrays = fit_color_map(image, harmonized, mask, radius, eps)
+    needs_gradient = harmonized.clone().requires_grad_()
+    by_tensors = fit_color_map(image, needs_gradient, mask, radius, eps)
+    assert by_tensors.requires_grad and not by_arrays.requires_grad
+    assert by_arrays.abs().max() < 5
+    first, second = (apply_color_map(image, maps, mask) for maps in (by_arrays, by_tensors.detach()))
+    # Nearly constant colours leave the fit in float32 few digits.
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-4)
+    assert (first - second).abs().mean() < 1e-6
+    if eps < 1e-4:  # the other setting follows light alone
+        assert (first - harmonized).abs().max() < 4 / 255
