@@ -80,9 +80,12 @@ def _fit_anywhere(source: Tensor, target: Tensor, weight: Tensor, radius: int, e
     needs_gradient = source.requires_grad or target.requires_grad
     if source.device.type != "cpu" or (needs_gradient and torch.is_grad_enabled()):
         return _fit(source, target, weight, radius, eps)
-    images = zip(*(image.detach().numpy() for image in (source, target, weight[:, 0])), strict=True)
-    settings = radius, eps, _GLOBAL_EPS, _SCARCE
-    return torch.from_numpy(np.stack([fit_planes(*image, *settings) for image in images]))
+    images = (image.detach().numpy() for image in (source, target, weight[:, 0]))
+    maps = [
+        fit_planes(own, wanted, share, radius, eps, _GLOBAL_EPS, _SCARCE)
+        for own, wanted, share in zip(*images, strict=True)
+    ]
+    return torch.from_numpy(np.stack(maps))
 
 
 def _fit(source: Tensor, target: Tensor, weight: Tensor, radius: int, eps: float) -> Tensor:

@@ -43,11 +43,11 @@ def fit_planes(
             _IDENTITY + _regress(whole.astype(np.float32), global_eps), (12, height, width)
         )
     half_weight = _halve(weight)
-    colors = [
+    half_source, half_target = (
         np.stack([_halve(weight * plane) for plane in image]) / np.maximum(half_weight, 1e-12)
         for image in (source, target)
-    ]
-    coarse = fit_planes(*colors, half_weight, radius, eps, global_eps, scarce)
+    )
+    coarse = fit_planes(half_source, half_target, half_weight, radius, eps, global_eps, scarce)
     size = (width, height)
     coarse = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in coarse])
     rest = target - coarse[9:]

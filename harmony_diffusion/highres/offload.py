@@ -4,6 +4,7 @@ The hooks of accelerate and diffusers, as set by `enable_model_cpu_offload`, run
 White-box models are called by `predict_filters` and `apply_filters`: there the hooks must be run by hand.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,18 @@ def execution_device(model: Any) -> torch.device:
                 if device is not None:
                     return torch.device(device)
     return model.device
+
+
+def device_and_dtype(model: Any) -> tuple[torch.device, torch.dtype]:
+    """Return the device that a model computes on, and the precision of its input.
+
+    The properties of diffusers look for hooks in all modules; without any the first tensor has the answer.
+    """
+    if not is_offloaded(model):
+        first = next(itertools.chain(model.parameters(), model.buffers()), None)
+        if first is not None and first.is_floating_point():
+            return first.device, first.dtype
+    return execution_device(model), model.dtype
 
 
 def is_offloaded(model: Any) -> bool:

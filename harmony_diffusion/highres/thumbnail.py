@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harmony_diffusion.errors import MaskError
-from harmony_diffusion.highres.offload import execution_device
+from harmony_diffusion.highres.offload import device_and_dtype
 from harmony_diffusion.highres.windows import row_bands
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.models.contract import HarmonyModel
@@ -72,10 +72,10 @@ def make_thumbnail(
         else:
             composite = torch.from_numpy(picture.thumbnail_srgb(height, width)).permute(2, 0, 1)[None]
 
-    device = execution_device(model)
+    device, dtype = device_and_dtype(model)
 
     def ready(image: Tensor) -> Tensor:
-        return image.clamp(0, 1).contiguous().to(device, model.dtype)
+        return image.clamp(0, 1).contiguous().to(device, dtype)
 
     return Thumbnail(ready(composite), ready(small_mask), None if reference is None else ready(reference))
 
