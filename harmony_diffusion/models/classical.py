@@ -197,7 +197,8 @@ class Reinhard(ClassicalMethod, ModelMixin, ConfigMixin):
         """Match means and standard deviations."""
         from_mean, from_cov = mean_and_covariance(foreground, _to_lab)
         to_mean, to_cov = mean_and_covariance(background, _to_lab)
-        from_std, to_std = np.sqrt(np.diag(from_cov)), np.sqrt(np.diag(to_cov))
+        # Rounding can make the variance of a constant negative.
+        from_std, to_std = (np.sqrt(np.diag(covariance).clip(0)) for covariance in (from_cov, to_cov))
         varies = from_std > 100 * ROUNDING_STD  # L* spans 100 where sRGB spans 1
         gain = np.where(varies, to_std / np.where(varies, from_std, 1), 1)
         return np.concatenate((gain, to_mean - gain * from_mean))
