@@ -9,17 +9,7 @@ SCRIPT = ROOT / "eval" / "bench_start.py"
 
 def test_bench_measures_a_command_beside_a_checkout(tmp_path):
     output = tmp_path / "start.json"
-    options = [
-        "--rows",
-        "import torch",
-        "harmony image",
-        "--model",
-        "reinhard",
-        "--size",
-        "64",
-        "--rounds",
-        "1",
-    ]
+    options = ["--rows", "harmony image", "--model", "reinhard", "--size", "64", "--rounds", "1"]
     command = [sys.executable, "-W", "ignore", SCRIPT, *options, "--before", ROOT, "--output", output]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (image,) = json.loads(output.read_text())["rows"]
