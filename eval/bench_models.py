@@ -3,26 +3,27 @@
     python eval/bench_models.py --models hdnet gknet --sizes 256 1024 --output outputs/bench_models.json
 
 A row is one network at one size in one mode: eager, channels_last, bf16 (autocast) or compile. Latency is the
-median of several forward passes of one picture; memory is the peak of the process above what it held with the
-model loaded. Every row runs in a process of its own, with random weights, which take as long as trained ones.
-Multiply-accumulates are those of convolutions, linear layers and matrix products, counted by PyTorch for
-pictures of up to 512 pixels. White-box networks look at a 256-pixel thumbnail at any size.
+median of several forward passes of one picture, of the processor and on the wall; "to eager" is the ratio of
+processor time to the row in eager mode, if it is among the modes. Memory is the peak of the process above
+what it held with the model loaded. Every row runs in a process of its own, with random weights, which take as
+long as trained ones. Multiply-accumulates are those of convolutions, linear layers and matrix products,
+counted by PyTorch for pictures of up to 512 pixels. White-box networks look at a 256-pixel thumbnail at any
+size.
 """
 
 import argparse
 import json
 import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 # As the command `harmony` does: threads that spin while they wait take the cores from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from harmony_diffusion.reports.timing import describe_run, median_of, spend, write_report
 
 LARGEST_COUNTED = 512  # side in pixels; the attention of larger pictures does not fit into memory unfused
 MODES = ("eager", "channels_last", "bf16", "compile")
@@ -62,9 +63,7 @@ def measure(name: str, size: int, mode: str, repeats: int, threads: int) -> dict
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(repeats + 1):  # the first pass warms up
-            start = time.perf_counter()
-            call(composite, mask)
-            times.append(time.perf_counter() - start)
+            times.append(spend(lambda: call(composite, mask)))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         gmac = None
         if size <= LARGEST_COUNTED:
@@ -72,13 +71,15 @@ def measure(name: str, size: int, mode: str, repeats: int, threads: int) -> dict
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 model(composite, mask)
             gmac = counter.get_total_flops() / 2e9
+    spent = median_of(times[1:])
     return {
         "model": name,
         "size": size,
         "mode": mode,
         "parameters": model.num_parameters(),
         "gmac": gmac,
-        "seconds": statistics.median(times[1:]),
+        "seconds": spent.wall,
+        "cpu_seconds": spent.cpu,
         "memory_mib": peak / 1024,
     }
 
@@ -93,17 +94,13 @@ def run_apart(name: str, size: int, mode: str, args: argparse.Namespace) -> dict
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def environment(threads: int) -> dict[str, Any]:
-    import torch
-
-    return {"torch": torch.__version__, "python": platform.python_version(), "threads": threads}
-
-
 def figures_of(row: dict[str, Any]) -> str:
     if "error" in row:
-        return f"failed: {row['error']} | | |"
+        return f"failed: {row['error']} | | | | |"
     gmac = "-" if row["gmac"] is None else f"{row['gmac']:.2f}"
-    return f"{row['parameters']:,} | {gmac} | {row['seconds'] * 1000:.0f} | {row['memory_mib']:.0f}"
+    to_eager = "-" if row["to_eager"] is None else f"{row['to_eager']:.2f}"
+    times = f"{row['cpu_seconds'] * 1000:.0f} | {row['seconds'] * 1000:.0f}"
+    return f"{row['parameters']:,} | {gmac} | {times} | {to_eager} | {row['memory_mib']:.0f}"
 
 
 def main() -> None:
@@ -115,17 +112,22 @@ def main() -> None:
     from harmony_diffusion.models import MODELS, model_class
 
     networks = args.models or [name for name in MODELS if not model_class(name).takes_reference]
-    print("| model | size | mode | parameters | GMAC | ms | memory MiB |\n|---|---:|---|---:|---:|---:|---:|")
+    run = describe_run(args.threads)
+    print("| model | size | mode | parameters | GMAC | CPU ms | wall ms | to eager | memory MiB |")
+    print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
     rows = []
     for name in networks:
         for size in args.sizes:
+            eager: dict[str, Any] = {}
             for mode in args.modes:
                 row = run_apart(name, size, mode, args)
+                eager = row if mode == "eager" else eager
+                known = "cpu_seconds" in row and "cpu_seconds" in eager
+                row["to_eager"] = row["cpu_seconds"] / eager["cpu_seconds"] if known else None
                 rows.append(row)
                 print(f"| {name} | {size} | {mode} | {figures_of(row)} |", flush=True)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"environment": environment(args.threads), "rows": rows}, indent=1))
+        write_report(args.output, {"bench": "models", "run": run, "rows": rows})
 
 
 if __name__ == "__main__":
