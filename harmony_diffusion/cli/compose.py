@@ -53,4 +53,4 @@ def run_compose(args: argparse.Namespace) -> None:
         "_composite": composite.encoder(outputs["_composite"]),
         "_mask": mask_encoder(mask),
     }
-    harmonize_and_write(args, composite, mask, None, outputs, files)
+    harmonize_and_write(args, [composite, mask, None], outputs, files)

@@ -156,7 +156,7 @@ def test_interrupt_exits_130_and_leaves_nothing(files):
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from harmony_diffusion import cli\n"
         "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
-        "import harmony_diffusion.pipelines.harmonization as h\n"
+        "import harmony_diffusion.highres.harmonize as h\n"
         "h.harmonize_picture = stop\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
