@@ -3,6 +3,7 @@
 Importing the library changes nothing: the allocator belongs to the program.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -34,6 +35,12 @@ def keep_freed_memory() -> bool:
         return False
     # -1: never return the end of the heap.
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT) and mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library can (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def wait_without_spinning() -> None:

@@ -1,7 +1,5 @@
 """The one worker of the page: models, and files of results, one job after another."""
 
-import contextlib
-import ctypes
 import os
 import queue
 import re
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harmony_diffusion.errors import CheckpointError, HarmonyError, InputError, InputNote
+from harmony_diffusion.process import return_freed_memory
 
 Result = TypeVar("Result")
 TIME_LIMIT = 300.0  # seconds for a job and those before it
@@ -94,7 +93,7 @@ class Engine:
             try:
                 result = job(*arguments)
             finally:
-                _return_memory()
+                return_freed_memory()
         notes = [self.without_paths(str(w.message)) for w in caught if issubclass(w.category, InputNote)]
         return result, list(dict.fromkeys(notes))
 
@@ -125,6 +124,10 @@ def is_diffusion(name: str) -> bool:
 
 
 def _load(name: str) -> Any:
+    from harmony_diffusion.models import is_model, load_model
+
+    if is_model(name):
+        return load_model(name)
     if not is_diffusion(name):
         from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
@@ -136,12 +139,6 @@ def _load(name: str) -> Any:
     pipe: Any = load_pipeline(name)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(get_device())
-
-
-def _return_memory() -> None:
-    """Give memory that was freed back to the system, where the C library can (glibc)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def offered_models(extra: str | None = None) -> list[str]:

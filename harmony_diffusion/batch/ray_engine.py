@@ -15,6 +15,7 @@ from typing import Any
 from harmony_diffusion.batch.local import Event, Work
 from harmony_diffusion.batch.worker import Record, Settings, Worker
 from harmony_diffusion.errors import HarmonyError, MissingDependencyError
+from harmony_diffusion.process import wait_without_spinning
 
 _OBJECT_STORE_BYTES = 100_000_000
 _MOST_STARTS_IN_VAIN = 3
@@ -48,7 +49,7 @@ class RayEngine:
             ) from error
         self._ray = ray
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        wait_without_spinning()
         with _handlers_kept():
             if os.environ.get("RAY_ADDRESS"):
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)

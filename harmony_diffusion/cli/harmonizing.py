@@ -9,9 +9,9 @@ from typing import Any
 from harmony_diffusion.cli.number_types import integer, number
 from harmony_diffusion.cli.terminal import say, show
 from harmony_diffusion.errors import InputError, InputNote
-from harmony_diffusion.paths import exists, is_folder
+from harmony_diffusion.paths import exists
 
-_DIFFUSION = ("prompt", "high_scale", "low_scale", "steps", "seed")
+_SAMPLING = ("high_scale", "low_scale", "steps", "seed")
 
 
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +149,9 @@ def _harmonize_without_torch(
 ) -> tuple[Any, None]:
     """Return the picture harmonized by an exported model."""
     given = [
-        f"--{key.replace('_', '-')}" for key in (*_DIFFUSION, "filters") if getattr(args, key) is not None
+        f"--{key.replace('_', '-')}"
+        for key in ("prompt", *_SAMPLING, "filters")
+        if getattr(args, key) is not None
     ]
     if given:
         raise InputError(", ".join(given), "cannot be used with this `--runtime`", "Leave out `--runtime`.")
@@ -168,13 +170,10 @@ def _harmonize(
     args: argparse.Namespace, composite: Any, mask: Any, reference: Any
 ) -> tuple[Any, bytes | None]:
     """Return the picture harmonized by a model or a saved pipeline, and the content of a file of filters."""
-    from harmony_diffusion.models import MODELS, load_model
+    from harmony_diffusion.models import is_model, load_model
 
     source = args.model or "default"
-    folder = Path(source)
-    if source not in ("default", *MODELS) and (
-        not is_folder(folder) or (folder / "model_index.json").is_file()
-    ):
+    if not is_model(source):
         return _harmonize_by_pipeline(args, composite, mask, reference), None
     # A single model needs no pipeline, whose imports take as long as all the rest.
     from harmony_diffusion.highres.harmonize import harmonize_picture
@@ -226,7 +225,7 @@ def _harmonize_by_pipeline(args: argparse.Namespace, composite: Any, mask: Any, 
 
 
 def _refuse_diffusion_options(args: argparse.Namespace) -> None:
-    if any(getattr(args, name) is not None for name in ("high_scale", "low_scale", "steps", "seed")):
+    if any(getattr(args, name) is not None for name in _SAMPLING):
         raise InputError(
             "--high-scale, --low-scale, --steps and --seed", "are for `--model sd2-dual`", "Leave them out."
         )

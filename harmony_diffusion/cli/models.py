@@ -59,12 +59,10 @@ def run_models(args: argparse.Namespace) -> None:
 
 def _photographs_of(name: str) -> dict[str, int] | None:
     """Return how many photographs of each kind of terms the weights were trained on, by their card."""
-    import yaml
-
+    from harmony_diffusion.hub.card import read_header
     from harmony_diffusion.models import WEIGHTS
 
-    _, header, _ = (WEIGHTS / name / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    return yaml.safe_load(header).get("training_photographs")
+    return read_header(WEIGHTS / name / "README.md").get("training_photographs")
 
 
 def _weights_of(parameters: int, shipped: bool) -> str:

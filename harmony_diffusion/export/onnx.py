@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from harmony_diffusion import __version__
 from harmony_diffusion.errors import ExportError, InputError, MissingDependencyError, OutputError
@@ -35,6 +34,7 @@ from harmony_diffusion.export.onnx_graphs import (
 from harmony_diffusion.export.parity import LIMIT, Parity, compare_dense, compare_filters
 from harmony_diffusion.export.readme import describe
 from harmony_diffusion.export.runtime import OnnxModel
+from harmony_diffusion.hub.card import read_header
 from harmony_diffusion.models import MODELS, model_class
 from harmony_diffusion.paths import exists
 from harmony_diffusion.training.checkpoints import write_folder_atomically
@@ -263,10 +263,8 @@ def _sum_of_weights(model: Any) -> str:
 
 def _license(model: Any) -> str:
     """Return the licence of the weights by the card beside them, else that of the official ones."""
-    card = Path(model.config.get("_name_or_path") or "", "README.md")
-    if model.config.get("_name_or_path") and card.is_file():
-        parts = card.read_text(encoding="utf-8").split("---\n", 2)
-        header = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-        if isinstance(header, dict) and header.get("license"):
-            return str(header.get("license_name") or header["license"])
+    folder = model.config.get("_name_or_path")
+    header = read_header(Path(folder, "README.md")) if folder else {}
+    if header.get("license"):
+        return str(header.get("license_name") or header["license"])
     return model.origin.weights_license or "not known"

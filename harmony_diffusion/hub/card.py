@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 
 from harmony_diffusion.errors import InputError
 
@@ -117,6 +117,16 @@ class Card:
             widget=widget,
         )
         return str(data.to_yaml())
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the front matter of a card; empty without a card or without front matter."""
+    if not path.is_file():
+        return {}
+    try:
+        return metadata_load(path) or {}
+    except ValueError:  # front matter that is not a mapping
+        return {}
 
 
 def read_card(path: Path, **changes: Any) -> Card:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, TypeGuard
 import cv2
 import numpy as np
 
-from harmony_diffusion.errors import DecodeError, InputError, InputNote, InputTypeError, TooLargeError
+from harmony_diffusion.errors import (
+    DecodeError,
+    InputError,
+    InputNote,
+    InputTypeError,
+    SizeMismatchError,
+    TooLargeError,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +81,14 @@ def check_size(name: object, height: int, width: int, max_pixels: float, min_sid
             f"is {width}x{height} pixels, and a side must have at least {min_side}",
             "Give a larger picture.",
         )
+
+
+def size_mismatch(
+    name: object, size: tuple[int, ...], other: object, other_size: tuple[int, int], fix: str = ""
+) -> SizeMismatchError:
+    """Return the error of two pictures or masks whose heights and widths must agree and do not."""
+    shown, expected = (f"{width}x{height}" for height, width, *_ in (size, other_size))
+    return SizeMismatchError(name, f"is {shown} pixels, but {other} is {expected}", fix)
 
 
 def choose_frame(shown: str, count: int, frame: int, purpose: str = "picture") -> None:

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
-from harmony_diffusion.images.arrays import white_of
+from harmony_diffusion.errors import InputError, InputTypeError, MaskError
+from harmony_diffusion.images.arrays import size_mismatch, white_of
 from harmony_diffusion.images.foreground_colors import decontaminate_colors
+from harmony_diffusion.images.masks import RESIZE_MASK
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.images.shadow import Shadow, draw_shadow, lay_shadow
@@ -193,11 +194,7 @@ def _position(at: tuple[int, int]) -> tuple[int, int]:
 def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarray:
     height, width = foreground.size
     if mask is not None and mask.shape != foreground.size:
-        raise SizeMismatchError(
-            "mask",
-            f"is {mask.shape[1]}x{mask.shape[0]} pixels, but the foreground is {width}x{height}",
-            "Give one of the same size, or use `load_mask(…, size=…, resize=True)` (`--resize-mask`).",
-        )
+        raise size_mismatch("mask", mask.shape, "the foreground", (height, width), RESIZE_MASK)
     visible = foreground.visible
     if visible is None and mask is None:
         raise MaskError(

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
+from harmony_diffusion.errors import InputError, InputTypeError, MaskError
 from harmony_diffusion.images.arrays import (
     MAX_PIXELS,
     Raster,
@@ -16,6 +16,7 @@ from harmony_diffusion.images.arrays import (
     clamp_float,
     is_tensor,
     note,
+    size_mismatch,
     white_of,
 )
 from harmony_diffusion.images.decoding import read_file, read_pil
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MaskSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 Label = int | tuple[int, int, int]
 
+RESIZE_MASK = "Give one of the same size, or use `load_mask(…, size=…, resize=True)` (`--resize-mask`)."
 _CHOOSE_LABEL = "Choose one with `load_mask(…, label=…)` (`--label`)."
 
 # Lossy formats: values this close to black or white (of 255) are noise, and a mask with this share of them is
@@ -338,13 +340,8 @@ def _areas(plane: np.ndarray, white: int) -> list[int]:
 def _resized(mask: np.ndarray, size: tuple[int, int], name: str, size_of: str, resize: bool) -> np.ndarray:
     if not resize:
         turned = mask.shape == size[::-1]
-        raise SizeMismatchError(
-            name,
-            f"is {mask.shape[1]}x{mask.shape[0]} pixels, but {size_of} is {size[1]}x{size[0]}",
-            "One of them is turned by 90 degrees: turn it back."
-            if turned
-            else "Give one of the same size, or use `load_mask(…, size=…, resize=True)` (`--resize-mask`).",
-        )
+        fix = "One of them is turned by 90 degrees: turn it back." if turned else RESIZE_MASK
+        raise size_mismatch(name, mask.shape, size_of, size, fix)
     hard = bool(((mask == 0) | (mask == 1)).all())
     method = cv2.INTER_NEAREST_EXACT if hard else cv2.INTER_LINEAR
     return cv2.resize(mask, size[::-1], interpolation=method)

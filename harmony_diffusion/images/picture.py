@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Union
 import numpy as np
 from PIL import Image
 
-from harmony_diffusion.errors import InputError, InputTypeError, MaskError, SizeMismatchError
+from harmony_diffusion.errors import InputError, InputTypeError, MaskError
 from harmony_diffusion.images.arrays import (
     MAX_PIXELS,
     Raster,
@@ -16,6 +16,7 @@ from harmony_diffusion.images.arrays import (
     note,
     picture_of_array,
     row_chunks,
+    size_mismatch,
     white_of,
     with_depth,
 )
@@ -450,12 +451,8 @@ def load_pictures(
     ]
     for picture, other in zip(pictures, like or (), strict=False):
         if picture.size != other.size:
-            raise SizeMismatchError(
-                picture.name,
-                f"is {picture.size[1]}x{picture.size[0]} pixels, "
-                f"but {other.name} is {other.size[1]}x{other.size[0]}",
-                "Give it as it lies in the composite (`harmony compose` places a cut-out).",
-            )
+            fix = "Give it as it lies in the composite (`harmony compose` places a cut-out)."
+            raise size_mismatch(picture.name, picture.size, other.name, other.size, fix)
     return pictures
 
 

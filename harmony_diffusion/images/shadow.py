@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from harmony_diffusion.boxes import bounding_box
-from harmony_diffusion.errors import SizeMismatchError
-from harmony_diffusion.images.arrays import note
+from harmony_diffusion.images.arrays import note, size_mismatch
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.numbers import check_number
 
@@ -99,11 +98,7 @@ def lay_shadow(background: Picture, layer: np.ndarray) -> Picture:
         SizeMismatchError: The layer has another size.
     """
     if layer.shape != background.size:
-        raise SizeMismatchError(
-            "layer",
-            f"is {layer.shape[1]}x{layer.shape[0]} pixels, but {background.name} is "
-            f"{background.size[1]}x{background.size[0]}",
-        )
+        raise size_mismatch("layer", layer.shape, background.name, background.size)
     window = bounding_box(layer < 1)
     if window is None:
         return background

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from harmony_diffusion.boxes import bounding_box
-from harmony_diffusion.errors import SizeMismatchError
+from harmony_diffusion.images.arrays import size_mismatch
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.images.shadow import Shadow
 
@@ -41,11 +41,7 @@ def guess_shadow(background: Picture, mask: np.ndarray) -> Shadow:
         SizeMismatchError: The mask has another size.
     """
     if mask.shape != background.size:
-        raise SizeMismatchError(
-            "mask",
-            f"is {mask.shape[1]}x{mask.shape[0]} pixels, but {background.name} is "
-            f"{background.size[1]}x{background.size[0]}",
-        )
+        raise size_mismatch("mask", mask.shape, background.name, background.size)
     box = bounding_box(mask >= 0.5)
     if box is None:
         return Shadow()

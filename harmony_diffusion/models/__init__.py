@@ -23,7 +23,7 @@ from harmony_diffusion.models.dovenet import DoveNet
 from harmony_diffusion.models.gknet import GKNet
 from harmony_diffusion.models.harmonizer import Harmonizer
 from harmony_diffusion.models.hdnet import HDNet
-from harmony_diffusion.models.hub_files import download_model, looks_like_repository
+from harmony_diffusion.models.hub_files import INDEX, download_model, looks_like_repository
 from harmony_diffusion.models.idih import IDIH
 from harmony_diffusion.models.idih_hrnet import IDIHHRNet
 from harmony_diffusion.models.iih import IIH
@@ -40,7 +40,7 @@ from harmony_diffusion.models.weight_files import (
     first_line,
     list_some,
 )
-from harmony_diffusion.paths import find
+from harmony_diffusion.paths import find, is_folder
 
 MODELS: dict[str, Callable[..., HarmonyModel]] = {
     "identity": Identity,
@@ -190,6 +190,16 @@ def load_model(
             "`save_pretrained`, or choose a method without weights (see `harmony models`)."
         )
     return model.eval()
+
+
+def is_model(name_or_path: str | os.PathLike[str]) -> bool:
+    """Return True for a registry name, and for a folder that holds no pipeline: what `load_model` can open.
+
+    Raises:
+        InputError: The file system does not say what lies there.
+    """
+    name = os.fspath(name_or_path)
+    return name in ("default", *MODELS) or (is_folder(name) and not Path(name, INDEX).is_file())
 
 
 def check_path(path: str | os.PathLike[str]) -> None:

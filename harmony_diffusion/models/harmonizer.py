@@ -135,17 +135,8 @@ class Harmonizer(HarmonyModel, ModelMixin, ConfigMixin):
         """Apply the filters one after another and return every stage, differentiably.
 
         Each filter works on the unblended output of the one before it, background included. As in the
-        official code, blending serves to show or to score a stage.
-
-        Args:
-            image: Composite at any resolution, `(B, 3, H, W)` in [0, 1].
-            filters: Arguments, `(B, 6)`.
-            mask: 1 on the foreground, `(B, 1, H, W)`.
-            statistics: See `apply_filters`.
-            smooth: Omit the floor of the contrast filter, whose gradient is 0 for positive arguments.
-
-        Returns:
-            The blended image after each filter, six of `(B, 3, H, W)`.
+        official code, blending serves to show or to score a stage. `smooth` omits the floor of the contrast
+        filter, whose gradient is 0 for positive arguments. See `HarmonyModel.filter_stages`.
         """
         means: dict[str, Tensor] = {}
         if statistics is not None:
