@@ -19,7 +19,7 @@ from harmony_diffusion.images.picture import Picture, PictureSource, load_pictur
 
 @dataclass(frozen=True)
 class View:
-    """What the network sees of a picture, all `(1, C, h, w)` at working size.
+    """Inputs of the network from one picture, all `(1, C, h, w)` at working size.
 
     Attributes:
         composite: The composite, in [0, 1].
@@ -38,7 +38,7 @@ class View:
 
 @dataclass(frozen=True)
 class WorkingPicture:
-    """A picture, and what the network sees of it.
+    """A picture, and the inputs of the network from it.
 
     Attributes:
         index: Position among the pictures of the call.

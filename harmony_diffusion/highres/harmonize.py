@@ -52,7 +52,7 @@ def harmonize_picture(
         The harmonized picture, equal to `picture` to the bit where the mask or alpha is 0, and the filters
         `(1, F)` or `(1, F, h, w)`, None for models that predict none. Models with a `context` see only the
         `window_around` the foreground, and their maps cover this window, unless `reference` or alpha
-        restricts what they see.
+        restricts their input.
 
     Raises:
         SizeMismatchError: `mask` or `reference` has another size than the picture.

@@ -120,7 +120,7 @@ def truncated_error(shown: str, allow_truncated: bool | None) -> DecodeError:
     again = "Copy or download the file again"
     if allow_truncated is not None:
         again += (
-            ", or accept what is there with `load_picture(…, allow_truncated=True)` (`--allow-truncated`)"
+            ", or read the intact part with `load_picture(…, allow_truncated=True)` (`--allow-truncated`)"
         )
     return DecodeError(shown, "is truncated: the end of the file is missing", f"{again}.")
 

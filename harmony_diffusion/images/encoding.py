@@ -206,7 +206,7 @@ def _write_tiff(file: BinaryIO, raster: Raster) -> None:
 
 
 def _is_well_formed(tag: int, entry: Entry, order: ByteOrder) -> bool:
-    """Tell whether a descriptive tag has the kind of value that TIFF readers expect; some fail on others."""
+    """Return True if a descriptive tag has a value of the type that all TIFF readers accept."""
     if tag not in DESCRIPTIVE_TAGS:
         return False
     if tag in (_X_RESOLUTION, _Y_RESOLUTION):

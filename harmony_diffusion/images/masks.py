@@ -371,7 +371,7 @@ def _border_of_inverted(foreground: np.ndarray) -> str:
 
 
 def is_black_and_white(values: np.ndarray) -> bool:
-    """Tell whether a picture `(H, W, 3)` or mask `(H, W)` holds black and white and hardly anything else."""
+    """Return True if nearly all pixels of a picture `(H, W, 3)` or mask `(H, W)` are black or white."""
     step = max(1, int((values.shape[0] * values.shape[1] / 1e6) ** 0.5))
     values = values[::step, ::step].astype(np.float32) / white_of(values.dtype)
     if values.ndim == 3:

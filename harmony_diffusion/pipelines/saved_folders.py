@@ -1,4 +1,4 @@
-"""Tell what a name, file or folder is before it is loaded, so that an error says what it is."""
+"""Find out what a name, file or folder is before it is loaded, so that errors can name it."""
 
 import difflib
 import json

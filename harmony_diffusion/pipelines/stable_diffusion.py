@@ -258,8 +258,8 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             composite: As for `HarmonizationPipeline`.
             mask: The foreground of each composite: 1 (white) is foreground, soft values are kept.
             prompt: Describes the whole picture, one for all or one each; by default the captioner writes it.
-            foreground: Source of edges and colours in place of the composite; of its size.
-            background: Surroundings for the network in place of the composite; of its size.
+            foreground: Picture whose edges and colours replace those of the composite. It has the same size.
+            background: Picture whose surroundings replace those of the composite. It has the same size.
             reference_mask: Refused: only `HarmonizationPipeline` reads it.
             negative_prompt: Describes what the picture must not show.
             num_inference_steps: Steps from noise to picture.

@@ -1,8 +1,8 @@
 """The filters of one frame: predicted from a small copy, kept as numbers, applied to windows of the frame.
 
-What is kept of a frame can be averaged over time: maps, which lie over a window that follows the object;
-arguments of white-box filters, with the frame statistics that they need; of dense networks a colour map. Maps
-of more than 32x32 cells are cut to the window around the object and kept at 32x32.
+The numbers of a frame can be averaged over time. They are maps over a window that follows the object, or
+arguments of white-box filters with their frame statistics, or the colour map of a dense network. Maps of more
+than 32x32 cells are cut to the window around the object and kept at 32x32.
 """
 
 from collections.abc import Iterator
@@ -105,7 +105,7 @@ class FilterModel:
         return int(np.prod(self.shape)) + self.statistics
 
     def view(self, frame: AnyFrame, mask: np.ndarray, reference: np.ndarray | None = None) -> FrameView:
-        """Make what the model sees of a frame.
+        """Make the thumbnail of a frame.
 
         Args:
             frame: The composite.
@@ -193,7 +193,7 @@ class FilterModel:
             frame: The composite.
             mask: 1 on the foreground, `(H, W)` float32.
             numbers: What `predict` returned for it, or a mean of such over time, `(count,)`.
-            strength: 0 changes nothing, 1 is what the model says.
+            strength: 0 changes nothing, 1 gives the result of the model.
 
         Yields:
             Windows and changes `(h, w, 3)`, 0 where the mask is 0.

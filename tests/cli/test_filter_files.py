@@ -11,17 +11,10 @@ from harmony_diffusion import create_model
 from harmony_diffusion.cli import main
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    composite = np.random.default_rng(0).integers(40, 200, (80, 96, 3), dtype=np.uint8)
-    mask = np.zeros((80, 96), np.uint8)
-    mask[20:40, 24:48] = 255
-    Image.fromarray(composite).save("c.png")
-    Image.fromarray(mask).save("m.png")
+@pytest.fixture(autouse=True)
+def model(folder):
     torch.manual_seed(0)
     create_model("harmonizer_lite").save_pretrained("model")
-    return tmp_path
 
 
 def run(*arguments):

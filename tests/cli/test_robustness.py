@@ -15,18 +15,6 @@ from harmony_diffusion.cli.number_types import join_negative
 from harmony_diffusion.errors import InputError, InputNote
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    composite = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
-    mask = np.zeros((80, 96), np.uint8)
-    mask[20:40, 24:48] = 255
-    Image.fromarray(composite).save("c.png")
-    Image.fromarray(mask).save("m.png")
-    Image.fromarray(np.dstack((composite, mask))).save("cut.png")
-    return tmp_path
-
-
 def run(*arguments):
     try:
         return main([str(argument) for argument in arguments])
