@@ -8,6 +8,9 @@ from typing import Any
 from harmony_diffusion.app.engine import Engine
 from harmony_diffusion.errors import HarmonyError, InputError
 
+# Settings of an event that starts work: one job at a time, and no public address for it.
+ONE_JOB: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
+
 _FOLDER = Path(__file__).parent
 
 

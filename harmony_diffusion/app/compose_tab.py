@@ -3,11 +3,9 @@
 import json
 from typing import Any
 
-from harmony_diffusion.app.components import component, guarded, notes_text, read_value
+from harmony_diffusion.app.components import ONE_JOB, component, guarded, notes_text, read_value
 from harmony_diffusion.app.engine import Engine
 from harmony_diffusion.app.results import PICTURES, ResultView
-
-_ALONE = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
 
 
 def build(engine: Engine) -> None:
@@ -74,16 +72,16 @@ def build(engine: Engine) -> None:
         (result, message), notes = work(engine, *given)
         return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
 
-    foreground.change(cut_opened, [foreground, background], [board, stage, cut, view.notes], **_ALONE)
-    background.change(ground_opened, background, [stage, view.notes], **_ALONE)
-    find.click(found, [foreground, board], [cut, board, stage, view.notes], **_ALONE)
-    use.click(used, [foreground, board, cut], [cut, stage, view.notes], **_ALONE)
+    foreground.change(cut_opened, [foreground, background], [board, stage, cut, view.notes], **ONE_JOB)
+    background.change(ground_opened, background, [stage, view.notes], **ONE_JOB)
+    find.click(found, [foreground, board], [cut, board, stage, view.notes], **ONE_JOB)
+    use.click(used, [foreground, board, cut], [cut, stage, view.notes], **ONE_JOB)
     settings = [shadow, angle, length, softness, density, clean]
     view.button.click(
         pressed,
         [foreground, background, cut, stage, view.model, view.variations, view.prompt, *settings],
         [view.result, view.viewer, view.files, view.notes],
-        **_ALONE,
+        **ONE_JOB,
     )
 
 

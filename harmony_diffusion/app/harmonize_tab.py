@@ -3,11 +3,9 @@
 import json
 from typing import Any
 
-from harmony_diffusion.app.components import component, guarded, notes_text, read_value
+from harmony_diffusion.app.components import ONE_JOB, component, guarded, notes_text, read_value
 from harmony_diffusion.app.engine import Engine
 from harmony_diffusion.app.results import PICTURES, ResultView
-
-_ALONE = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
 
 
 def build(engine: Engine) -> None:
@@ -49,18 +47,18 @@ def build(engine: Engine) -> None:
         (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations, prompt)
         return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
 
-    composite.change(opened, composite, [board, base, view.result, view.notes], **_ALONE)
+    composite.change(opened, composite, [board, base, view.result, view.notes], **ONE_JOB)
     for kind, event, inputs in (
         ("file", mask_file.upload, [composite, mask_file]),
         ("alpha", alpha.click, [composite]),
         ("box", find.click, [composite, board]),
     ):
-        event(lambda *given, kind=kind: masked(kind, *given), inputs, [base, board, view.notes], **_ALONE)
+        event(lambda *given, kind=kind: masked(kind, *given), inputs, [base, board, view.notes], **ONE_JOB)
     view.button.click(
         pressed,
         [composite, board, base, view.model, view.variations, view.prompt],
         [view.result, view.viewer, view.files, view.notes],
-        **_ALONE,
+        **ONE_JOB,
     )
 
 

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from harmony_diffusion.app.components import component, guarded, notes_text, read_value
+from harmony_diffusion.app.components import ONE_JOB, component, guarded, notes_text, read_value
 from harmony_diffusion.app.engine import Engine, is_diffusion
 
 PICTURES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".gif"]
-_ALONE = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
 
 
 class ResultView:
@@ -58,11 +57,15 @@ class ResultView:
         press_first = (
             f"() => setTimeout(() => document.querySelector('#{name}-files a[download]')?.click(), 300)"
         )
-        self.download.click(written, [self.result, self.viewer], [self.files, self.notes], **_ALONE).success(
+        self.download.click(written, [self.result, self.viewer], [self.files, self.notes], **ONE_JOB).success(
             None, None, None, js=press_first
         )
         self.viewer.filters(
-            rendered, [self.result, self.viewer], [self.result, self.viewer], show_progress="hidden", **_ALONE
+            rendered,
+            [self.result, self.viewer],
+            [self.result, self.viewer],
+            show_progress="hidden",
+            **ONE_JOB,
         )
 
 

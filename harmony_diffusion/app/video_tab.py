@@ -5,13 +5,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from harmony_diffusion.app.components import guarded, notes_text
+from harmony_diffusion.app.components import ONE_JOB, guarded, notes_text
 from harmony_diffusion.app.engine import Engine
 
 LONGEST = 60.0  # seconds of a clip
 _CLIPS = [".mp4", ".mov", ".mkv", ".webm", ".avi"]
 _MASKS = [*_CLIPS, ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"]
-_ALONE = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
 _PIPELINE = "harmony_diffusion.pipelines.video"
 
 
@@ -56,7 +55,7 @@ def build(engine: Engine) -> None:
         (path, summary), said = work(engine, *given)
         return gradio.File(path, visible=True), f"{summary}\n\n{notes_text(said)}"
 
-    run.click(pressed, [clip, mask, model, strength, smoothing], [harmonized, notes], **_ALONE)
+    run.click(pressed, [clip, mask, model, strength, smoothing], [harmonized, notes], **ONE_JOB)
 
 
 def _harmonize(
