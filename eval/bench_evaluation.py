@@ -13,7 +13,6 @@ images.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import re
@@ -28,6 +27,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from harmony_diffusion.reports.timing import describe_run, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 256
@@ -148,6 +149,7 @@ def time_evaluation(args: argparse.Namespace, folder: Path, part: str) -> dict[s
 
 def main() -> None:
     args = parse_args()
+    run = describe_run()
     with tempfile.TemporaryDirectory(prefix="bench_evaluation_") as name:
         folder = Path(name)
         make_triples(folder, args.count, args.format)
@@ -159,8 +161,10 @@ def main() -> None:
     medians = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
     print("| triples | format | metrics | time | load | decode | evaluate | ratio | peak | at a quarter |")
     print("|---:|---|---|---|---:|---:|---:|---:|---:|---:|")
+    ratios = {}
     for kind, name in (("", "clock"), ("cpu_", "CPU")):
         loading, decoding, scoring = (medians[f"{part}_{kind}s"] for part in ("load", "decode", "score"))
+        ratios[name] = scoring / decoding
         print(
             f"| {args.count} | {args.format} | {args.metrics} | {name} | {loading:.2f} s | {decoding:.2f} s "
             f"| {scoring:.2f} s | {scoring / decoding:.2f} | {medians['peak_mib']:.0f} MiB "
@@ -168,10 +172,9 @@ def main() -> None:
         )
     print(f"The whole command, with imports: {medians['command_s']:.1f} s")
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        options = {key: str(value) for key, value in vars(args).items()}
-        report = {"options": options, "medians": medians, "rounds": rounds, "quarter": quarter}
-        args.output.write_text(json.dumps(report, indent=1))
+        settings = {key: str(value) for key, value in vars(args).items() if key != "output"}
+        report = {"bench": "evaluation", "run": run, "settings": settings, "ratios": ratios}
+        write_report(args.output, {**report, "medians": medians, "rounds": rounds, "quarter": quarter})
 
 
 if __name__ == "__main__":

@@ -3,26 +3,26 @@
     python eval/bench_models.py --models hdnet gknet --sizes 256 1024 --output outputs/bench_models.json
 
 A row is one network at one size in one mode: eager, channels_last, bf16 (autocast) or compile. Latency is the
-median of several forward passes of one picture. Memory is the peak of the process minus its memory after
-loading the model. Each row runs in its own process. The weights are random, which does not change the time.
-PyTorch counts the multiply-accumulates of convolutions, linear layers and matrix products, for pictures of up
-to 512 pixels. White-box networks read a 256-pixel thumbnail at any picture size.
+median of several forward passes of one picture, in CPU time and wall time; "to eager" is the CPU time divided
+by that of the row in eager mode, if it is among the modes. Memory is the peak of the process minus its memory
+after loading the model. Each row runs in its own process. The weights are random, which does not change the
+time. PyTorch counts the multiply-accumulates of convolutions, linear layers and matrix products, for pictures
+of up to 512 pixels. White-box networks read a 256-pixel thumbnail at any picture size.
 """
 
 import argparse
 import json
 import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 # As in the command `harmony`: waiting threads must not spin, because they would occupy the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from harmony_diffusion.reports.timing import describe_run, median_of, spend, write_report
 
 LARGEST_COUNTED = 512  # side in pixels; unfused attention of larger pictures does not fit into memory
 MODES = ("eager", "channels_last", "bf16", "compile")
@@ -62,9 +62,7 @@ def measure(name: str, size: int, mode: str, repeats: int, threads: int) -> dict
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(repeats + 1):  # the first pass warms up
-            start = time.perf_counter()
-            call(composite, mask)
-            times.append(time.perf_counter() - start)
+            times.append(spend(lambda: call(composite, mask)))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         gmac = None
         if size <= LARGEST_COUNTED:
@@ -72,13 +70,15 @@ def measure(name: str, size: int, mode: str, repeats: int, threads: int) -> dict
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 model(composite, mask)
             gmac = counter.get_total_flops() / 2e9
+    spent = median_of(times[1:])
     return {
         "model": name,
         "size": size,
         "mode": mode,
         "parameters": model.num_parameters(),
         "gmac": gmac,
-        "seconds": statistics.median(times[1:]),
+        "seconds": spent.wall,
+        "cpu_seconds": spent.cpu,
         "memory_mib": peak / 1024,
     }
 
@@ -93,17 +93,13 @@ def run_apart(name: str, size: int, mode: str, args: argparse.Namespace) -> dict
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def environment(threads: int) -> dict[str, Any]:
-    import torch
-
-    return {"torch": torch.__version__, "python": platform.python_version(), "threads": threads}
-
-
 def figures_of(row: dict[str, Any]) -> str:
     if "error" in row:
-        return f"failed: {row['error']} | | |"
+        return f"failed: {row['error']} | | | | |"
     gmac = "-" if row["gmac"] is None else f"{row['gmac']:.2f}"
-    return f"{row['parameters']:,} | {gmac} | {row['seconds'] * 1000:.0f} | {row['memory_mib']:.0f}"
+    to_eager = "-" if row["to_eager"] is None else f"{row['to_eager']:.2f}"
+    times = f"{row['cpu_seconds'] * 1000:.0f} | {row['seconds'] * 1000:.0f}"
+    return f"{row['parameters']:,} | {gmac} | {times} | {to_eager} | {row['memory_mib']:.0f}"
 
 
 def main() -> None:
@@ -115,17 +111,22 @@ def main() -> None:
     from harmony_diffusion.models import MODELS, model_class
 
     networks = args.models or [name for name in MODELS if not model_class(name).takes_reference]
-    print("| model | size | mode | parameters | GMAC | ms | memory MiB |\n|---|---:|---|---:|---:|---:|---:|")
+    run = describe_run(args.threads)
+    print("| model | size | mode | parameters | GMAC | CPU ms | wall ms | to eager | memory MiB |")
+    print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
     rows = []
     for name in networks:
         for size in args.sizes:
+            eager: dict[str, Any] = {}
             for mode in args.modes:
                 row = run_apart(name, size, mode, args)
+                eager = row if mode == "eager" else eager
+                known = "cpu_seconds" in row and "cpu_seconds" in eager
+                row["to_eager"] = row["cpu_seconds"] / eager["cpu_seconds"] if known else None
                 rows.append(row)
                 print(f"| {name} | {size} | {mode} | {figures_of(row)} |", flush=True)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"environment": environment(args.threads), "rows": rows}, indent=1))
+        write_report(args.output, {"bench": "models", "run": run, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Every round times all runtimes once, in turn, so that other load on the machine affects all of them equally. A
 ratio is the median over the rounds of PyTorch's CPU time divided by the CPU time of the runtime (above 1:
-faster than PyTorch). The time of the complete command `harmony image --runtime onnx` is CPU time.
+faster than PyTorch); the same ratio of wall times stands beside it. The time of the complete command
+`harmony image --runtime onnx` is CPU time.
 """
 
 import argparse
@@ -14,20 +15,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from harmony_diffusion.errors import HarmonyError
 from harmony_diffusion.export.onnx import export_onnx
 from harmony_diffusion.export.parity import check_inputs
 from harmony_diffusion.export.runtime import OnnxModel
-from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.models import load_model
+from harmony_diffusion.reports.timing import (
+    Spent,
+    describe_run,
+    median_of,
+    ratio,
+    spend,
+    take_turns,
+    write_report,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -49,6 +56,8 @@ def main() -> None:
     torch.set_num_threads(1)
     model: Any = load_model(args.model)
     report: dict[str, Any] = {
+        "bench": "runtime",
+        "run": describe_run(threads=1),
         "model": type(model).__name__,
         "threads": 1,
         "rounds": args.rounds,
@@ -65,7 +74,7 @@ def main() -> None:
         print(name, {other: round(ratio, 2) for other, ratio in ratios.items()}, flush=True)
     print(json.dumps({key: value for key, value in report.items() if key != "ratios"}))
     if args.output:
-        write_atomically(args.output, json.dumps(report, indent=1).encode(), overwrite=True)
+        write_report(args.output, report)
 
 
 def time_variant(model: Any, exported: Path, variant: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -94,21 +103,16 @@ def time_variant(model: Any, exported: Path, variant: str, args: argparse.Namesp
 
 
 def ratios(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median ratio of the CPU time of the first function to that of each function."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 2):
-        for name, run in contestants.items():
-            start = time.process_time()
-            run()
-            if turn > 1:
-                times[name].append(time.process_time() - start)
-    first, *_ = times.values()
-    found = {
-        name: float(statistics.median(np.array(first) / np.array(own)))
-        for name, own in times.items()
-        if own is not first
-    }
-    return found | {"milliseconds of torch": 1000 * statistics.median(first)}
+    """Return the median time of the first function divided by that of each function, on both clocks."""
+
+    def timed(run: Callable[[], Any]) -> Callable[[], Spent]:
+        return lambda: spend(run)
+
+    times = take_turns({name: timed(run) for name, run in contestants.items()}, rounds, warm_up=2)
+    first, *others = times
+    found = {name: ratio(times, first, name) for name in others}
+    found |= {f"{name}, wall": ratio(times, first, name, "wall") for name in others}
+    return found | {"milliseconds of torch": 1000 * median_of(times[first]).cpu}
 
 
 def time_command(folder: Path, rounds: int) -> float:

@@ -1,6 +1,6 @@
 """Compare the training scripts of the diffusion method with a bare loop of forward and backward passes.
 
-    MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 python eval/bench_training.py
+    python eval/bench_training.py --output outputs/bench_training.json
     python eval/bench_training.py --batch_size 8 --size 64 --steps 40
 
 The script trains the base and both ControlNets of `train/recipes/mini_dual_controlnet.sh` for some steps on
@@ -8,21 +8,19 @@ synthetic photographs. In each step, the networks of the training script first r
 on the same inputs; this time is subtracted from the time of the script. Both are thus measured alternately,
 in one process, on the same tensors. The columns are the CPU time of a step of the networks alone, of the same
 with clipped gradients and an AdamW update, and of the script with loading, conditions, noise, moving average
-and logging. Bar: the step of the script takes at most 1.05 times the step of the loop with updates.
-
-The two variables, which the recipe also sets, make glibc keep freed memory. Without them, glibc returns the
-memory to the system and requests it again for every tensor, which takes as long as all other work of the
-script.
+and logging; the last column is the wall time of the script. Bar: the step of the script takes at most 1.05
+times the step of the loop with updates. As in the scripts, freed memory is kept for the next tensor
+(`HARMONY_KEEP_MEMORY=0` switches this off).
 """
 
 import argparse
 import csv
 import importlib.util
 import os
-import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+
+from harmony_diffusion.process import keep_freed_memory
+from harmony_diffusion.reports.timing import Spent, describe_run, median_of, ratio, write_report
 
 TRAIN = Path(__file__).resolve().parents[1] / "train"
 WARM_UP_STEPS = 3
@@ -49,24 +50,33 @@ def parse_args() -> argparse.Namespace:
     add("--batch_size", type=int, default=16)
     add("--size", type=int, default=128, help="side of the crops, a multiple of 64")
     add("--threads", type=int, default=1)
+    add("--output", type=Path, help="JSON file for the figures")
     return parser.parse_args()
+
+
+def now() -> Spent:
+    return Spent(time.process_time(), time.perf_counter())
+
+
+def since(start: Spent, end: Spent) -> Spent:
+    return Spent(end.cpu - start.cpu, end.wall - start.wall)
 
 
 class Stopwatch(Accelerator):
     """An accelerator that runs the networks alone before each step of the script, and times both.
 
     Attributes:
-        networks: Seconds of forward and backward passes, one value per step.
-        updates: Seconds to clip gradients and update the weights, one value per step.
-        script: Seconds of the step of the script without the two, one value per step.
+        networks: Time of forward and backward passes, one value per step.
+        updates: Time to clip gradients and update the weights, one value per step.
+        script: Time of the step of the script without the two, one value per step.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.networks: list[float] = []
-        self.updates: list[float] = []
-        self.script: list[float] = []
-        self.entered: float | None = None
+        self.networks: list[Spent] = []
+        self.updates: list[Spent] = []
+        self.script: list[Spent] = []
+        self.entered: Spent | None = None
         self.running_alone = False
 
     def prepare(self, *args: Any) -> Any:
@@ -80,19 +90,19 @@ class Stopwatch(Accelerator):
     def _run_alone(self, objective: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self.running_alone:
             return
-        begin = time.process_time()
+        begin = now()
         if self.entered is not None:
-            self.script.append(begin - self.entered)
+            self.script.append(since(self.entered, begin))
         self.running_alone = True
         objective(*inputs)["loss"].backward()
         self.running_alone = False
-        half = time.process_time()
+        half = now()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.entered = time.process_time()
-        self.networks.append(half - begin)
-        self.updates.append(self.entered - half)
+        self.entered = now()
+        self.networks.append(since(begin, half))
+        self.updates.append(since(half, self.entered))
 
 
 def save_photographs(root: Path, count: int, side: int) -> None:
@@ -127,8 +137,13 @@ def train(script: str, arguments: list[str]) -> Stopwatch:
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    print("| stage | networks, ms | with update, ms | script, ms | to networks | to both |")
-    print("|---|---:|---:|---:|---:|---:|")
+    run = describe_run(args.threads)
+    run["freed_memory_is_kept"] = keep_freed_memory()
+    rows = []
+    print(
+        "| stage | networks, ms | with update, ms | script, ms | to networks | to both | wall: script, ms |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         save_photographs(root / "photographs", 2 * args.batch_size, 2 * args.size)
@@ -148,14 +163,31 @@ def main() -> None:
                 values[WARM_UP_STEPS : WARM_UP_STEPS + args.steps]
                 for values in (watch.networks, watch.updates, watch.script)
             )
-            loop = [sum(pair) for pair in zip(networks, updates, strict=True)]
-            ratios = [
-                statistics.median(ours / bare for ours, bare in zip(steps, alone, strict=True))
-                for alone in (networks, loop)
-            ]
-            times = [1000 * statistics.median(values) for values in (networks, loop, steps)]
-            told = [*(f"{value:.0f}" for value in times), *(f"{value:.3f}" for value in ratios)]
-            print(f"| {stage} | {' | '.join(told)} |", flush=True)
+            row = figures_of(stage, networks, updates, steps)
+            rows.append(row)
+            cpu = [f"{1000 * row['cpu_seconds'][key]:.0f}" for key in ("networks", "loop", "script")]
+            ratios = [f"{row[key]:.3f}" for key in ("to_networks", "to_loop")]
+            wall = f"{1000 * row['wall_seconds']['script']:.0f}"
+            print(f"| {stage} | {' | '.join((*cpu, *ratios, wall))} |", flush=True)
+    if args.output:
+        settings = {key: value for key, value in vars(args).items() if key != "output"}
+        write_report(args.output, {"bench": "training", "run": run, "settings": settings, "rows": rows})
+
+
+def figures_of(
+    stage: str, networks: Sequence[Spent], updates: Sequence[Spent], steps: Sequence[Spent]
+) -> dict[str, Any]:
+    """Return medians and ratios of one stage; "loop" is the networks with updates."""
+    loop = [Spent(*map(sum, zip(*pair, strict=True))) for pair in zip(networks, updates, strict=True)]
+    times = {"networks": networks, "loop": loop, "script": steps}
+    medians = {key: median_of(values) for key, values in times.items()}
+    return {
+        "stage": stage,
+        "cpu_seconds": {key: value.cpu for key, value in medians.items()},
+        "wall_seconds": {key: value.wall for key, value in medians.items()},
+        "to_networks": ratio(times, "script", "networks"),
+        "to_loop": ratio(times, "script", "loop"),
+    }
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def test_bench_counts_parameters_and_writes_json(tmp_path):
     subprocess.run([*command, "--repeats", "1", "--threads", "1", "--output", output], check=True)
     eager, half = json.loads(output.read_text())["rows"]
     assert eager["parameters"] == half["parameters"] == 4_090_342
-    assert eager["seconds"] > 0 and eager["gmac"] > 0.1
+    assert eager["seconds"] > 0 and eager["cpu_seconds"] > 0 and eager["gmac"] > 0.1
+    assert eager["to_eager"] == 1 and half["to_eager"] > 0
 
 
 def test_bench_counts_the_products_of_attention(tmp_path):

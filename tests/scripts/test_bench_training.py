@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -16,15 +17,29 @@ print("timed", len(watch.networks), len(watch.updates), len(watch.script), file=
 """
 
 
-def test_bench_compares_each_stage_with_its_networks():
-    command = [sys.executable, SCRIPT, "--steps", "2", "--batch_size", "1", "--size", "64"]
+def test_bench_compares_each_stage_with_its_networks(tmp_path):
+    output = tmp_path / "bench.json"
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--steps",
+        "2",
+        "--batch_size",
+        "1",
+        "--size",
+        "64",
+        "--output",
+        output,
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     rows = re.findall(r"^\| (base|high|low) \| (.*) \|$", done.stdout, re.MULTILINE)
     assert [name for name, _ in rows] == ["base", "high", "low"]
     for _, values in rows:
-        networks, loop, script, to_networks, to_both = map(float, values.split(" | "))
+        networks, loop, script, to_networks, to_both, wall = map(float, values.split(" | "))
         # The loop is the networks and more; the script's time is measured by itself and may be either.
-        assert 0 < networks <= loop and script > 0 and 0 < to_both <= to_networks
+        assert 0 < networks <= loop and script > 0 and 0 < to_both <= to_networks and wall > 0
+    base, *_ = json.loads(output.read_text())["rows"]
+    assert base["stage"] == "base" and 0 < base["to_loop"] <= base["to_networks"]
 
 
 def test_watched_training_ends_with_the_same_weights(tmp_path):
