@@ -113,6 +113,7 @@ def measure_once(model: HarmonyModel, composite: Path, mask_file: Path) -> dict[
     else:
         result = render_thumbnail(picture, mask, thumbnail, predicted)
     clock.append((time.process_time(), time.perf_counter()))
+    del picture, mask, allowed, thumbnail, predicted  # as the command does
     result.save(composite.with_name("harmonized.jpg"), overwrite=True)
     clock.append((time.process_time(), time.perf_counter()))
     cpu, wall = np.diff(clock, axis=0).T.tolist()
@@ -212,7 +213,7 @@ def print_row(row: dict[str, Any]) -> None:
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    keep_freed_memory()
+    keep_freed_memory(32 << 20)  # as the command does
     if args.in_process:
         print(json.dumps(measure_model(args.models[0], args.sizes, args.repeats, args.in_process)))
         return

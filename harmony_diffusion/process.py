@@ -10,16 +10,21 @@ import sys
 
 # Of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT = 256 << 20  # bytes; larger blocks return to the system at once
+LARGEST_KEPT = 256 << 20
 SWITCH = "HARMONY_KEEP_MEMORY"
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(largest: int = LARGEST_KEPT) -> bool:
     """Make the C library keep freed memory for the next allocation.
 
     By default glibc returns large blocks to the system, and each new image costs thousands of page faults:
-    up to half of the processor time. Blocks above 256 MiB are returned as before. `HARMONY_KEEP_MEMORY=0` in
-    the environment switches this off; variables of glibc (`MALLOC_TRIM_THRESHOLD_`, …) come first.
+    up to half of the processor time. `HARMONY_KEEP_MEMORY=0` in the environment switches this off; variables
+    of glibc (`MALLOC_TRIM_THRESHOLD_`, …) come first.
+
+    Args:
+        largest: Bytes of the largest block that is kept; larger ones return to the system at once. Networks
+            in training need the default, 256 MiB, with which the end of the heap never returns. With less it
+            returns when it is longer than `largest`, so that the peak of large pictures stays low.
 
     Returns:
         Whether the settings were made; they exist in glibc only.
@@ -34,7 +39,8 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     # -1: never return the end of the heap.
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT) and mallopt(_M_TRIM_THRESHOLD, -1))
+    trim = -1 if largest >= LARGEST_KEPT else largest
+    return bool(mallopt(_M_MMAP_THRESHOLD, largest) and mallopt(_M_TRIM_THRESHOLD, trim))
 
 
 def return_freed_memory() -> None:

@@ -13,6 +13,8 @@ from harmony_diffusion.cli.terminal import close_quietly, say
 from harmony_diffusion.errors import HarmonyError, InputNote
 from harmony_diffusion.process import keep_freed_memory, wait_without_spinning
 
+# Larger pictures than 10 megapixels would leave holes of their size in the memory that is kept.
+_LARGEST_KEPT = 32 << 20
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     wait_without_spinning()
-    keep_freed_memory()
+    keep_freed_memory(_LARGEST_KEPT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", InputNote)

@@ -79,7 +79,7 @@ def run_compose(args: argparse.Namespace) -> None:
     }
     if composed.shadow is not None:
         files["_shadow"] = mask_encoder(composed.shadow)
-    harmonize_and_write(args, composed.composite, composed.mask, None, outputs, files)
+    harmonize_and_write(args, [composed.composite, composed.mask, None], outputs, files)
 
 
 def _shadow(text: str) -> tuple[float, ...] | str | None:

@@ -110,9 +110,7 @@ def mask_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def harmonize_and_write(
     args: argparse.Namespace,
-    composite: Any,
-    mask: Any,
-    reference: Any,
+    inputs: list[Any],
     outputs: dict[str, Path],
     files: dict[str, Any],
 ) -> None:
@@ -120,15 +118,16 @@ def harmonize_and_write(
 
     Args:
         args: The command line.
-        composite: Picture.
-        mask: Its mask.
-        reference: Mask of the part of the background to harmonize to, or None.
+        inputs: Picture, its mask, and the mask of the part of the background to harmonize to or None. The
+            list is emptied: the memory of the inputs is free before the result is encoded.
         outputs: Path of each file by the end of its name.
         files: What writes those that are known already, by the same keys.
     """
     from harmony_diffusion.images.compose import side_by_side
     from harmony_diffusion.images.output_files import write_together
 
+    composite, mask, reference = inputs
+    inputs.clear()
     composite.encoder(outputs[""])  # refuses what the format cannot hold before any work is done
     harmonize = _harmonize if args.runtime == "torch" else _harmonize_without_torch
     result, filters = harmonize(args, composite, mask, reference)
@@ -138,6 +137,7 @@ def harmonize_and_write(
     if args.side_by_side:
         key = "_before_after"
         files[key] = side_by_side(composite, result).encoder(outputs[key])
+    del composite, mask, reference
     write_together([(outputs[key], files[key]) for key in files], overwrite=args.overwrite)
     for key in files:
         label = {"_before_after": "before/after: ", "_filters": "filters: "}.get(key, "")

@@ -33,10 +33,10 @@ def run_image(args: argparse.Namespace) -> None:
     outputs = prepare_outputs(args, ["_before_after"] if args.side_by_side else [])
     from harmony_diffusion.images.picture import load_pairs, load_reference_masks
 
-    ((composite, mask),) = load_pairs(
-        args.composite, args.mask, **{**reading_options(args), **mask_options(args)}
+    inputs: list[Any] = [
+        *load_pairs(args.composite, args.mask, **{**reading_options(args), **mask_options(args)})[0]
+    ]
+    inputs += load_reference_masks(
+        args.reference_mask, [inputs[0]], resize=args.resize_mask, max_pixels=args.max_pixels
     )
-    (reference,) = load_reference_masks(
-        args.reference_mask, [composite], resize=args.resize_mask, max_pixels=args.max_pixels
-    )
-    harmonize_and_write(args, composite, mask, reference, outputs, {})
+    harmonize_and_write(args, inputs, outputs, {})

@@ -30,6 +30,7 @@ from harmony_diffusion.images.arrays import (
     choose_frame,
     clamp_float,
     note,
+    row_chunks,
     truncated_error,
 )
 from harmony_diffusion.images.exif import exif_and_xmp, exif_of_tiff, settle_exif, upright
@@ -333,10 +334,20 @@ def _split(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | None
         image = image.convert("RGB")
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(name, f"is of the colour mode {mode!r}, which is not read", "Convert it to RGB.")
-    pixels = np.array(image)
+    pixels = _array_of(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     colors = 3 if pixels.shape[2] >= 3 else 1
     return pixels[..., :colors], pixels[..., colors] if pixels.shape[2] > colors else None, indices
+
+
+def _array_of(image: Image.Image) -> np.ndarray:
+    """Return `np.array(image)` of 8 bits, without a second copy of the whole picture on the way."""
+    bands = len(image.getbands())
+    shape = (image.height, image.width)
+    array = np.empty(shape if bands == 1 else (*shape, bands), np.uint8)
+    for rows in row_chunks(image.height, 256):
+        array[rows] = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+    return array
 
 
 def _deep_grey(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | None]:

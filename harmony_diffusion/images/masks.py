@@ -16,6 +16,7 @@ from harmony_diffusion.images.arrays import (
     clamp_float,
     is_tensor,
     note,
+    row_chunks,
     size_mismatch,
     white_of,
 )
@@ -272,7 +273,7 @@ def _scaled(plane: np.ndarray, name: str, lossy: bool) -> np.ndarray:
     if len(foreground) <= 1 and (levels[0] == 0 or levels[0] in (1, white)):
         if foreground and foreground[0] != white:
             note(name, f"has the values 0 and {foreground[0]}; {foreground[0]} is taken for the foreground")
-        return (plane > 0).astype(np.float32)
+        return _share_of(plane.astype(bool), 1)
     if lossy and _is_near_binary(counts):
         return _cleaned(plane, levels, name)
     _check_matte(plane, levels, white)
@@ -280,7 +281,18 @@ def _scaled(plane: np.ndarray, name: str, lossy: bool) -> np.ndarray:
         note(name, "is soft and of a lossy format: compression noise stays in it. PNG keeps masks exact")
     if white != white_of(plane.dtype):
         note(name, "has 16 bits a value but no value above 255; 255 is taken for the foreground")
-    return plane.astype(np.float32) / np.float32(white)
+    return _share_of(plane, white)
+
+
+def _share_of(plane: np.ndarray, white: int) -> np.ndarray:
+    """Divide by `white`, as float32; surroundings of the foreground are not written and need no memory."""
+    mask = np.zeros(plane.shape, np.float32)
+    for rows in row_chunks(len(plane)):
+        columns = np.flatnonzero(plane[rows].any(axis=0))
+        if columns.size:
+            window = rows, slice(columns[0], columns[-1] + 1)
+            np.divide(plane[window], np.float32(white), out=mask[window], dtype=np.float32)
+    return mask
 
 
 def _is_near_binary(counts: np.ndarray) -> bool:
