@@ -1,0 +1,254 @@
+"""Make docs/speed.md from the JSON files that the benches wrote.
+
+    python eval/make_speed_page.py
+    python eval/make_speed_page.py --folder docs/speed --output docs/speed.md
+
+Each section is made from one file, and left out if it is missing. Nothing on the page is written by
+hand: edit the text in this script, and measure again to change a figure.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harmony_diffusion.images.output_files import write_atomically
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+HEAD = """# Speed
+
+Made by `python eval/make_speed_page.py` from the files in `docs/speed/`, which the benches write.
+Ratios and processor times hold on a machine that does other work; times on the wall and the load
+before each run stand beside them.
+
+The programs of this project (`harmony`, `train/`, `eval/`) keep freed memory for the next image,
+which saves page faults; `HARMONY_KEEP_MEMORY=0` switches this off. Importing the library changes no
+allocator. Set `OMP_WAIT_POLICY=PASSIVE`, as they do: PyTorch's threads spin while they wait, and
+take the cores from those that work.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=DOCS / "speed", help="JSON files of the benches")
+    parser.add_argument("--output", type=Path, default=DOCS / "speed.md")
+    return parser.parse_args()
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """Return a table of Markdown, its first `texts` columns to the left and the others to the right."""
+    rule = ["---"] * texts + ["---:"] * (len(heads) - texts)
+    return "\n".join(
+        f"| {' | '.join(row)} |" if row is not rule else f"|{'|'.join(row)}|" for row in (heads, rule, *rows)
+    )
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def machine(report: dict[str, Any]) -> str:
+    """Return a line about the machine and its load."""
+    run = report["run"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if name != "python")
+    threads = f", {run['threads']} thread" if run["threads"] == 1 else f", {run['threads']} threads"
+    load = f"load {run['load_before']} before the run"
+    if run["loaded"]:
+        load += ": other programs ran, and times on the wall do not count"
+    return f"{run['cores']} cores of {run['cpu']}{threads if run['threads'] else ''}; {load}; {versions}."
+
+
+def start_section(report: dict[str, Any]) -> str:
+    heads = ["what", "CPU s", "before", "ratio", "wall s", "peak MiB", "before", "ratio"]
+    rows = []
+    for row in report["rows"]:
+        cpu, peak = row["cpu_seconds"], row["peak_mib"]
+        rows.append(
+            [
+                f"`{row['row']}`",
+                number(cpu["ours"]),
+                number(cpu.get("before")),
+                number(row["to_before"]),
+                number(row["wall_seconds"]["ours"]),
+                number(peak["ours"], ".0f"),
+                number(peak.get("before"), ".0f"),
+                number(row.get("memory_to_before")),
+            ]
+        )
+    return f"""## Start
+
+Whole commands on a picture of {report["settings"]["size"]} pixels, and the imports in them.
+"Before" is the commit at which `harmony image` still imported the pipelines. What is left with
+PyTorch is the import of PyTorch and of the base classes of the models in diffusers; `--runtime
+onnx` needs neither.
+
+{table(heads, rows)}
+
+Command: `taskset -c 0 python eval/bench_start.py --before CHECKOUT`. {machine(report)}
+"""
+
+
+def classical_section(report: dict[str, Any]) -> str:
+    heads = ["method", "beside", "CPU ms", "peer", "to peer", "before", "to before", "difference of 255"]
+    rows = []
+    for row in report["rows"]:
+        cpu, difference = row["cpu_ms"], row.get("difference_to_before_of_255")
+        rows.append(
+            [
+                f"`{row['method']}`",
+                row["peer"] or "-",
+                number(cpu["ours"], ".0f"),
+                number(cpu.get("peer"), ".0f"),
+                number(row["to_peer"]),
+                number(cpu.get("before"), ".0f"),
+                number(row["to_before"]),
+                number(difference and difference["mean"], ".4f"),
+            ]
+        )
+    width, height = report["settings"]["size"]
+    return f"""## Methods without weights
+
+A picture of {width}x{height}, foreground 20 %, from array to array, beside libraries that do the
+same. "Difference" is the mean change of the result against the older commit. IDT is sensitive:
+pixels of equal colour differ by rounding after each rotation, and the older code ranked them by it.
+
+{table(heads, rows, 2)}
+
+Command: `taskset -c 0 python eval/bench_classical.py --before CHECKOUT`. {machine(report)}
+"""
+
+
+def inference_section(report: dict[str, Any]) -> str:
+    parts = ("decode", "model", "apply", "encode")
+    heads = ["model", *parts, "total CPU s", "wall s", "to decode and encode", "peak MiB"]
+    rows = []
+    for row in report["models"]:
+        cpu = [row[f"{part}_cpu_s"] for part in parts]
+        wall = sum(row[f"{part}_s"] for part in parts)
+        times = [number(seconds, ".3f") for seconds in (*cpu, sum(cpu), wall)]
+        last = [number(row["to_decode_and_encode"]), number(row["peak_mib"], ".0f")]
+        rows.append([f"`{row['model']}`", *times, *last])
+    first = report["models"][0]
+    text = f"""## From file to file
+
+One picture of {first["width"]}x{first["height"]} pixels, 8-bit JPEG, foreground 20 %, random
+weights; seconds of the processor. Memory is the peak above the loaded model.
+
+{table(heads, rows)}
+
+Command: `python eval/bench_inference.py --sizes {first["width"]} --models …`. {machine(report)}
+"""
+    if "rendering" in report:
+        packed, whole = (report["rendering"][f"{key}_cpu_seconds"] for key in ("packed", "whole_frame"))
+        text += f"""
+Harmonizer's six filters on a 3840x2160 picture take {packed:.3f} s of the processor on the packed
+foreground pixels, and {whole:.3f} s on the whole frame, one filter after another
+({whole / packed:.1f} times as long).
+"""
+    return text
+
+
+def large_section(report: dict[str, Any]) -> str:
+    (row,) = report["models"]
+    pixels = row["width"] * row["height"]
+    return f"""## Memory of large pictures
+
+`{row["model"]}` on {row["width"]}x{row["height"]} ({pixels / 1e6:.0f} megapixels,
+{pixels * 3 / 2**20:.0f} MiB of pixels), file to file, needs at its peak {row["peak_mib"]:.0f} MiB
+above the loaded model, {row["peak_to_picture"]:.2f} times the picture.
+
+Command: `python eval/bench_inference.py --models {row["model"]} --sizes {row["width"]} --repeats 1
+--skip-rendering`.
+"""
+
+
+def diffusion_section(report: dict[str, Any]) -> str:
+    heads = ["row", "CPU s", "wall s", "to its floor", "to diffusers", "memory MiB"]
+    rows = []
+    for row in report["rows"]:
+        ratios = [number(row["to_floor"], ".3f"), number(row["to_diffusers"], ".3f")]
+        times = [number(row[key], ".2f") for key in ("cpu_seconds", "wall_seconds")]
+        rows.append([f"`{row['row']}`", *times, *ratios, number(row["memory_mib"], ".0f")])
+    settings = report["settings"]
+    options = " ".join(f"--{key} {settings[key]}" for key in ("components", "size", "steps", "repeats"))
+    return f"""## Diffusion
+
+The pipeline with guidance and two ControlNets beside diffusers' own, and beside the forward passes
+alone ("floor", which embeds the control images once, as the pipeline does). The rows "cond" run the
+ControlNets on the conditional half.
+
+{table(heads, rows)}
+
+Command: `python eval/bench_diffusion.py {options}`. {machine(report)}
+"""
+
+
+def runtime_section(report: dict[str, Any]) -> str:
+    others = sorted({key for row in report["ratios"].values() for key in row if not key.startswith("mill")})
+    rows = [
+        [name, number(row["milliseconds of torch"], ".0f"), *(number(row.get(key)) for key in others)]
+        for name, row in report["ratios"].items()
+    ]
+    return f"""## Exported models
+
+How many times as fast as PyTorch, by processor time (above 1: faster).
+
+{table(["what", "PyTorch, ms", *others], rows)}
+
+Command: `taskset -c 0 python eval/bench_runtime.py`. {machine(report)}
+"""
+
+
+def networks_section(report: dict[str, Any]) -> str:
+    """Return a table with a column for each key of the rows."""
+    size = 256 if report["bench"].endswith("256") else 1024
+    keys = [key for key in report["rows"][0] if key != "model"]
+    rows = []
+    for row in report["rows"]:
+        values = [row[key] for key in keys]
+        whole = [
+            isinstance(value, int) or key.endswith(("ms", "mib"))
+            for key, value in zip(keys, values, strict=True)
+        ]
+        cells = [number(v, ",.0f" if w else ".2f") for v, w in zip(values, whole, strict=True)]
+        rows.append([f"`{row['model']}`", *cells])
+    heads = ["network", *(key.replace("_", " ") for key in keys)]
+    return f"""## Networks at {size}x{size}
+
+{table(heads, rows)}
+
+Command: `{report["command"]}`. {report["note"]} "-": not run. Networks that predict filters work on
+a thumbnail of any picture. HDNet omits the parameters that the official code stores and never uses.
+"""
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "start": start_section,
+    "inference": inference_section,
+    "large": large_section,
+    "classical": classical_section,
+    "diffusion": diffusion_section,
+    "runtime": runtime_section,
+    "networks_256": networks_section,
+    "networks_1024": networks_section,
+}
+
+
+def main() -> None:
+    args = parse_args()
+    parts = [HEAD]
+    for name, section in SECTIONS.items():
+        file = args.folder / f"{name}.json"
+        if file.exists():
+            parts.append(section(json.loads(file.read_text("utf-8"))))
+        else:
+            print(f"{file} is missing, and its section is left out")
+    write_atomically(args.output, "\n".join(parts).encode(), overwrite=True)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()
