@@ -3,8 +3,8 @@
     python eval/make_speed_page.py
     python eval/make_speed_page.py --folder docs/speed --output docs/speed.md
 
-Each section is made from one file, and left out if it is missing. Nothing on the page is written by
-hand: edit the text in this script, and measure again to change a figure.
+Each section is made from one file, and is omitted if that file is missing. Nothing on the page is written by
+hand. To change a text, edit this script; to change a figure, measure again.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from harmony_diffusion.images.output_files import write_atomically
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """# Speed
 
-Made by `python eval/make_speed_page.py` from the files in `docs/speed/`, which the benches write.
-Ratios and processor times hold on a machine that does other work; times on the wall and the load
-before each run stand beside them.
+This page is made by `python eval/make_speed_page.py` from the files in `docs/speed/`, which the benchmarks
+write. Ratios and CPU times are valid on a machine with other load. Wall times are shown together with the load
+average before the run.
 
-The programs of this project (`harmony`, `train/`, `eval/`) keep freed memory for the next image,
-which saves page faults; `HARMONY_KEEP_MEMORY=0` switches this off. Importing the library changes no
-allocator. Set `OMP_WAIT_POLICY=PASSIVE`, as they do: PyTorch's threads spin while they wait, and
-take the cores from those that work.
+The programs of this project (`harmony`, `train/`, `eval/`) keep freed memory for the next image, which avoids
+page faults. `HARMONY_KEEP_MEMORY=0` switches this off. Importing the library does not change the allocator. In
+your own program, set `OMP_WAIT_POLICY=PASSIVE`, as these programs do. Otherwise PyTorch's threads spin while
+they wait and occupy cores that other threads need.
 """
 
 
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """Return a table of Markdown, its first `texts` columns to the left and the others to the right."""
+    """Return a Markdown table; the first `texts` columns are aligned left, the others right."""
     rule = ["---"] * texts + ["---:"] * (len(heads) - texts)
     return "\n".join(
         f"| {' | '.join(row)} |" if row is not rule else f"|{'|'.join(row)}|" for row in (heads, rule, *rows)
@@ -57,7 +57,7 @@ def machine(report: dict[str, Any]) -> str:
     threads = f", {run['threads']} thread" if run["threads"] == 1 else f", {run['threads']} threads"
     load = f"load {run['load_before']} before the run"
     if run["loaded"]:
-        load += ": other programs ran, and times on the wall do not count"
+        load += " (other programs ran: wall times are not reliable)"
     return f"{run['cores']} cores of {run['cpu']}{threads if run['threads'] else ''}; {load}; {versions}."
 
 
@@ -80,10 +80,9 @@ def start_section(report: dict[str, Any]) -> str:
         )
     return f"""## Start
 
-Whole commands on a picture of {report["settings"]["size"]} pixels, and the imports in them.
-"Before" is the commit at which `harmony image` still imported the pipelines. What is left with
-PyTorch is the import of PyTorch and of the base classes of the models in diffusers; `--runtime
-onnx` needs neither.
+Complete commands on a picture of {report["settings"]["size"]} pixels, and the imports that they need. "Before"
+is the commit at which `harmony image` still imported the pipelines. Most of the remaining time is the import of
+PyTorch and of the model base classes of diffusers. `--runtime onnx` needs neither.
 
 {table(heads, rows)}
 
@@ -92,7 +91,7 @@ Command: `taskset -c 0 python eval/bench_start.py --before CHECKOUT`. {machine(r
 
 
 def classical_section(report: dict[str, Any]) -> str:
-    heads = ["method", "beside", "CPU ms", "peer", "to peer", "before", "to before", "difference of 255"]
+    heads = ["method", "library", "CPU ms", "library, ms", "to library", "before", "to before", "difference of 255"]
     rows = []
     for row in report["rows"]:
         cpu, difference = row["cpu_ms"], row.get("difference_to_before_of_255")
@@ -111,9 +110,10 @@ def classical_section(report: dict[str, Any]) -> str:
     width, height = report["settings"]["size"]
     return f"""## Methods without weights
 
-A picture of {width}x{height}, foreground 20 %, from array to array, beside libraries that do the
-same. "Difference" is the mean change of the result against the older commit. IDT is sensitive:
-pixels of equal colour differ by rounding after each rotation, and the older code ranked them by it.
+One picture of {width}x{height} pixels, foreground ratio 20 %, from array to array, compared with libraries that
+implement the same method. "Difference" is the mean absolute difference between the results of this and the
+older commit. IDT is sensitive to rounding: after each rotation, pixels of equal colour differ by rounding
+errors, and the older code ranked them by these errors.
 
 {table(heads, rows, 2)}
 
@@ -134,8 +134,8 @@ def inference_section(report: dict[str, Any]) -> str:
     first = report["models"][0]
     text = f"""## From file to file
 
-One picture of {first["width"]}x{first["height"]} pixels, 8-bit JPEG, foreground 20 %, random
-weights; seconds of the processor. Memory is the peak above the loaded model.
+One picture of {first["width"]}x{first["height"]} pixels, 8-bit JPEG, foreground ratio 20 %, random weights.
+The parts are CPU seconds. Peak memory excludes the loaded model.
 
 {table(heads, rows)}
 
@@ -144,9 +144,8 @@ Command: `python eval/bench_inference.py --sizes {first["width"]} --models …`.
     if "rendering" in report:
         packed, whole = (report["rendering"][f"{key}_cpu_seconds"] for key in ("packed", "whole_frame"))
         text += f"""
-Harmonizer's six filters on a 3840x2160 picture take {packed:.3f} s of the processor on the packed
-foreground pixels, and {whole:.3f} s on the whole frame, one filter after another
-({whole / packed:.1f} times as long).
+Harmonizer's six filters on a 3840x2160 picture take {packed:.3f} CPU seconds on the packed foreground pixels.
+Applied one after another to the whole image, they take {whole:.3f} s ({whole / packed:.1f} times as long).
 """
     return text
 
@@ -156,9 +155,9 @@ def large_section(report: dict[str, Any]) -> str:
     pixels = row["width"] * row["height"]
     return f"""## Memory of large pictures
 
-`{row["model"]}` on {row["width"]}x{row["height"]} ({pixels / 1e6:.0f} megapixels,
-{pixels * 3 / 2**20:.0f} MiB of pixels), file to file, needs at its peak {row["peak_mib"]:.0f} MiB
-above the loaded model, {row["peak_to_picture"]:.2f} times the picture.
+`{row["model"]}` on {row["width"]}x{row["height"]} ({pixels / 1e6:.0f} megapixels, {pixels * 3 / 2**20:.0f} MiB
+of pixels), from file to file: the peak is {row["peak_mib"]:.0f} MiB above the loaded model,
+{row["peak_to_picture"]:.2f} times the picture.
 
 Command: `python eval/bench_inference.py --models {row["model"]} --sizes {row["width"]} --repeats 1
 --skip-rendering`.
@@ -176,9 +175,9 @@ def diffusion_section(report: dict[str, Any]) -> str:
     options = " ".join(f"--{key} {settings[key]}" for key in ("components", "size", "steps", "repeats"))
     return f"""## Diffusion
 
-The pipeline with guidance and two ControlNets beside diffusers' own, and beside the forward passes
-alone ("floor", which embeds the control images once, as the pipeline does). The rows "cond" run the
-ControlNets on the conditional half.
+The pipeline with guidance and two ControlNets (`ours`), the pipeline of diffusers, and the forward passes alone
+(`floor`, which embeds the control images once, as our pipeline does). The rows `_cond` run the ControlNets only
+on the conditional half of the batch.
 
 {table(heads, rows)}
 
@@ -194,7 +193,7 @@ def runtime_section(report: dict[str, Any]) -> str:
     ]
     return f"""## Exported models
 
-How many times as fast as PyTorch, by processor time (above 1: faster).
+CPU time of PyTorch divided by CPU time of the runtime (above 1: faster than PyTorch).
 
 {table(["what", "PyTorch, ms", *others], rows)}
 
@@ -220,8 +219,9 @@ def networks_section(report: dict[str, Any]) -> str:
 
 {table(heads, rows)}
 
-Command: `{report["command"]}`. {report["note"]} "-": not run. Networks that predict filters work on
-a thumbnail of any picture. HDNet omits the parameters that the official code stores and never uses.
+Command: `{report["command"]}`. {report["note"]} "-": not run. Networks that predict
+filters read a thumbnail of a picture of any size. HDNet omits the parameters that the official code stores and
+never uses.
 """
 
 

@@ -138,11 +138,15 @@ def _shrink(
     picture: Picture, size: tuple[int, int], layers: Callable[[Tensor, slice], tuple[Tensor, ...]]
 ) -> tuple[Tensor, ...]:
     """Resize the layers made from the sRGB values, antialiased, reading the picture in bands of rows."""
-    narrow: list[tuple[Tensor, ...]] = []
+    narrow: list[Tensor] = []
     for rows in row_bands(picture.size):
         rgb = torch.from_numpy(picture.read_srgb(rows)).permute(2, 0, 1)[None].contiguous()
-        narrow.append(tuple(_resize(t, (t.shape[2], size[1]), True) for t in layers(rgb, rows)))
-    return tuple(_resize(torch.cat(bands, 2), size, True) for bands in zip(*narrow, strict=True))
+        parts = [_resize(t, (t.shape[2], size[1]), True) for t in layers(rgb, rows)]
+        # Collected in place: small results between the large blocks of each band would leave holes.
+        narrow = narrow or [t.new_empty(1, t.shape[1], picture.size[0], size[1]) for t in parts]
+        for whole, part in zip(narrow, parts, strict=True):
+            whole[:, :, rows] = part
+    return tuple(_resize(whole, size, True) for whole in narrow)
 
 
 def _resize(image: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:

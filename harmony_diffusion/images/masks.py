@@ -1,6 +1,8 @@
 """Masks: read from anything, checked, and returned as float32 with 1 on the foreground."""
 
+import mmap
 import os
+import sys
 from typing import TYPE_CHECKING, Union
 
 import cv2
@@ -30,6 +32,8 @@ MaskSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor
 Label = int | tuple[int, int, int]
 
 RESIZE_MASK = "Give one of the same size, or use `load_mask(…, size=…, resize=True)` (`--resize-mask`)."
+# Bytes of a mask of 8 megapixels.
+_LARGE_MASK = 32 << 20
 _CHOOSE_LABEL = "Choose one with `load_mask(…, label=…)` (`--label`)."
 
 # Lossy formats: values this close to black or white (of 255) are noise, and a mask with this share of them is
@@ -286,13 +290,23 @@ def _scaled(plane: np.ndarray, name: str, lossy: bool) -> np.ndarray:
 
 def _share_of(plane: np.ndarray, white: int) -> np.ndarray:
     """Divide by `white`, as float32; surroundings of the foreground are not written and need no memory."""
-    mask = np.zeros(plane.shape, np.float32)
+    mask = _zeros((plane.shape[0], plane.shape[1]))
     for rows in row_chunks(len(plane)):
         columns = np.flatnonzero(plane[rows].any(axis=0))
         if columns.size:
             window = rows, slice(columns[0], columns[-1] + 1)
             np.divide(plane[window], np.float32(white), out=mask[window], dtype=np.float32)
     return mask
+
+
+def _zeros(shape: tuple[int, int]) -> np.ndarray:
+    """Return zeros in float32 that take memory only where they are written."""
+    size = 4 * shape[0] * shape[1]
+    if sys.platform == "win32" or size < _LARGE_MASK:
+        return np.zeros(shape, np.float32)
+    # NumPy asks for pages of 2 MB, each of which holds whole rows.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.float32).reshape(shape)
 
 
 def _is_near_binary(counts: np.ndarray) -> bool:
