@@ -40,7 +40,7 @@ PEERS = {
     "idt": None,
     "poisson": "cv2",
 }
-# Most of the peer's time, and most of the time before (CHANGELOG 0.3.0).
+# At most these shares of the peer's time, and of the time before.
 BARS = {"reinhard": 1.3, "mkl": 1.3, "histogram_matching": 2.0, "poisson": 2.5}
 BARS_BEFORE = {"idt": 0.25}
 FOREGROUND_RATIO = 0.2
