@@ -2,13 +2,13 @@
 
     python eval/bench_inference.py --models reinhard harmonizer --sizes 512 2048 --output outputs/bench.json
 
-Times are seconds of CPU time and of wall time, medians of several runs, in four parts that add up to the total:
-decode (read the JPEG composite and the PNG mask), model (thumbnail and network), apply (change the full-size
-foreground) and encode (write a JPEG). The ratio is the total divided by decode and encode, in CPU time. Memory
-is the peak of the process minus its memory after loading the model; it is also given as a multiple of the
-picture's pixels in memory. Each model runs in its own process. Networks have random weights, which does not
-change the time. Pictures are synthetic, 3:2, with a foreground ratio of 20 %. Memory of a 64-megapixel picture
-(bar: at most 3 times the picture):
+Times are seconds of CPU time and of wall time, medians of several runs, in four parts that add up to the
+total: decode (read the JPEG composite and the PNG mask), model (thumbnail and network), apply (change the
+full-size foreground) and encode (write a JPEG). The ratio is the total divided by decode and encode, in CPU
+time. Memory is the peak of the process minus its memory after loading the model; it is also given as a
+multiple of the picture's pixels in memory. Each model runs in its own process. Networks have random
+weights, which does not change the time. Pictures are synthetic, 3:2, with a foreground ratio of 20 %.
+Memory of a 64-megapixel picture (bar: at most 3 times the picture):
 
     python eval/bench_inference.py --models color_grid --sizes 9798 --repeats 1 --skip-rendering
 
@@ -164,7 +164,7 @@ def render_plainly(picture: Picture, mask: np.ndarray, filters: torch.Tensor) ->
 
 @torch.no_grad()
 def measure_rendering(repeats: int) -> dict[str, Any]:
-    """Time Harmonizer's filters on a 4K picture, on packed foreground pixels and on the whole image, in turn."""
+    """Time Harmonizer's filters on a 4K picture, on packed pixels and on the whole image, in turn."""
     model = create_model("harmonizer").eval()
     filters = torch.tensor([[0.2, -0.1, 0.3, 0.25, -0.2, 0.15]])
     with tempfile.TemporaryDirectory() as folder:

@@ -19,13 +19,13 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """# Speed
 
 This page is made by `python eval/make_speed_page.py` from the files in `docs/speed/`, which the benchmarks
-write. Ratios and CPU times are valid on a machine with other load. Wall times are shown together with the load
-average before the run.
+write. Ratios and CPU times are valid on a machine with other load. Wall times are shown together with the
+load average before the run.
 
-The programs of this project (`harmony`, `train/`, `eval/`) keep freed memory for the next image, which avoids
-page faults. `HARMONY_KEEP_MEMORY=0` switches this off. Importing the library does not change the allocator. In
-your own program, set `OMP_WAIT_POLICY=PASSIVE`, as these programs do. Otherwise PyTorch's threads spin while
-they wait and occupy cores that other threads need.
+The programs of this project (`harmony`, `train/`, `eval/`) keep freed memory for the next image, which
+avoids page faults. `HARMONY_KEEP_MEMORY=0` switches this off. Importing the library does not change the
+allocator. In your own program, set `OMP_WAIT_POLICY=PASSIVE`, as these programs do. Otherwise PyTorch's
+threads spin while they wait and occupy cores that other threads need.
 """
 
 
@@ -80,9 +80,9 @@ def start_section(report: dict[str, Any]) -> str:
         )
     return f"""## Start
 
-Complete commands on a picture of {report["settings"]["size"]} pixels, and the imports that they need. "Before"
-is the commit at which `harmony image` still imported the pipelines. Most of the remaining time is the import of
-PyTorch and of the model base classes of diffusers. `--runtime onnx` needs neither.
+Complete commands on a picture of {report["settings"]["size"]} pixels, and the imports that they need.
+"Before" is the commit at which `harmony image` still imported the pipelines. Most of the remaining time is
+the import of PyTorch and of the model base classes of diffusers. `--runtime onnx` needs neither.
 
 {table(heads, rows)}
 
@@ -91,7 +91,16 @@ Command: `taskset -c 0 python eval/bench_start.py --before CHECKOUT`. {machine(r
 
 
 def classical_section(report: dict[str, Any]) -> str:
-    heads = ["method", "library", "CPU ms", "library, ms", "to library", "before", "to before", "difference of 255"]
+    heads = [
+        "method",
+        "library",
+        "CPU ms",
+        "library, ms",
+        "to library",
+        "before",
+        "to before",
+        "difference of 255",
+    ]
     rows = []
     for row in report["rows"]:
         cpu, difference = row["cpu_ms"], row.get("difference_to_before_of_255")
@@ -110,10 +119,10 @@ def classical_section(report: dict[str, Any]) -> str:
     width, height = report["settings"]["size"]
     return f"""## Methods without weights
 
-One picture of {width}x{height} pixels, foreground ratio 20 %, from array to array, compared with libraries that
-implement the same method. "Difference" is the mean absolute difference between the results of this and the
-older commit. IDT is sensitive to rounding: after each rotation, pixels of equal colour differ by rounding
-errors, and the older code ranked them by these errors.
+One picture of {width}x{height} pixels, foreground ratio 20 %, from array to array, compared with libraries
+that implement the same method. "Difference" is the mean absolute difference between the results of this and
+the older commit. IDT is sensitive to rounding: after each rotation, pixels of equal colour differ by
+rounding errors, and the older code ranked them by these errors.
 
 {table(heads, rows, 2)}
 
@@ -155,8 +164,8 @@ def large_section(report: dict[str, Any]) -> str:
     pixels = row["width"] * row["height"]
     return f"""## Memory of large pictures
 
-`{row["model"]}` on {row["width"]}x{row["height"]} ({pixels / 1e6:.0f} megapixels, {pixels * 3 / 2**20:.0f} MiB
-of pixels), from file to file: the peak is {row["peak_mib"]:.0f} MiB above the loaded model,
+`{row["model"]}` on {row["width"]}x{row["height"]} ({pixels / 1e6:.0f} megapixels, {pixels * 3 / 2**20:.0f}
+MiB of pixels), from file to file: the peak is {row["peak_mib"]:.0f} MiB above the loaded model,
 {row["peak_to_picture"]:.2f} times the picture.
 
 Command: `python eval/bench_inference.py --models {row["model"]} --sizes {row["width"]} --repeats 1
@@ -175,9 +184,9 @@ def diffusion_section(report: dict[str, Any]) -> str:
     options = " ".join(f"--{key} {settings[key]}" for key in ("components", "size", "steps", "repeats"))
     return f"""## Diffusion
 
-The pipeline with guidance and two ControlNets (`ours`), the pipeline of diffusers, and the forward passes alone
-(`floor`, which embeds the control images once, as our pipeline does). The rows `_cond` run the ControlNets only
-on the conditional half of the batch.
+The pipeline with guidance and two ControlNets (`ours`), the pipeline of diffusers, and the forward passes
+alone (`floor`, which embeds the control images once, as our pipeline does). The rows `_cond` run the
+ControlNets only on the conditional half of the batch.
 
 {table(heads, rows)}
 
@@ -219,9 +228,8 @@ def networks_section(report: dict[str, Any]) -> str:
 
 {table(heads, rows)}
 
-Command: `{report["command"]}`. {report["note"]} "-": not run. Networks that predict
-filters read a thumbnail of a picture of any size. HDNet omits the parameters that the official code stores and
-never uses.
+Command: `{report["command"]}`. {report["note"]} "-": not run. Networks that predict filters read a
+thumbnail of a picture of any size. HDNet omits the parameters that the official code stores and never uses.
 """
 
 
