@@ -11,10 +11,8 @@ medians over the pairs. The first round warms up, unless it is the only one.
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from PIL import Image, ImageChops
 
-from harmony_diffusion.reports.timing import Spent, describe_run, median_of, ratio, take_turns, write_report
+from harmony_diffusion.reports.timing import (
+    Spent,
+    describe_run,
+    median_of,
+    ratio,
+    run_command,
+    take_turns,
+    write_report,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("import torch", "import models", "harmony image", "harmony image --runtime onnx")
@@ -51,40 +57,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def environment(checkout: Path) -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": str(checkout.resolve()),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
-def run_once(command: list[str], checkout: Path) -> tuple[Spent, float]:
-    """Run a command of a checkout; return its times and its peak memory in MiB.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        env=environment(checkout),
-        cwd=checkout,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    # The peak of this small process, which a child begins with, is below that of any row.
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"`{' '.join(command)}` in {checkout} failed:\n{errors}")
-    peak = usage.ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
-    return Spent(usage.ru_utime + usage.ru_stime, time.perf_counter() - start), peak
-
-
 def make_cases(args: argparse.Namespace, folder: Path) -> dict[str, Case]:
     """Write the picture, its mask and the exported model; return what each row runs."""
     for name, suffix in (("composite.jpg", "png"), ("mask.png", "png")):
@@ -103,7 +75,7 @@ def make_cases(args: argparse.Namespace, folder: Path) -> dict[str, Case]:
         "harmony image --runtime onnx": Case([*harmonize, str(exported), "--runtime", "onnx"], output, False),
     }
     if "harmony image --runtime onnx" in args.rows:
-        run_once([*python, "-m", "harmony_diffusion.cli", "export", args.model, str(exported)], ROOT)
+        run_command([*python, "-m", "harmony_diffusion.cli", "export", args.model, str(exported)], ROOT)
     return {name: cases[name] for name in args.rows}
 
 
@@ -114,7 +86,7 @@ def measure(name: str, case: Case, rounds: int, before: Path | None) -> dict[str
     pictures: dict[str, Image.Image] = {}
 
     def timed(key: str) -> Spent:
-        spent, peak = run_once(case.command, checkouts[key])
+        spent, peak = run_command(case.command, checkouts[key])
         peaks[key].append(peak)
         if case.output:
             with Image.open(case.output) as file:

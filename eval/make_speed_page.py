@@ -16,6 +16,7 @@ from typing import Any
 from harmony_diffusion.images.output_files import write_atomically
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+STEPS_OF_TRAINING = 6  # of `bench_programs.py`
 HEAD = """# Speed
 
 This page is made by `python eval/make_speed_page.py` from the files in `docs/speed/`, which the benchmarks
@@ -87,6 +88,27 @@ the import of PyTorch and of the model base classes of diffusers. `--runtime onn
 {table(heads, rows)}
 
 Command: `taskset -c 0 python eval/bench_start.py --before CHECKOUT`. {machine(report)}
+"""
+
+
+def programs_section(report: dict[str, Any]) -> str:
+    heads = ["program", "CPU s", "before", "ratio", "wall s", "before", "ratio", "pixels that differ"]
+    rows = []
+    for row in report["rows"]:
+        cpu, wall, different = row["cpu_seconds"], row["wall_seconds"], row.get("different_pixels")
+        times = [number(cpu["ours"]), number(cpu["before"]), number(row["to_before"])]
+        times += [number(wall["ours"]), number(wall["before"]), number(row["wall_to_before"])]
+        rows.append([f"`{row['row']}`", *times, "-" if different is None else f"{different:.2%}"])
+    settings = report["settings"]
+    return f"""## Programs
+
+`eval_fid` on two folders of {settings["pictures"]} pictures; {STEPS_OF_TRAINING} steps of training iDIH with
+8 pictures of 256 pixels; {settings["calls"]} calls of the pipeline on a picture of 1024x768 pixels. "Before"
+is the older commit. Pixels that differ from its result do so by at most 1 of 255.
+
+{table(heads, rows)}
+
+Command: `taskset -c 0 python eval/bench_programs.py --before CHECKOUT`. {machine(report)}
 """
 
 
@@ -235,6 +257,7 @@ thumbnail of a picture of any size. HDNet omits the parameters that the official
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "start": start_section,
+    "programs": programs_section,
     "inference": inference_section,
     "large": large_section,
     "classical": classical_section,

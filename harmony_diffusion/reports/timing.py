@@ -10,6 +10,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +34,36 @@ def spend(run: Callable[[], Any]) -> Spent:
     cpu, wall = time.process_time(), time.perf_counter()
     run()
     return Spent(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def run_command(command: Sequence[str], checkout: Path) -> tuple[Spent, float]:
+    """Run a command with the package of a checkout, on one thread.
+
+    Returns:
+        Its time, and its peak memory in MiB.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    changes = {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        env=os.environ | changes,
+        cwd=checkout,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    # The child starts with the peak of this process, which is below that of any program measured here.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"`{' '.join(command)}` in {checkout} failed:\n{errors}")
+    peak = usage.ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
+    return Spent(usage.ru_utime + usage.ru_stime, time.perf_counter() - start), peak
 
 
 def take_turns(
