@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from harmony_diffusion import __version__
-from harmony_diffusion.errors import ExportError, InputError, MissingDependencyError, OutputError
+from harmony_diffusion.errors import ExportError, InputError, MissingDependencyError
 from harmony_diffusion.export.folder import (
     APPLICATION,
     DESCRIPTION,
@@ -36,8 +36,7 @@ from harmony_diffusion.export.readme import describe
 from harmony_diffusion.export.runtime import OnnxModel
 from harmony_diffusion.hub.card import read_header
 from harmony_diffusion.models import MODELS, model_class
-from harmony_diffusion.paths import exists
-from harmony_diffusion.training.checkpoints import write_folder_atomically
+from harmony_diffusion.training.checkpoints import check_replaceable, write_folder_atomically
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -106,17 +105,12 @@ def check_exportable(model: Any) -> None:
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to replace anything but a folder that was exported before.
+    """Refuse a folder that cannot be made, and to replace anything but one that was exported before.
 
     Raises:
-        OutputError: The folder exists, and `overwrite` is false or it holds something else.
+        OutputError: It cannot be made; or it exists, and `overwrite` is false or it holds something else.
     """
-    if not exists(folder, OutputError):
-        return
-    if not overwrite:
-        raise OutputError(folder, "exists already", "Choose another name, or allow it with `--overwrite`.")
-    if not folder.is_dir() or (any(folder.iterdir()) and not is_exported(folder)):
-        raise OutputError(folder, "holds something else than an exported model", "Choose another name.")
+    check_replaceable(folder, "an exported model", is_exported, overwrite=overwrite)
 
 
 def check_packages() -> None:

@@ -63,7 +63,7 @@ class Card:
         Raises:
             InputError: One that the Hub would refuse.
         """
-        if not _IDENTIFIER.fullmatch(self.license):
+        if not (isinstance(self.license, str) and _IDENTIFIER.fullmatch(self.license)):
             raise InputError(
                 "license", f"is {self.license!r}", "Give an identifier of the Hub, such as apache-2.0."
             )
@@ -77,7 +77,7 @@ class Card:
             raise InputError("repository", f"is {self.repository!r}", "Give owner/name.")
         for name, ids in (("base_model", self.base_model), ("datasets", self.datasets)):
             for one in ids:
-                if not _REPOSITORY.fullmatch(one):
+                if not (isinstance(one, str) and _REPOSITORY.fullmatch(one)):
                     raise InputError(name, f"holds {one!r}, which is no id of the Hub", "Give owner/name.")
 
     def render(self, pipeline: str, model_name: str, *, reads_text: bool, has_examples: bool) -> str:
@@ -143,7 +143,7 @@ def read_card(path: Path, **changes: Any) -> Card:
     if path.is_file():
         try:
             card = ModelCard(path.read_bytes().decode("utf-8"))
-        except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        except (TypeError, ValueError, yaml.YAMLError, RecursionError) as error:
             raise InputError(path, f"is no model card: {' '.join(str(error).split())}") from None
         data: Any = card.data
         known = {name: data.get(name) for name in ("license", "license_name", "license_link")}

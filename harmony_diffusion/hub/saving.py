@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from harmony_diffusion import __version__
-from harmony_diffusion.errors import InputError, InputTypeError, OutputError
+from harmony_diffusion.errors import InputError, InputTypeError
 from harmony_diffusion.hub.card import EXAMPLES, Card
 from harmony_diffusion.hub.checks import check_for_publication
 from harmony_diffusion.models import MODELS, model_class
@@ -20,10 +20,13 @@ from harmony_diffusion.models.hub_files import INDEX
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 from harmony_diffusion.pipelines.hub_folders import own_classes
 from harmony_diffusion.pipelines.saving_and_loading import SavedPipeline
-from harmony_diffusion.training.checkpoints import write_folder_atomically
+from harmony_diffusion.training.checkpoints import check_replaceable, write_folder_atomically
 from harmony_diffusion.training.model_card import drop_local_paths
 
 _LARGE = ("*.safetensors", "*.onnx", "*.jpg", "*.png", "*.webp")
+_EXPORT = "export.json"  # that every folder of `harmony export` holds
+_JPEG = b"\xff\xd8\xff"
+_ALWAYS = (INDEX, "README.md", "requirements.txt", ".gitattributes")  # files that every such folder holds
 _ENTRY = '"""Entry file for diffusers; the code comes with `pip install harmony-diffusion`."""\n\n'
 
 
@@ -51,20 +54,20 @@ def save_for_hub(
         examples: JPEG for the card.
         eval_results: Folder of YAML files by `reports.hub_results.write_eval_results`.
         onnx: Folder of an exported model, copied as `onnx/`.
-        overwrite: Replace an existing folder.
+        overwrite: Replace a folder that was written before.
 
     Returns:
         The folder.
 
     Raises:
         InputError: The card lacks what the Hub requires, or a file must not be published; says which.
-        OutputError: The folder exists.
+        OutputError: The folder cannot be made; or it exists, and `overwrite` is false or it holds something
+            else.
     """
     card.check()
     pipe = _as_pipeline(pipeline_or_model)
     target = Path(folder)
-    if target.exists() and not overwrite:
-        raise OutputError(target, "exists already", "Replace it with `overwrite` (`--overwrite`).")
+    check_replaceable(target, "a folder for the Hub", _is_for_hub, overwrite=overwrite)
     for name, source, is_right in (
         ("examples", examples, os.path.isfile),
         ("eval_results", eval_results, os.path.isdir),
@@ -72,6 +75,9 @@ def save_for_hub(
     ):
         if source is not None and not is_right(source):
             raise InputError(name, f"names {os.fspath(source)}, which does not exist", "Leave it out.")
+
+    if examples is not None and not Path(examples).read_bytes().startswith(_JPEG):
+        raise InputError("examples", f"names {os.fspath(examples)}, which is no JPEG file", "Convert it.")
 
     def write(staging: Path) -> None:
         pipe.save_pretrained(staging)
@@ -96,11 +102,18 @@ def save_for_hub(
         )
         (staging / "README.md").write_text(text, "utf-8")
         check_for_publication(staging)
+        if onnx is not None and not (staging / "onnx" / _EXPORT).is_file():
+            reason = f"names {os.fspath(onnx)}, which has no {_EXPORT}"
+            raise InputError("onnx", reason, "Give a folder written by `harmony export`.")
         for path in staging.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors denies access to all other users
 
     write_folder_atomically(target, write)
     return target
+
+
+def _is_for_hub(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _ALWAYS)
 
 
 def _as_pipeline(given: Any) -> SavedPipeline:

@@ -5,6 +5,7 @@ and the number of steps done: no state of a random generator is ever saved.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -16,7 +17,9 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
-from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.errors import CheckpointError, HarmonyError, OutputError
+from harmony_diffusion.images.output_files import output_error
+from harmony_diffusion.paths import exists, is_folder
 from harmony_diffusion.training.ema import MovingAverage
 
 UNFINISHED = ".unfinished-"
@@ -33,11 +36,18 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
     Args:
         folder: Folder to make.
         write: Function that fills a temporary folder.
+
+    Raises:
+        OutputError: The file system refuses the folder or what is written into it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
-    staging.chmod(0o755)  # mkdtemp denies access to all other users
+    check_new_folder(folder)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
+    except (OSError, ValueError) as error:
+        raise output_error(folder, error) from error
+    try:
+        staging.chmod(0o755)  # mkdtemp denies access to all other users
         write(staging)
         for path in [*staging.rglob("*"), staging]:
             _sync_to_disk(path)
@@ -45,9 +55,57 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
             discard_folder(folder)
         staging.rename(folder)
         _sync_to_disk(folder.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, HarmonyError) and _is_in(staging, error):
+            raise output_error(folder, error) from error
         raise
+
+
+def check_replaceable(folder: Path, kind: str, is_one: Callable[[Path], bool], *, overwrite: bool) -> None:
+    """Check, before any work is done, that a folder can be made, or replaced without the loss of other files.
+
+    Args:
+        folder: Folder to make.
+        kind: What it will be, for the message.
+        is_one: Tells whether a folder is such a one.
+        overwrite: Whether such a folder may be replaced.
+
+    Raises:
+        OutputError: It cannot be made; or it exists, and `overwrite` is false or it holds something else.
+    """
+    check_new_folder(folder)
+    if not exists(folder, OutputError):
+        return
+    if not overwrite:
+        fix = "Replace it with --overwrite (`overwrite=True`), or choose another name."
+        raise OutputError(folder, "exists already", fix)
+    if not folder.is_dir() or (any(folder.iterdir()) and not is_one(folder)):
+        raise OutputError(folder, f"holds something else than {kind}", "Choose another name.")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Check, before any work is done, that a folder can be made or replaced.
+
+    Raises:
+        OutputError: It cannot: a part of its path is a file, or may not be written to.
+    """
+    exists(folder, OutputError)
+    parent = folder.parent
+    while not exists(parent, OutputError):
+        parent = parent.parent
+    if not is_folder(parent, OutputError):
+        raise output_error(folder, NotADirectoryError(errno.ENOTDIR, ""))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise output_error(folder, PermissionError(errno.EACCES, ""))
+
+
+def _is_in(folder: Path, error: OSError) -> bool:
+    """Return True if an error is about a file in a folder, or names no file, as on a full disk."""
+    named = error.filename
+    if not isinstance(named, str | os.PathLike):
+        return named is None
+    return Path(named).absolute().is_relative_to(folder.absolute())
 
 
 def discard_folder(folder: Path) -> None:

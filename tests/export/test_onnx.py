@@ -194,3 +194,13 @@ def test_the_default_exports_with_parity_and_half_the_size(tmp_path):
     weights = sum(p.numel() for p in model.parameters())
     assert (folder / "network.onnx").stat().st_size < 2.3 * weights
     assert OnnxModel(folder).size == (model.working_size, model.working_size)
+
+
+def test_folders_that_cannot_be_made_are_refused_before_any_work(tmp_path, monkeypatch):
+    import harmony_diffusion.export.onnx as module
+
+    monkeypatch.setattr(module, "network_graph", None)  # any work would fail
+    (tmp_path / "file").write_text("")
+    for name, words in (("file/out", "is a file"), ("x" * 300, "too long")):
+        with pytest.raises(OutputError, match=words):
+            export_onnx(Gain().eval(), tmp_path / name)

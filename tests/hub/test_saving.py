@@ -228,3 +228,45 @@ def test_the_command_keeps_sections_scores_and_half_precision(model, tmp_path, c
     assert sizes[0] == sizes[1]
     assert main(["hub", "default", str(tmp_path / "other")]) == 2
     assert "--license-name" in capsys.readouterr().err
+
+
+def test_only_what_was_written_for_the_hub_is_replaced(model, tmp_path):
+    photographs, file = tmp_path / "photographs", tmp_path / "file.txt"
+    photographs.mkdir()
+    (photographs / "only_copy.jpg").write_bytes(b"precious")
+    file.write_text("precious")
+    for target in (photographs, file):
+        with pytest.raises(OutputError, match="something else"):
+            save_for_hub(model, target, card=CARD, overwrite=True)
+    assert (photographs / "only_copy.jpg").read_bytes() == file.read_bytes() == b"precious"
+    folder = save_for_hub(model, tmp_path / "folder", card=CARD)
+    (folder / "old.md").write_text("old")
+    save_for_hub(model, folder, card=CARD, overwrite=True)
+    assert not (folder / "old.md").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, words in (("file/sub", "is a file"), ("a\0b", "is no path"), ("x" * 300, "too long")):
+        with pytest.raises(OutputError, match=words):
+            save_for_hub(model, tmp_path / name, card=CARD)
+
+
+def test_examples_and_exports_that_are_none_are_refused(model, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("notes")
+    for options, words in (
+        ({"examples": tmp_path / "text.jpg"}, "is no JPEG file"),
+        ({"onnx": tmp_path / "notes"}, "notes, which has no export.json"),
+    ):
+        with pytest.raises(InputError, match=words):
+            save_for_hub(model, tmp_path / "folder", card=CARD, **options)
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("line", ["license: 5", "license: [mit]", "license: mit\ntags: 5"])
+def test_cards_with_values_of_other_types_are_refused(tmp_path, line):
+    (tmp_path / "README.md").write_text(f"---\n{line}\n---\n")
+    with pytest.raises(InputError, match="license: is|is no model card"):
+        read_card(tmp_path / "README.md").check()
