@@ -79,7 +79,15 @@ def read_description(folder: Path) -> Description:
             sums={str(name): str(noted["sha256"]) for name, noted in fields["files"].items()},
             fields=fields,
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: is damaged ({error!r}). Export the model again.") from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from harmony_diffusion.boxes import Box
-from harmony_diffusion.errors import InputError, MaskError, TooLargeError
+from harmony_diffusion.errors import CheckpointError, InputError, MaskError, TooLargeError
 from harmony_diffusion.export.runtime import OnnxModel
 from harmony_diffusion.highres.windows import (
     allowed_background,
@@ -22,7 +22,6 @@ from harmony_diffusion.highres.windows import (
 )
 from harmony_diffusion.images.picture import Picture
 
-_WHOLE = slice(None)
 # Filters that measure the picture get it whole, as float32 with all that is computed between.
 _MAX_WHOLE_PIXELS = 40_000_000
 
@@ -52,6 +51,7 @@ def harmonize_picture(
         SizeMismatchError: `mask` or `reference` has another size than the picture.
         MaskError: No visible background is left to harmonize to.
         InputError: `strength` lies outside [0, 1].
+        CheckpointError: The graphs cannot be run, or return something else than a picture.
         TooLargeError: The model's filters need the whole picture at once, and it is too large for that.
     """
     if not 0 <= strength <= 1:
@@ -194,7 +194,9 @@ def _harmonize(
 ) -> Picture:
     composite, small_mask = make_thumbnail(model, picture, mask, allowed)
     if model.description.kind == "dense":
-        return _carry_over(picture, mask, composite, small_mask, model(composite, small_mask), strength)
+        harmonized = model(composite, small_mask)
+        _check_finite(model, harmonized)
+        return _carry_over(picture, mask, composite, small_mask, harmonized, strength)
     filters = model.predict_filters(composite, small_mask)
     if model.description.frame_wide:
         if mask.size > _MAX_WHOLE_PIXELS:
@@ -210,8 +212,16 @@ def _harmonize(
                 f"cannot be used with {model.description.model} here: it measures the whole picture",
                 "Use PyTorch (leave out `--runtime`).",
             )
-        return _render(model, picture, mask, filters, [(_WHOLE, _WHOLE)], strength)
+        whole = slice(0, mask.shape[0]), slice(0, mask.shape[1])
+        return _render(model, picture, mask, filters, [whole], strength)
     return _render(model, picture, mask, filters, foreground_windows(mask), strength)
+
+
+def _check_finite(model: OnnxModel, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{model.folder}: its graphs return values that are no finite numbers. Export the model again."
+        )
 
 
 def _render(
@@ -232,6 +242,7 @@ def _render(
             there = _enlarge(filters, picture.size, window, upsampling or "bilinear")
         planes = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
         changed = model.apply_filters(planes, there, np.ascontiguousarray(share[None, None]))
+        _check_finite(model, changed)
         values = changed[0].transpose(1, 2, 0)
         if strength != 1:
             values = image + np.float32(strength) * (values - image)

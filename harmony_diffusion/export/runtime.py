@@ -64,6 +64,7 @@ class OnnxModel:
 
         Raises:
             InputError: Another size, or the model predicts no filters.
+            CheckpointError: The graph cannot be run, or returns something else.
         """
         self._check_kind("filters")
         return self._run(NETWORK, *self._thumbnail(composite, mask))
@@ -128,9 +129,33 @@ class OnnxModel:
             except Exception as error:  # onnxruntime's errors have no base of their own
                 raise CheckpointError(f"{self.folder / name}: cannot be opened: {_line(error)}") from error
         try:
-            return self._graphs[name](dict(zip(_INPUTS[name], inputs, strict=True)))
+            result = self._graphs[name](dict(zip(_INPUTS[name], inputs, strict=True)))
         except Exception as error:
             raise CheckpointError(f"{self.folder / name}: failed to run: {_line(error)}") from error
+        is_picture = name == APPLICATION or self.description.kind == "dense"
+        self._check_result(name, result, inputs[0].shape if is_picture else None)
+        return result
+
+    def _check_result(self, name: str, result: Any, expected: tuple[int, ...] | None) -> None:
+        """Check what a graph returns: nothing but the graph itself says that it is a picture, or filters.
+
+        Args:
+            name: Of the graph.
+            result: Its first output.
+            expected: Shape of the picture that it must return; None = filters.
+        """
+        shape = getattr(result, "shape", None)
+        fits = (
+            shape == expected
+            if expected
+            else shape is not None and shape[:1] == (1,) and len(shape) in (2, 4)
+        )
+        if not fits or result.dtype != np.float32:
+            wanted = f"float32 {expected}" if expected else "float32 (1, F) or (1, F, h, w)"
+            found = "no array" if shape is None else f"{result.dtype} {shape}"
+            raise CheckpointError(
+                f"{self.folder / name}: returns {found}, expected {wanted}. Export the model again."
+            )
 
 
 def _check_pair(image: np.ndarray, mask: np.ndarray) -> None:

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from harmony_diffusion import __version__
-from harmony_diffusion.errors import CheckpointError
-from harmony_diffusion.export.folder import is_exported
-from harmony_diffusion.paths import find
+from harmony_diffusion.errors import CheckpointError, OutputError
+from harmony_diffusion.export.folder import is_exported, read_description, sha256_of
+from harmony_diffusion.paths import exists, find
 
 # As `harmony_diffusion.models` names them, which imports PyTorch; a test compares.
 DEFAULT_MODEL = "color_grid"
@@ -39,6 +40,7 @@ def exported_folder(
         CheckpointError: Nothing to export by this name.
         ExportError: The model cannot be exported.
         MissingDependencyError: A package that the export needs is not installed.
+        OutputError: The cache cannot be written to.
     """
     path = Path(name_or_path)
     find(path)
@@ -56,13 +58,44 @@ def exported_folder(
     for file in (config, weights):
         sums.update(file.read_bytes())
     folder = cache_folder() / "onnx" / f"{source.name}-{sums.hexdigest()[:16]}"
-    if not is_exported(folder):
-        from harmony_diffusion.export.onnx import check_packages, export_onnx
-
-        check_packages()
-        if announce is not None:
-            announce(f"exporting {name} once to {folder}")
-        from harmony_diffusion.models import load_model
-
-        export_onnx(load_model(source), folder)
+    if not _is_whole(folder):
+        _export_once(source, name, folder, announce)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return True if an export in the cache is as it was written: no error could say how to mend it."""
+    if not is_exported(folder):
+        return False
+    try:
+        sums = read_description(folder).sums
+        return all(sha256_of(folder / name) == noted for name, noted in sums.items())
+    except (CheckpointError, OSError):
+        return False
+
+
+def _export_once(source: Path, name: str, folder: Path, announce: Callable[[str], None] | None) -> None:
+    """Export to the cache; what another process has put there meanwhile stays."""
+    from harmony_diffusion.export.onnx import check_packages, export_onnx
+    from harmony_diffusion.training.checkpoints import check_new_folder, discard_folder
+
+    check_packages()
+    try:
+        check_new_folder(folder)
+    except OutputError as error:
+        remedy = f"Name a folder for the cache by {CACHE_VARIABLE}, or give one of `harmony export`."
+        raise OutputError(error.path, error.reason, remedy) from error
+    if announce is not None:
+        announce(f"exporting {name} once to {folder}")
+    from harmony_diffusion.models import load_model
+
+    own = folder.with_name(f".{folder.name}-{os.getpid()}")
+    export_onnx(load_model(source), own, overwrite=True)
+    if exists(folder) and not _is_whole(folder):
+        discard_folder(folder)
+    try:
+        own.rename(folder)
+    except OSError:
+        shutil.rmtree(own, ignore_errors=True)
+        if not _is_whole(folder):
+            raise

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from small_models import make_mask, make_picture
 
-from harmony_diffusion.errors import InputError, MaskError, TooLargeError
+from harmony_diffusion.errors import CheckpointError, InputError, MaskError, TooLargeError
 from harmony_diffusion.export import full_size
 from harmony_diffusion.export.full_size import fill_smoothly, harmonize_picture, make_thumbnail, resize
 from harmony_diffusion.export.runtime import OnnxModel
@@ -149,3 +149,12 @@ def test_the_command_harmonizes_without_importing_torch(exported, tmp_path):
     expected = harmonize_picture(OnnxModel(exported["gain"]), picture, np.rint(mask * 255).astype("f4") / 255)
     assert np.array_equal(load_picture(tmp_path / "out.png").pixels, expected.pixels)
     assert (tmp_path / "out_before_after.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["gain", "dense"])
+def test_values_that_are_no_numbers_are_refused(exported, monkeypatch, name):
+    model = OnnxModel(exported[name])
+    run = model._run
+    monkeypatch.setattr(model, "_run", lambda graph, *inputs: run(graph, *inputs) * np.float32(np.nan))
+    with pytest.raises(CheckpointError, match="no finite numbers"):
+        harmonize_picture(model, make_picture(), make_mask())

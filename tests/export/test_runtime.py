@@ -173,3 +173,35 @@ def test_folders_that_are_no_exports_are_refused(tmp_path):
     (tmp_path / "export.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         OnnxModel(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["network.onnx", "apply.onnx"])
+@pytest.mark.parametrize("node", ["ReduceMean", "Shape"])
+def test_what_a_graph_returns_is_checked(copy, arrays, name, node):
+    """Another shape and another type, of a folder whose sums are right."""
+    image, mask = (np.ascontiguousarray(x[:, :, :64, :64] * 0) for x in arrays)
+    graph = onnx.load(copy / name)
+    first, last = graph.graph.input[0].name, graph.graph.output[0]
+    del graph.graph.node[:]
+    graph.graph.node.append(onnx.helper.make_node(node, [first], [last.name]))
+    last.type.tensor_type.Clear()
+    last.type.tensor_type.elem_type = onnx.TensorProto.INT64 if node == "Shape" else onnx.TensorProto.FLOAT
+    (copy / name).write_bytes(graph.SerializeToString())
+    sign(copy, name)
+    fields = json.loads((copy / "export.json").read_text())
+    if name == "network.onnx":
+        (copy / "export.json").write_text(json.dumps(fields | {"kind": "dense"}))
+    with pytest.raises(CheckpointError, match="returns .*Export the model again"):
+        if name == "network.onnx":
+            OnnxModel(copy)(image, mask)
+        else:
+            OnnxModel(copy).apply_filters(image, np.ones((1, 3), np.float32), mask)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"schema": 1, "thumbnail": {"size": [Infinity, 64]}, "model": "", "kind": ""}']
+)
+def test_descriptions_that_break_python_are_damaged(copy, text):
+    (copy / "export.json").write_text(text)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        OnnxModel(copy)

@@ -5,9 +5,10 @@ from small_models import Gain
 
 from harmony_diffusion import models
 from harmony_diffusion.cli import main
-from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.errors import CheckpointError, OutputError
 from harmony_diffusion.export import shipped
 from harmony_diffusion.export.folder import is_exported
+from harmony_diffusion.export.runtime import OnnxModel
 from harmony_diffusion.export.shipped import exported_folder
 
 
@@ -68,3 +69,40 @@ def test_options_of_diffusion_are_refused_with_a_runtime(exported, tmp_path, cap
     assert main([*arguments, "--model", str(exported["gain"])]) == 2
     assert "--steps" in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
+
+
+def test_a_damaged_export_in_the_cache_is_made_again(saved):
+    first = exported_folder(saved)
+    for name, data in (("network.onnx", b"cut"), ("export.json", b"{")):
+        (first / name).write_bytes(data)
+        assert exported_folder(saved) == first
+        OnnxModel(first)
+        assert (first / name).read_bytes() != data
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+def test_two_that_export_at_once_leave_one_whole_folder(saved, monkeypatch):
+    import harmony_diffusion.export.onnx as module
+
+    export, theirs = module.export_onnx, []
+
+    def slow(model, folder, **options):
+        result = export(model, folder, **options)
+        if not theirs:  # another process is faster
+            theirs.append(folder)
+            wanted = folder.with_name(folder.name.removeprefix(".").rpartition("-")[0])
+            export(model, wanted)
+            theirs.append((wanted / "export.json").stat().st_ino)
+        return result
+
+    monkeypatch.setattr(module, "export_onnx", slow)
+    folder = exported_folder(saved)
+    assert (folder / "export.json").stat().st_ino == theirs[1]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_cache_that_cannot_be_written_names_its_variable(saved, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HARMONY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="HARMONY_CACHE"):
+        exported_folder(saved)
