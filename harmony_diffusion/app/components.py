@@ -37,7 +37,7 @@ def read_value(text: object) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(str(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise InputError("page", "sent what cannot be read", "Reload the page.")

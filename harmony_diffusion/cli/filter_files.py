@@ -48,7 +48,7 @@ def filters_from_json(path: Path, model: "HarmonyModel") -> "Tensor":
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, f"is not a JSON file of filters: {error}") from None
     given = content.get("filters") if isinstance(content, dict) else None
     if not isinstance(given, dict) or set(given) != set(model.filter_names):

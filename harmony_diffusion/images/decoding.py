@@ -93,6 +93,8 @@ def open_regular(path: str | os.PathLike[str], kind: str = "picture") -> BinaryI
             ) from None
         reason, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), "Check the path."))
         raise InputError(shown, reason, fix) from None
+    except InputError:
+        raise
     except ValueError as error:  # a NUL character
         raise InputError(repr(shown), f"is no path: {error}", "Check the path.") from None
 

@@ -108,7 +108,7 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name}: its {path.name} is no JSON: {error}.") from error
     if not isinstance(content, dict):
         raise CheckpointError(

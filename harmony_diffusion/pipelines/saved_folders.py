@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
     check_file(path)
     try:
         entries = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is no JSON file ({error}). Download it again.") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: holds a {type(entries).__name__}, expected an object.")
@@ -212,7 +212,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(length)) if length < size else None
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}  # type: ignore[union-attr]
         expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
         raise CheckpointError(f"{path}: is no safetensors file. Download it again.") from error
     if size < expected:
         raise CheckpointError(f"{path}: ends after {size:,} of {expected:,} bytes. Download it again.")

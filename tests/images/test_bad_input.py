@@ -552,3 +552,11 @@ def test_row_22_tiny_pictures_are_refused(tmp_path, size):
     refusal(InputError, torch.zeros(3, size[1], size[0]))
     with silence():
         assert load_picture(Image.new("RGB", (16, 16))).size == (16, 16)
+
+
+def test_a_folder_is_named_once(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_picture(tmp_path)
+    assert (
+        str(caught.value) == f"{tmp_path}: is a folder, not a picture file. Give the path of a picture file."
+    )
