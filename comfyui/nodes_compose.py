@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from .tensors import CATEGORY, MASK_TOOLTIP, broadcast, check_image, check_mask
+from .tensors import CATEGORY, MASK_TOOLTIP, broadcast, check_image, check_mask, collect_notes, status
 
 
 class Compose(io.ComfyNode):
@@ -40,18 +40,20 @@ class Compose(io.ComfyNode):
         background = check_image(background, "background")
         mask = None if mask is None else check_mask(mask, foreground)
         foreground, background, mask = broadcast(foreground=foreground, background=background, mask=mask)
+        notes: list[str] = []
         images, masks = [], []
         for index in range(len(foreground)):
-            picture, coverage = paste_foreground(
-                load_picture(foreground[index].numpy(), name="foreground"),
-                load_picture(background[index].numpy(), name="background"),
-                None if mask is None else mask[index].numpy(),
-                at=None if centered else (x, y),
-                scale=scale,
-            )
+            with collect_notes(notes):
+                picture, coverage = paste_foreground(
+                    load_picture(foreground[index].numpy(), name="foreground"),
+                    load_picture(background[index].numpy(), name="background"),
+                    None if mask is None else mask[index].numpy(),
+                    at=None if centered else (x, y),
+                    scale=scale,
+                )
             images.append(torch.from_numpy(picture.pixels.copy()))
             masks.append(torch.from_numpy(coverage))
-        return io.NodeOutput(torch.stack(images), torch.stack(masks))
+        return io.NodeOutput(torch.stack(images), torch.stack(masks), ui=status(notes))
 
 
 class Shadow(io.ComfyNode):
@@ -95,6 +97,9 @@ class Shadow(io.ComfyNode):
         image = check_image(image, "image")
         image, mask = broadcast(image=image, mask=check_mask(mask, image))
         settings = Settings(angle, length, softness, density)
-        layer = torch.stack([torch.from_numpy(draw_shadow(one.numpy(), settings)) for one in mask])
+        notes: list[str] = []
+        with collect_notes(notes):
+            layer = torch.stack([torch.from_numpy(draw_shadow(one.numpy(), settings)) for one in mask])
         darker = image * layer[..., None]
-        return io.NodeOutput(torch.where(layer[..., None] < 1, darker, image).contiguous(), layer)
+        result = torch.where(layer[..., None] < 1, darker, image).contiguous()
+        return io.NodeOutput(result, layer, ui=status(notes))

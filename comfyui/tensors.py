@@ -19,11 +19,18 @@ def check_image(image: Tensor, name: str, channels: tuple[int, ...] = (3,)) -> T
     if image.ndim != 4 or image.shape[-1] not in channels:
         expected = " or ".join(f"(batch, height, width, {count})" for count in channels)
         raise ValueError(f"{name}: has the shape {tuple(image.shape)}, expected {expected}.")
-    return image.detach().to("cpu", torch.float32).contiguous()
+    return _finite(image.detach().to("cpu", torch.float32), name).contiguous()
 
 
-def check_mask(mask: Tensor, image: Tensor, name: str = "mask", resize: bool = False) -> Tensor:
-    """Return a mask `(B, H, W)` of the size of the image; resize it only if that is asked for."""
+def check_mask(mask: Tensor, image: Tensor, name: str = "mask", resize: bool | None = None) -> Tensor:
+    """Return a mask `(B, H, W)` of the size of the image.
+
+    Args:
+        mask: As ComfyUI gives it.
+        image: What it belongs to.
+        name: Of the input, for messages.
+        resize: Resize a mask of another size; None for nodes that have no such option.
+    """
     mask = mask.detach().to("cpu", torch.float32)
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3:
@@ -33,12 +40,18 @@ def check_mask(mask: Tensor, image: Tensor, name: str = "mask", resize: bool = F
         if not resize:
             raise ValueError(
                 f"{name}: is {mask.shape[2]}x{mask.shape[1]} pixels, the image is {size[1]}x{size[0]}. "
-                "Connect a mask of the same size, or switch on resize_mask."
+                f"Connect a mask of the same size{'.' if resize is None else ', or switch on resize_mask.'}"
             )
         mask = torch.nn.functional.interpolate(mask[:, None], size=size, mode="bilinear", antialias=True)[
             :, 0
         ]
-    return mask.clamp(0, 1).contiguous()
+    return _finite(mask, name).clamp(0, 1).contiguous()
+
+
+def _finite(values: Tensor, name: str) -> Tensor:
+    if not values.isfinite().all():
+        raise ValueError(f"{name}: holds values that are no finite numbers. Replace them first.")
+    return values
 
 
 def broadcast(**batches: Tensor | None) -> list[Tensor | None]:

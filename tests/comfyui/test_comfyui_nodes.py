@@ -200,6 +200,45 @@ def test_diffusion_node_stops_when_the_user_interrupts(runtime, image, mask, tin
         run(runtime, "HarmonizeSD2", image=image, mask=mask, steps=2, seed=0, detail="generated", **inputs)
 
 
+def inputs_of(name, image, mask):
+    """Inputs of a node of which the mask is the one given."""
+    return {
+        "Harmonize": {"image": image, "mask": mask, "model": "color_grid", "strength": 1.0},
+        "Compose": {"foreground": image, "background": image, "mask": mask, "scale": 1.0}
+        | {"centered": True, "x": 0, "y": 0},
+        "Shadow": {
+            "image": image,
+            "mask": mask,
+            "angle": 0.0,
+            "length": 1.0,
+            "softness": 0.5,
+            "density": 0.5,
+        },
+        "Compare": {"image": image, "mask": mask, "before": image},
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["Harmonize", "Compose", "Shadow", "Compare"])
+def test_every_node_refuses_what_is_no_number_and_names_only_its_own_options(runtime, image, mask, name):
+    broken = mask.clone()
+    broken[0, 0, 0] = float("nan")
+    with pytest.raises(runtime.NodeExecutionError, match="mask: holds"):
+        run(runtime, name, **inputs_of(name, image, broken))
+    with pytest.raises(runtime.NodeExecutionError, match=r"(image|foreground): holds"):
+        run(runtime, name, **inputs_of(name, image / 0, mask))
+    known = runtime.get_node_info(f"HarmonyDiffusion{name}")["input_types"]
+    with pytest.raises(runtime.NodeExecutionError, match="mask: is 20x20 pixels") as raised:
+        run(runtime, name, **inputs_of(name, image, torch.zeros(1, 20, 20)))
+    assert ("resize_mask" in str(raised.value)) == ("resize_mask" in known.get("optional", {}))
+
+
+def test_shadow_says_why_there_is_none(runtime, image, mask):
+    mask[:, 30:, 12:30] = 1  # down to the lower border
+    node = runtime.get_node_class("HarmonyDiffusionShadow")
+    output = node.execute(**inputs_of("Shadow", image, mask))
+    assert "no shadow" in output.ui["text"][0]
+
+
 def test_compare_scores_and_says_whether_the_background_is_equal(runtime, image, mask):
     brighter = torch.where(mask[..., None] > 0, image * 0.5, image)
     pair, text = run(runtime, "Compare", image=brighter, mask=mask, before=image)
