@@ -81,7 +81,8 @@ def with_arguments(result: Result, arguments: list[float]) -> tuple[Result, dict
     """
     first = result.changes[0]
     if (
-        isinstance(first, Generated)
+        not isinstance(arguments, list)
+        or isinstance(first, Generated)
         or first.filters is None
         or len(arguments) != len(first.model.filter_names)
     ):

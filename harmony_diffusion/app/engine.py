@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harmony_diffusion.errors import CheckpointError, HarmonyError, InputError, InputNote
+from harmony_diffusion.paths import is_folder
 from harmony_diffusion.process import return_freed_memory
 
 Result = TypeVar("Result")
@@ -154,3 +155,19 @@ def offered_models(extra: str | None = None) -> list[str]:
     if os.environ.get(DIFFUSION_FOLDER):
         names.append(DIFFUSION)
     return list(dict.fromkeys([extra, *names] if extra else names))
+
+
+def check_offered(model: str | None) -> None:
+    """Check that a model to offer first can be one, before the page is served.
+
+    Raises:
+        InputError: It is neither a model with weights nor a folder, and no name of a repository on the Hub.
+    """
+    known = ["default", "identity", DIFFUSION, *offered_models()]
+    if model is None or model in known or is_folder(model) or re.fullmatch(r"[\w.-]+/[\w.@-]+", model):
+        return
+    raise InputError(
+        "--model",
+        f"{model[:60]!r} is neither a model with weights nor a folder",
+        f"Choose one of {', '.join(offered_models())}, or give a saved folder.",
+    )

@@ -18,10 +18,12 @@ from harmony_diffusion.app.previews import (
     small_mask,
     small_pixels,
 )
-from harmony_diffusion.errors import InputError, MaskError
+from harmony_diffusion.errors import InputError, MaskError, SizeMismatchError
+from harmony_diffusion.images.arrays import note
 from harmony_diffusion.images.compose import save_mask
 from harmony_diffusion.images.masks import load_mask
 from harmony_diffusion.images.picture import Picture, load_picture
+from harmony_diffusion.numbers import check_number
 
 _NOISE = 2.5 / 255  # a drawing that differs less than this from the mask below it is no change
 _FIRST = "Upload a picture first."
@@ -47,7 +49,11 @@ def mask_of_file(engine: Engine, path: str, picture: str | None) -> str:
         InputError: There is no picture, or the mask cannot be read.
     """
     size = _size(engine, picture)
-    mask = load_mask(path, size=size, resize=True, max_pixels=engine.max_pixels)
+    try:
+        mask = load_mask(path, size=size, max_pixels=engine.max_pixels)
+    except SizeMismatchError as error:
+        note(error.subject, f"{error.reason}: it is scaled to that")
+        mask = load_mask(path, size=size, resize=True, max_pixels=engine.max_pixels)
     return _saved(engine, mask)
 
 
@@ -149,7 +155,7 @@ def _box(box: object) -> tuple[float, float, float, float] | None:
     if not box:
         return None
     try:
-        left, top, right, bottom = (float(share) for share in box)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+        left, top, right, bottom = (check_number("box", share) for share in box)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):  # of which the error of `check_number` is one
         raise InputError("box", "is no box", "Draw it again.") from None
     return left, top, right, bottom

@@ -72,11 +72,13 @@ class ResultView:
 def _write(engine: Engine, result: Any, value: str) -> list[str]:
     from harmony_diffusion.app.actions import write_result
     from harmony_diffusion.errors import InputError
+    from harmony_diffusion.numbers import check_integer
 
     if result is None:
-        raise InputError("result", "there is none yet", "Press the button above first.")
+        raise InputError("result", "there is none for this input yet", "Press the button above first.")
     chosen = read_value(value)
-    return write_result(engine, result, int(chosen.get("change", 0)), chosen.get("strength", 1.0))
+    change = check_integer("change", chosen.get("change", 0))
+    return write_result(engine, result, change, chosen.get("strength", 1.0))
 
 
 def _render(engine: Engine, result: Any, value: str) -> tuple[Any, str]:
@@ -86,6 +88,6 @@ def _render(engine: Engine, result: Any, value: str) -> tuple[Any, str]:
     from harmony_diffusion.errors import InputError
 
     if result is None:
-        raise InputError("result", "there is none yet", "Press the button above first.")
+        raise InputError("result", "there is none for this input yet", "Press the button above first.")
     result, message = with_arguments(result, read_value(value).get("filters", []))
     return result, json.dumps(message)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harmony_diffusion.app.engine import Engine, offered_models
+from harmony_diffusion.app.engine import Engine, check_offered, offered_models
 from harmony_diffusion.errors import HarmonyError, InputError, MissingDependencyError, OutputError
 
 _LOCAL = ("127.0.0.1", "localhost")
@@ -40,12 +40,13 @@ def serve(
         ready: Called with the address once the page is up.
 
     Raises:
-        InputError: A host without a password.
+        InputError: A host without a password, or a model that is none.
         MissingDependencyError: Gradio is not installed.
         OutputError: The port is taken.
     """
     if host not in _LOCAL and not password:
         raise InputError("--host", f"{host} lets other machines in", "Give a `--password` as well.")
+    check_offered(model)
     port = _free_port(host, port)
     folder = Path(tempfile.mkdtemp(prefix="h"))
     # Gradio reads these when it is imported: no messages to its makers; files in a folder of its own.

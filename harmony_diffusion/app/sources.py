@@ -80,7 +80,11 @@ class PastedFiles:
         foreground, background = (
             load_picture(path, max_pixels=self.max_pixels) for path in (self.foreground, self.background)
         )
-        mask = None if self.mask is None else load_mask(self.mask, size=foreground.size)
+        mask = (
+            None
+            if self.mask is None
+            else load_mask(self.mask, size=foreground.size, max_pixels=self.max_pixels)
+        )
         layers = compose(
             foreground,
             background,

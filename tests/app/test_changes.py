@@ -8,6 +8,7 @@ from harmony_diffusion.app.actions import harmonize, with_arguments, write_resul
 from harmony_diffusion.app.changes import predict_change, render_change
 from harmony_diffusion.app.engine import Engine, offered_models
 from harmony_diffusion.app.sources import CompositeFiles
+from harmony_diffusion.cli import main
 from harmony_diffusion.errors import CheckpointError, InputError
 from harmony_diffusion.highres.harmonize import harmonize_picture
 from harmony_diffusion.images.compose import save_mask
@@ -187,3 +188,13 @@ def test_diffusion_is_generated_once_and_equals_its_pipeline(tmp_path, monkeypat
     same = (expected == composite.pixels).all(2)
     assert same.any()
     np.testing.assert_array_equal(half[same], composite.pixels[same])
+
+
+def test_a_model_that_is_none_ends_the_command_before_the_page_is_served(tmp_path, capsys):
+    from harmony_diffusion.app.engine import check_offered
+
+    for name in ("no_such_model", "hdnet", "no/such/folder"):
+        assert main(["app", "--no-browser", "--port", "0", "--model", name]) == 2
+        assert "neither a model with weights nor a folder" in capsys.readouterr().err
+    for name in (None, "default", "mkl", "owner/name", str(tmp_path)):
+        check_offered(name)

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from harmony_diffusion.app import painting
 from harmony_diffusion.app.components import notes_text, read_value
 from harmony_diffusion.app.engine import Engine
 from harmony_diffusion.app.previews import mask_url, read_mask_url
-from harmony_diffusion.errors import InputError, MaskError
+from harmony_diffusion.errors import InputError, InputNote, MaskError
 from harmony_diffusion.images.masks import load_mask
 from harmony_diffusion.images.picture import Picture
 
@@ -109,3 +110,30 @@ def test_values_that_are_no_object_are_refused(text):
 
 def test_notes_hold_no_markup():
     assert notes_text(["<img src=x>: is *empty*"]) == "- &#60;img src&#61;x&#62;: is &#42;empty&#42;"
+
+
+def test_a_mask_of_another_size_is_scaled_with_a_note(engine, picture, tmp_path):
+    Image.fromarray(np.full((20, 400), 255, np.uint8)).save(tmp_path / "thin.png")
+    with pytest.warns(InputNote, match="thin.png: is 400x20 pixels, but .* 2048x1536: it is scaled"):
+        painting.mask_of_file(engine, str(tmp_path / "thin.png"), picture)
+
+
+@pytest.mark.parametrize("box", [[float("nan"), 0, 1, 1], [0, 0, 1], ["a", 0, 1, 1], 5])
+def test_what_is_no_box_is_refused(engine, picture, box):
+    with pytest.raises(InputError, match="is no box"):
+        painting.mask_of_box(engine, picture, {"box": box})
+
+
+@pytest.mark.parametrize(
+    ("job", "value"), [("_write", {"change": "x"}), ("_write", {"strength": []}), ("_render", {"filters": 5})]
+)
+def test_what_a_viewer_cannot_hold_is_refused(engine, picture, job, value):
+    from harmony_diffusion.app import results
+    from harmony_diffusion.app.actions import Result
+    from harmony_diffusion.app.sources import CompositeFiles
+
+    result = Result(CompositeFiles(picture, picture), [None])
+    with pytest.raises(InputError):
+        getattr(results, job)(engine, result, json.dumps(value))
+    with pytest.raises(InputError, match="none for this input yet"):
+        getattr(results, job)(engine, None, "{}")
