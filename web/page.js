@@ -7,10 +7,15 @@ let lastId = 0;
 worker.onmessage = ({ data: { id, output, error } }) => {
   const { resolve, reject } = waiting.get(id);
   waiting.delete(id);
-  if (error) reject(new Error(error));
+  if (error !== undefined) reject(new Error(error));
   else resolve(output);
 };
-worker.onerror = (event) => say(`The worker failed: ${event.message}`);
+// An absent file of the runtime gives an event without a message.
+worker.onerror = (event) => {
+  const error = new Error(event.message ?? "The runtime cannot be loaded: run `make web` first.");
+  for (const { reject } of waiting.values()) reject(error);
+  waiting.clear();
+};
 
 function ask(task, input = {}, transfer = []) {
   return new Promise((resolve, reject) => {
@@ -20,6 +25,8 @@ function ask(task, input = {}, transfer = []) {
 }
 
 const state = { width: 0, height: 0, background: null, pixels: null, mask: null, harmonized: null, cutout: null };
+let busy = false;
+let version = 0; // of the input: a result of an earlier one is not shown
 const view = $("view").getContext("2d", { willReadFrequently: true });
 const overlay = $("overlay").getContext("2d", { willReadFrequently: true });
 
@@ -95,6 +102,7 @@ function paste() {
 
 /** The input is another one: the result is gone. */
 function changed() {
+  version++;
   state.harmonized = null;
   const { width, height, mask } = state;
   const marked = new ImageData(width, height);
@@ -109,7 +117,7 @@ function changed() {
 function show() {
   const done = state.harmonized !== null;
   for (const id of ["strength", "before", "download"]) $(id).disabled = !done;
-  $("run").disabled = !state.pixels;
+  $("run").disabled = !state.pixels || busy;
   $("overlay").classList.toggle("hidden", done);
   if (state.pixels) view.putImageData(new ImageData(visible(), state.width, state.height), 0, 0);
 }
@@ -133,14 +141,17 @@ async function run() {
   const { pixels, mask, width, height } = state;
   if (!mask.some((value) => value > 0)) throw new Error("The mask is empty: mark the foreground.");
   if (!mask.some((value) => value < 1)) throw new Error("The mask covers the whole picture: mark the object only.");
-  $("run").disabled = true;
+  const started = version;
+  busy = true;
+  show();
   say("Harmonizing …");
   const input = { pixels: pixels.slice().buffer, mask: mask.slice().buffer, width, height };
   try {
     const { harmonized, milliseconds } = await ask("harmonize", input, [input.pixels, input.mask]);
-    if (state.pixels === pixels) state.harmonized = new Uint8ClampedArray(harmonized);
-    say(`Done in ${(milliseconds / 1000).toFixed(1)} s.`);
+    if (started === version) state.harmonized = new Uint8ClampedArray(harmonized);
+    say(started === version ? `Done in ${(milliseconds / 1000).toFixed(1)} s.` : "Changed meanwhile: harmonize again.");
   } finally {
+    busy = false;
     show();
   }
 }

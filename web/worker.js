@@ -22,7 +22,9 @@ const tasks = {
 
   /** Decode a file to RGBA. Colours under transparent pixels survive where the browser has ImageDecoder. */
   async decode({ file }) {
-    const bitmap = await createImageBitmap(file, { premultiplyAlpha: "none" });
+    const bitmap = await createImageBitmap(file, { premultiplyAlpha: "none" }).catch(() => {
+      throw new Error("This file is no picture that the browser reads. Open a PNG, JPEG or WebP.");
+    });
     const { width, height } = bitmap;
     const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
     context.drawImage(bitmap, 0, 0);
@@ -61,6 +63,6 @@ self.onmessage = async ({ data: { id, task, ...input } }) => {
     const output = await tasks[task](input);
     self.postMessage({ id, output }, Object.values(output).filter((value) => value instanceof ArrayBuffer));
   } catch (error) {
-    self.postMessage({ id, error: error.message });
+    self.postMessage({ id, error: error.message || String(error) });
   }
 };

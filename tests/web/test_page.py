@@ -147,6 +147,42 @@ def test_12_megapixels_leave_the_page_responsive_and_stay_below_1500_mb(web, chr
     assert 1e8 < peak < 1.5e9
 
 
+def test_what_goes_wrong_is_said_and_a_result_of_another_mask_is_not_shown(web, chromium, tmp_path):
+    for name in SERVED:
+        copy = shutil.copytree if (web / name).is_dir() else shutil.copy
+        copy(web / name, tmp_path / name)
+    Image.open(EXAMPLES / "composite.jpg").save(tmp_path / "composite.png")
+    (tmp_path / "text.png").write_text("no picture")
+    says = "document.querySelector('#status').textContent"
+    with serve(tmp_path) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/index.html"
+        browser = Chromium(chromium, tmp_path)
+        try:
+            browser.page("Page.navigate", url=address)
+            browser.wait("document.documentElement?.dataset.ready === 'true'")
+            browser.choose_file("#picture", tmp_path / "text.png")
+            browser.wait(f"{says}.includes('no picture that the browser reads')")
+            browser.choose_file("#picture", tmp_path / "composite.png")
+            browser.wait(f"{says}.startsWith('Paint')")
+            browser.choose_file("#mask", EXAMPLES / "mask.png")
+            browser.wait(f"{says} === 'Ready.'")
+            click = "document.querySelector('#{}').click()"
+            browser.run(f"{click.format('run')}; {click.format('clear')}; 0")
+            browser.wait(f"{says}.startsWith('Changed meanwhile')")
+            assert browser.run("document.querySelector('#download').disabled")
+            assert not browser.run("document.querySelector('#run').disabled")
+        finally:
+            browser.close()
+        shutil.rmtree(tmp_path / "runtime")
+        (tmp_path / "second").mkdir()
+        browser = Chromium(chromium, tmp_path / "second")
+        try:
+            browser.page("Page.navigate", url=address)
+            browser.wait(f"{says}.includes('run `make web`')")
+        finally:
+            browser.close()
+
+
 def levels(one, other):
     return np.abs(one.astype(int) - other.astype(int))
 
