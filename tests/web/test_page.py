@@ -153,7 +153,7 @@ def test_what_goes_wrong_is_said_and_a_result_of_another_mask_is_not_shown(web, 
         copy(web / name, tmp_path / name)
     Image.open(EXAMPLES / "composite.jpg").save(tmp_path / "composite.png")
     (tmp_path / "text.png").write_text("no picture")
-    says = "document.querySelector('#status').textContent"
+    says = "(document.querySelector('#status')?.textContent ?? '')"
     with serve(tmp_path) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/index.html"
         browser = Chromium(chromium, tmp_path)
