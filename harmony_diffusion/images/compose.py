@@ -195,6 +195,8 @@ def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarra
     height, width = foreground.size
     if mask is not None and mask.shape != foreground.size:
         raise size_mismatch("mask", mask.shape, "the foreground", (height, width), RESIZE_MASK)
+    if mask is not None:
+        mask = _checked(mask)
     visible = foreground.visible
     if visible is None and mask is None:
         raise MaskError(
@@ -203,6 +205,15 @@ def _foreground_alpha(foreground: Picture, mask: np.ndarray | None) -> np.ndarra
     if visible is None or mask is None:
         return mask if visible is None else visible  # type: ignore[return-value]
     return visible * mask
+
+
+def _checked(mask: np.ndarray) -> np.ndarray:
+    if mask.dtype.kind != "f" or not (mask.min() >= 0 and mask.max() <= 1):
+        found = f"{mask.dtype} from {mask.min()} to {mask.max()}"
+        raise MaskError(
+            "mask", f"must be floating-point from 0 to 1, got {found}", "Open it with `load_mask`."
+        )
+    return mask.astype(np.float32, copy=False)
 
 
 def _resize(values: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -27,6 +27,9 @@ from harmony_diffusion.pipelines.saved_folders import (
 
 # Name of the entry file in a saved folder, without its suffix.
 ENTRY = "pipeline"
+# What diffusers and the classes of the components raise on damaged files and settings of other types. The
+# names of the options are checked before.
+_DAMAGED = (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 
 
 class SavedPipeline(DiffusionPipeline):
@@ -80,7 +83,7 @@ class SavedPipeline(DiffusionPipeline):
             return super().from_pretrained(source, dtype=dtype, **options)  # type: ignore[return-value]
         except HarmonyError:
             raise
-        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        except _DAMAGED as error:
             where = (
                 "cannot be loaded" if folder.is_dir() else "is neither a folder here nor reachable on the Hub"
             )

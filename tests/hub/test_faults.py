@@ -1,5 +1,6 @@
 """What goes wrong with the Hub: a typed error, and nothing half done."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -98,6 +99,18 @@ def test_repositories_of_other_things_are_described(hub):
     ):
         with pytest.raises(CheckpointError, match=words):
             load_model(f"someone/{name}")
+
+
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [("model_index.json", {"_class_name": []}), ("model/config.json", {"base_channels": "x"})],
+)
+def test_settings_of_other_types_are_typed_errors(published, file, entries):
+    settings = json.loads(published.repositories["someone/model"][0][1][file]) | entries
+    published.put("someone/model", {file: json.dumps(settings).encode()})
+    for load in (load_model, load_pipeline):
+        with pytest.raises(CheckpointError, match="model"):
+            load("someone/model")
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,11 @@ def test_opaque_foreground_without_mask_is_an_error(background):
 def test_impossible_scales_are_refused(background, scale):
     with pytest.raises(InputError, match="scale"):
         paste_foreground(cut_out(), background, scale=scale)
+
+
+@pytest.mark.parametrize("value", [255, 2.0, -0.5, float("nan")])
+def test_masks_that_are_not_from_0_to_1_are_refused(background, value):
+    mask = np.zeros((20, 20), np.uint8 if value == 255 else np.float32)
+    mask[5:9, 5:9] = value
+    with pytest.raises(MaskError, match="from 0 to 1.*load_mask"):
+        paste_foreground(cut_out(), background, mask)
