@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harmony_diffusion.cli.number_types import integer
+from harmony_diffusion.cli.terminal import show
+
 
 def add_command(commands: Any) -> None:
     """Describe `harmony export`."""
@@ -23,7 +26,9 @@ def add_command(commands: Any) -> None:
     export.add_argument(
         "--fp32-storage", action="store_true", help="store weights as float32: files of twice the size"
     )
-    export.add_argument("--opset", type=int, default=20, help="version of the operators (default: 20)")
+    export.add_argument(
+        "--opset", type=integer(18, 23), default=20, help="version of the operators, 18 to 23 (default: 20)"
+    )
     export.add_argument("--overwrite", action="store_true", help="replace a folder that was exported before")
     export.add_argument("--debug", action="store_true", help="show the traceback of an error")
     export.set_defaults(run=run_export)
@@ -45,5 +50,5 @@ def run_export(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     parity = read_description(folder).fields["parity"]
-    print(folder)
-    print(f"largest difference from PyTorch: {parity['largest_difference']:.1e} of 1; background: equal")
+    show(str(folder))
+    show(f"largest difference from PyTorch: {parity['largest_difference']:.1e} of 1; background: equal")

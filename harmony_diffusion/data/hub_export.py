@@ -11,9 +11,10 @@ from typing import Any
 from harmony_diffusion.data.hub_datasets import import_datasets
 from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.sample import HarmonySample
-from harmony_diffusion.errors import InputError, OutputError
-from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.errors import HarmonyError, InputError, OutputError
+from harmony_diffusion.images.output_files import check_new_folder, output_error, write_atomically
 from harmony_diffusion.images.quick_decoding import read_bytes
+from harmony_diffusion.paths import exists, is_folder
 
 BYTES_A_FILE = 400_000_000
 
@@ -40,9 +41,12 @@ def write_hub_dataset(
 
     Raises:
         InputError: There are no samples, both kinds, or a file is missing.
-        OutputError: The split exists.
+        OutputError: The split exists, or the folder cannot be written.
     """
     datasets = import_datasets()
+    check_new_folder(Path(folder))
+    if exists(folder) and not is_folder(folder):
+        raise OutputError(folder, "is a file", "Give the name of a folder.")
     if not samples:
         raise InputError("samples", "are none")
     kinds = {type(sample) for sample in samples}
@@ -82,6 +86,8 @@ def write_hub_dataset(
             if isinstance(cause, InputError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
+        if isinstance(error, OSError) and not isinstance(error, HarmonyError):
+            raise output_error(folder, error) from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

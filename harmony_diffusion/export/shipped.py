@@ -77,20 +77,21 @@ def _is_whole(folder: Path) -> bool:
 def _export_once(source: Path, name: str, folder: Path, announce: Callable[[str], None] | None) -> None:
     """Export to the cache; what another process has put there meanwhile stays."""
     from harmony_diffusion.export.onnx import check_packages, export_onnx
-    from harmony_diffusion.training.checkpoints import check_new_folder, discard_folder
+    from harmony_diffusion.images.output_files import check_new_folder
+    from harmony_diffusion.training.checkpoints import discard_folder
 
     check_packages()
+    own = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         check_new_folder(folder)
+        if announce is not None:
+            announce(f"exporting {name} once to {folder}")
+        from harmony_diffusion.models import load_model
+
+        export_onnx(load_model(source), own, overwrite=True)
     except OutputError as error:
         remedy = f"Name a folder for the cache by {CACHE_VARIABLE}, or give one of `harmony export`."
-        raise OutputError(error.path, error.reason, remedy) from error
-    if announce is not None:
-        announce(f"exporting {name} once to {folder}")
-    from harmony_diffusion.models import load_model
-
-    own = folder.with_name(f".{folder.name}-{os.getpid()}")
-    export_onnx(load_model(source), own, overwrite=True)
+        raise OutputError(folder, error.reason, remedy) from error
     if exists(folder) and not _is_whole(folder):
         discard_folder(folder)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from harmony_diffusion.errors import InputError, OutputError
+from harmony_diffusion.paths import exists, is_folder
 
 _REASONS = {
     errno.EACCES: ("permission denied", "Choose a folder you may write to."),
@@ -72,6 +73,22 @@ def check_output(
         reason = "is the picture that was read" if is_input else "exists already"
         raise OutputError(path, reason, "Choose another name, or allow it with `overwrite` (`--overwrite`).")
     return target
+
+
+def check_new_folder(folder: Path) -> None:
+    """Check, before any work is done, that a folder can be made or replaced.
+
+    Raises:
+        OutputError: It cannot: a part of its path is a file, or may not be written to.
+    """
+    exists(folder, OutputError)
+    parent = folder.parent
+    while not exists(parent, OutputError):
+        parent = parent.parent
+    if not is_folder(parent, OutputError):
+        raise output_error(folder, NotADirectoryError(errno.ENOTDIR, ""))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise output_error(folder, PermissionError(errno.EACCES, ""))
 
 
 def _is_same_file(source: object, found: os.stat_result) -> bool:

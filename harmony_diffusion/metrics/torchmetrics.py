@@ -45,6 +45,7 @@ class _MeanOverImages(Metric):
             real: Ground truth in [0, 1], `(B, 3, H, W)`.
             mask: 1 on the foreground, soft values weigh, `(B, 1, H, W)`.
         """
+        _check_batch(harmonized, real, mask)
         values = self.score(harmonized * 255, real * 255, mask).to(self.total)
         known = ~values.isnan()
         self.total += values[known].sum()
@@ -125,6 +126,7 @@ class HarmonyMetrics(Metric):
             mask: 1 on the foreground, `(B, 1, H, W)`.
             composite: `(B, 3, H, W)`; for protocols that take its background.
         """
+        _check_batch(harmonized, real, mask, composite)
         levels = (harmonized.detach().float().clamp(0, 1) * 255).permute(0, 2, 3, 1).cpu().numpy()
         real, mask = _to_uint8(real), _to_uint8(mask)
         others = None if composite is None else _to_uint8(composite)
@@ -144,6 +146,30 @@ class HarmonyMetrics(Metric):
             name: (getattr(self, f"{name}_total") / getattr(self, f"{name}_images")).float()
             for name in self.metrics
         }
+
+
+def _check_batch(harmonized: Tensor, real: Tensor, mask: Tensor, composite: Tensor | None = None) -> None:
+    """Check shapes, and that the given images lie in [0, 1]; a prediction may lie outside.
+
+    Raises:
+        InputError: What does not fit.
+    """
+    if harmonized.ndim != 4 or harmonized.shape[1] != 3:
+        raise InputError("harmonized", f"must be (B, 3, H, W), got {tuple(harmonized.shape)}")
+    count, _, height, width = harmonized.shape
+    given = {"harmonized": (harmonized, 3), "real": (real, 3), "mask": (mask, 1)}
+    if composite is not None:
+        given["composite"] = (composite, 3)
+    for name, (image, channels) in given.items():
+        expected = (count, channels, height, width)
+        if tuple(image.shape) != expected:
+            raise InputError(name, f"must be {expected} like `harmonized`, got {tuple(image.shape)}")
+        if not image.is_floating_point() or not image.isfinite().all():
+            found = "NaN or infinite ones" if image.is_floating_point() else str(image.dtype)
+            raise InputError(name, f"must be finite floating-point values, got {found}")
+        if name != "harmonized" and image.numel() and not (image.min() >= 0 and image.max() <= 1):
+            found = f"{image.min().item():g} to {image.max().item():g}"
+            raise InputError(name, f"must lie in [0, 1], got {found}", "Divide by 255.")
 
 
 def _to_uint8(image: Tensor) -> Tensor:

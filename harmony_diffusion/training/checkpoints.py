@@ -5,7 +5,6 @@ and the number of steps done: no state of a random generator is ever saved.
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -18,8 +17,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
 from harmony_diffusion.errors import CheckpointError, HarmonyError, OutputError
-from harmony_diffusion.images.output_files import output_error
-from harmony_diffusion.paths import exists, is_folder
+from harmony_diffusion.images.output_files import check_new_folder, output_error
+from harmony_diffusion.paths import exists
 from harmony_diffusion.training.ema import MovingAverage
 
 UNFINISHED = ".unfinished-"
@@ -82,22 +81,6 @@ def check_replaceable(folder: Path, kind: str, is_one: Callable[[Path], bool], *
         raise OutputError(folder, "exists already", fix)
     if not folder.is_dir() or (any(folder.iterdir()) and not is_one(folder)):
         raise OutputError(folder, f"holds something else than {kind}", "Choose another name.")
-
-
-def check_new_folder(folder: Path) -> None:
-    """Check, before any work is done, that a folder can be made or replaced.
-
-    Raises:
-        OutputError: It cannot: a part of its path is a file, or may not be written to.
-    """
-    exists(folder, OutputError)
-    parent = folder.parent
-    while not exists(parent, OutputError):
-        parent = parent.parent
-    if not is_folder(parent, OutputError):
-        raise output_error(folder, NotADirectoryError(errno.ENOTDIR, ""))
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise output_error(folder, PermissionError(errno.EACCES, ""))
 
 
 def _is_in(folder: Path, error: OSError) -> bool:

@@ -1,16 +1,18 @@
 """The command line under bad numbers, deaf terminals, swapped arguments and late refusals."""
 
+import ast
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from harmony_diffusion import HarmonizationPipeline, load_model
-from harmony_diffusion.cli import main
+from harmony_diffusion.cli import main, terminal
 from harmony_diffusion.cli.number_types import join_negative
 from harmony_diffusion.errors import InputError, InputNote
 
@@ -109,6 +111,15 @@ def test_a_pipe_that_nobody_reads_is_no_error(folder, arguments):
     result = command(*arguments, stdout=writer)
     os.close(writer)
     assert result.returncode == 0 and result.stderr == ""
+
+
+def test_commands_print_by_the_helpers_of_the_terminal_alone():
+    """`print` ends with a traceback where nobody reads its pipe."""
+    folder = Path(terminal.__file__).parent
+    for path in folder.glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        names = [node.func.id for node in calls if isinstance(node.func, ast.Name)]
+        assert path.name == "terminal.py" or "print" not in names, path.name
 
 
 def test_names_cannot_control_the_terminal(folder, capsys):

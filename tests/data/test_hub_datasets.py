@@ -153,3 +153,11 @@ def test_the_command_writes_a_split(samples, tmp_path, capsys):
     assert "train-00000-of-00001.parquet" in capsys.readouterr().out
     assert len(list_dataset(tmp_path / "out").samples) == 3
     assert main(["data", "to-datasets", str(root), str(tmp_path / "out")]) == 2
+
+
+def test_data_sets_are_not_written_into_files(samples, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for name in ("file", "file/sub"):
+        with pytest.raises(OutputError, match="is a file"):
+            write_hub_dataset(samples, tmp_path / name)
+    assert (tmp_path / "file").read_text() == "precious"

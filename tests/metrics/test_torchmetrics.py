@@ -146,3 +146,19 @@ def test_without_the_package_the_message_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "harmony_diffusion.metrics.torchmetrics")
     with pytest.raises(MissingDependencyError, match=r"harmony-diffusion\[eval\]"):
         importlib.import_module("harmony_diffusion.metrics.torchmetrics")
+
+
+@pytest.mark.parametrize("make", [ForegroundMSE, HarmonyMetrics])
+def test_batches_that_do_not_fit_are_refused_and_not_counted(make):
+    harmonized, real, mask, _ = batch()
+    for arguments, words in (
+        ((harmonized, real[:1], mask), "real: must be"),
+        ((harmonized, real, mask[:, 0]), "mask: must be"),
+        ((harmonized, real * 255, mask), "real: must lie in"),
+        (((harmonized * 255).byte(), real, mask), "harmonized: must be finite"),
+        ((harmonized / 0, real, mask), "NaN or infinite"),
+    ):
+        metric = make()
+        with pytest.raises(InputError, match=words):
+            metric.update(*arguments)
+        assert not any(value for value in metric.metric_state.values())
