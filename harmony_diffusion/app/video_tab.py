@@ -67,7 +67,9 @@ def _harmonize(
         raise InputError("page", "a clip and a mask are needed", "Upload both.")
     module = importlib.import_module(_PIPELINE)
     source = Path(clip)
-    output = engine.new_folder() / f"{source.stem}_harmonized{source.suffix}"
+    # WebM holds none of the pictures that are written by default.
+    suffix = ".mkv" if source.suffix.lower() == ".webm" else source.suffix
+    output = engine.new_folder() / f"{source.stem}_harmonized{suffix}"
     duration = importlib.import_module("harmony_diffusion.video.clips").open_clip(clip).duration
     if duration > LONGEST:
         raise InputError(

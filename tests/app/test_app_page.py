@@ -77,6 +77,10 @@ def test_w1_only_the_painted_stroke_changes(visit, pictures, tmp_path):
     assert abs((mask > 127).sum() / (drawn > 0).sum() - 1) < 0.1
     changed = (result != composite).any(2)
     assert not changed[cv2.dilate(drawn, np.ones((9, 9), np.uint8)) == 0].any()
+    # Exactly: how far pixels lie from the line of 62.5 pixels.
+    rows, columns = np.nonzero(changed)
+    middle = np.clip(columns + 0.5, 0.36 * 1600, 0.52 * 1600)
+    assert np.hypot(columns + 0.5 - middle, rows + 0.5 - 600).max() - 62.5 / 2 <= 2
     assert not changed[mask == 0].any()
     assert changed[mask > 127].mean() >= 0.9
 

@@ -1,5 +1,7 @@
 """A kept change is rendered as `harmonize_picture` does it, without the network."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,7 @@ def scene(height=90, width=120, alpha=False):
     return Picture(pixels, opacity if alpha else None), mask
 
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODELS = ["color_grid", "reinhard", "poisson", "harmonizer"]
 
 
@@ -198,3 +201,19 @@ def test_a_model_that_is_none_ends_the_command_before_the_page_is_served(tmp_pat
         assert "neither a model with weights nor a folder" in capsys.readouterr().err
     for name in (None, "default", "mkl", "owner/name", str(tmp_path)):
         check_offered(name)
+
+
+def test_every_clip_that_is_offered_can_be_written(tmp_path):
+    """A WebM clip comes back as Matroska, which holds what is written."""
+    pytest.importorskip("av", reason="clips need the extra `video`")
+    import shutil
+
+    from harmony_diffusion.app import video_tab
+
+    engine = Engine(tmp_path / "work", ["reinhard"])
+    for suffix in video_tab._CLIPS:
+        shutil.copy(EXAMPLES / "clip.mp4", tmp_path / f"clip{suffix}")
+        result = video_tab._harmonize(
+            engine, str(tmp_path / f"clip{suffix}"), str(EXAMPLES / "clip_mask.mp4"), "reinhard", 1.0, "none"
+        )
+        assert result[1].startswith("60 frames")
