@@ -51,14 +51,14 @@ from harmony_diffusion.data.sample import HarmonySample
 from harmony_diffusion.errors import HarmonyError, InputError, SizeMismatchError
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.quick_decoding import read_mask, read_picture
-from harmony_diffusion.metrics.protocols import METRICS, Protocol, find_protocols, score
+from harmony_diffusion.metrics.protocols import COLOR_METRICS, METRICS, Protocol, find_protocols, score
 from harmony_diffusion.metrics.rows import ResumableRows, format_row, mean_rows
 from harmony_diffusion.process import keep_freed_memory
 
 _DIGITS = {"ssim": 4, "fssim": 4}
 BASELINES = ("sd-inpainting", "paint-by-example")
 _OWN_ARGUMENTS = ("self", "composite", "mask", "prompt", "generator", "output_type", "return_dict")
-FAST_METRICS = ("mse", "psnr", "fmse", "fpsnr", "bmse")
+FAST_METRICS = ("mse", "psnr", "fab", "fmse", "fpsnr", "bmse")
 
 
 class Case(NamedTuple):
@@ -344,7 +344,8 @@ def score_batch(
         except InputError as error:
             raise InputError(f"{sample.subset}/{sample.name}", str(error)) from error
         for name, values in zip(protocols, scores, strict=True):
-            rows.append(format_row(sample.name, sample.subset, name, values))
+            extra = [metric for metric in COLOR_METRICS if metric in metrics]
+            rows.append(format_row(sample.name, sample.subset, name, values, extra))
     return rows
 
 
@@ -398,9 +399,10 @@ def settings_of(
 
 
 def find_metrics(names: str) -> tuple[str, ...]:
-    wanted = METRICS if names == "all" else tuple(name.strip() for name in names.split(","))
-    if unknown := sorted(set(wanted) - set(METRICS)):
-        raise InputError("--metrics", f"expected {', '.join(METRICS)} or all, got {unknown[0]!r}")
+    known = (*METRICS, *COLOR_METRICS)
+    wanted = known if names == "all" else tuple(name.strip() for name in names.split(","))
+    if unknown := sorted(set(wanted) - set(known)):
+        raise InputError("--metrics", f"expected {', '.join(known)} or all, got {unknown[0]!r}")
     return wanted
 
 
@@ -432,7 +434,8 @@ def run(args: argparse.Namespace) -> None:
     samples = list_samples(args)
     batches = [samples[i : i + args.batch_size] for i in range(0, len(samples), args.batch_size)]
     state = PartialState(cpu=not torch.cuda.is_available())
-    rows = ResumableRows(args.output, len(batches))
+    extra = [metric for metric in COLOR_METRICS if metric in metrics]
+    rows = ResumableRows(args.output, len(batches), extra)
     # Load before writing, because loading may fail. Skip loading if no batch is left.
     predict = load_predictor(args, state.device) if args.restart or rows.pending() else None
     if state.is_main_process:

@@ -30,7 +30,7 @@ from harmony_diffusion.errors import HarmonyError, InputError
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.picture import Picture
 from harmony_diffusion.images.quick_decoding import read_mask, read_picture
-from harmony_diffusion.metrics.functional import fmse, psnr
+from harmony_diffusion.metrics.functional import fab, fmse, psnr
 from harmony_diffusion.metrics.temporal import flicker, r_rtc, tl_dis
 from harmony_diffusion.models import load_model
 from harmony_diffusion.reports.video_tables import COLUMNS
@@ -101,6 +101,7 @@ def score_clip(filters: FilterModel, clip: ClipSample, args: argparse.Namespace)
         scores = {
             "fmse": float(errors[~errors.isnan()].mean()),
             "psnr": float(psnr(after, truth).mean()),
+            "fab": float(fab(after, truth, mask).nanmean()),
             "flicker": flicker(after / 255, before / 255, mask) if way != "real" else float("nan"),
             "fr_rtc": r_rtc(after / 255, truth / 255, mask),
             "tl_dis": tl_dis(after / 255, truth / 255, mask),
@@ -126,7 +127,10 @@ def open_rows(args: argparse.Namespace) -> tuple[Path, set[str]]:
     if not target.exists():
         return target, set()
     with open(target, newline="") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(target, f"has other columns than {', '.join(COLUMNS)}", "Give another folder.")
     return target, {row["name"] for row in rows}
 
 

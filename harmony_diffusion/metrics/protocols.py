@@ -20,9 +20,15 @@ import numpy as np
 from PIL import Image
 
 from harmony_diffusion.errors import InputError, SizeMismatchError
-from harmony_diffusion.metrics.functional import PSNR_CAP, SSIM_WINDOWS, ssim_map
+from harmony_diffusion.metrics.functional import (
+    PSNR_CAP,
+    SSIM_WINDOWS,
+    foreground_color_error,
+    ssim_map,
+)
 
 METRICS = ("mse", "psnr", "fmse", "fpsnr", "ssim", "fssim", "bmse")
+COLOR_METRICS = ("fab",)  # computed if they are asked for
 _PILLOW = {"pil_bilinear": Image.Resampling.BILINEAR, "pil_bicubic": Image.Resampling.BICUBIC}
 
 
@@ -118,7 +124,7 @@ def score(
         real: Ground truth, `(H, W, 3)` uint8.
         mask: 255 on the foreground, `(H, W)` uint8.
         composite: `(H, W, 3)` uint8. Required for protocols with `background="composite"`.
-        metrics: Metrics to compute, a selection of `METRICS`.
+        metrics: Metrics to compute, a selection of `METRICS` and `COLOR_METRICS`.
 
     Returns:
         One dictionary per protocol: `foreground_ratio` in [0, 1], the mean of its mask, and the metrics on
@@ -176,9 +182,11 @@ def _score(protocol: Protocol, images: _Images, metrics: Sequence[str]) -> dict[
     values["bmse"] = (sums.whole - sums.weighted) / (3 * outside) if outside > 0 else math.nan
     if {"ssim", "fssim"} & set(metrics):
         values |= _similarity(protocol, harmonized, real, mask)
+    if "fab" in metrics:
+        values["fab"] = foreground_color_error(harmonized, real, mask)
     return {
         name: values[name]
-        for name in ("foreground_ratio", *METRICS)
+        for name in ("foreground_ratio", *METRICS, *COLOR_METRICS)
         if name in ("foreground_ratio", *metrics)
     }
 

@@ -18,15 +18,27 @@ from typing import Any
 
 from harmony_diffusion.errors import InputError, OutputError
 from harmony_diffusion.images.output_files import write_atomically
-from harmony_diffusion.metrics.protocols import METRICS
+from harmony_diffusion.metrics.protocols import COLOR_METRICS, METRICS
 
 COLUMNS = ("name", "subset", "foreground_ratio", "protocol", *METRICS)
+# Columns that a file may have after these.
+EXTRA_COLUMNS = (*COLOR_METRICS, "edges")
 _UNIT = re.compile(rb"\[(\d+),.*\]\n", re.DOTALL)
 
 
-def format_row(name: str, subset: str, protocol: str, values: Mapping[str, float]) -> list[str]:
-    """Return the cells of a row with 10 significant digits. NaN and missing values give empty cells."""
-    numbers = (values.get(column, math.nan) for column in ("foreground_ratio", *METRICS))
+def format_row(
+    name: str, subset: str, protocol: str, values: Mapping[str, float], extra: Sequence[str] = ()
+) -> list[str]:
+    """Return the cells of a row with 10 significant digits. NaN and missing values give empty cells.
+
+    Args:
+        name: Name of the image.
+        subset: Part of the data set.
+        protocol: Protocol of the scores.
+        values: `foreground_ratio` and the scores.
+        extra: Metrics of `EXTRA_COLUMNS` that the file has too.
+    """
+    numbers = (values.get(column, math.nan) for column in ("foreground_ratio", *METRICS, *extra))
     ratio, *metrics = ("" if math.isnan(number) else f"{number:.10g}" for number in numbers)
     return [name, subset, ratio, protocol, *metrics]
 
@@ -40,13 +52,15 @@ class ResumableRows:
     Args:
         folder: Folder of `rows.csv` and `run.json`, and of `rows-*.partial` until the evaluation is finished.
         count: Number of units of work.
+        extra: Metrics of `EXTRA_COLUMNS` that the rows have, as in `format_row`.
 
     Attributes:
         target: The finished file.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, extra: Sequence[str] = ()) -> None:
         self.folder, self.count = folder, count
+        self.columns = (*COLUMNS, *extra)
         self.target, self.record = folder / "rows.csv", folder / "run.json"
         self.file: int | None = None
 
@@ -113,7 +127,7 @@ class ResumableRows:
     def _write(self, places: Mapping[int, Sequence[Any]], file: Any) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(self.columns)
         sources = {path: path.open("rb") for path in self._partial_files()}
         for unit in range(self.count):
             path, start = places[unit]
@@ -148,7 +162,8 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
         raise InputError(path, "is missing")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        found = tuple(reader.fieldnames or ())
+        if found[: len(COLUMNS)] != COLUMNS or set(found[len(COLUMNS) :]) - set(EXTRA_COLUMNS):
             raise InputError(path, f"has other columns than {', '.join(COLUMNS)}")
         yield from reader
 
@@ -169,8 +184,8 @@ def mean_rows(path: Path) -> dict[tuple[str, str], dict[str, float]]:
             count = counts.setdefault(key, {})
             total["images"] += 1
             total["empty"] += float(row["foreground_ratio"]) == 0
-            for metric in METRICS:
-                if row[metric]:
+            for metric in (*METRICS, *EXTRA_COLUMNS):
+                if row.get(metric):
                     total[metric] = total.get(metric, 0.0) + float(row[metric])
                     count[metric] = count.get(metric, 0) + 1
     for key, count in counts.items():

@@ -11,8 +11,8 @@ from pathlib import Path
 from harmony_diffusion.errors import InputError
 
 # In the order of the tables.
-METRICS = ("psnr", "mse", "fmse", "fpsnr", "ssim", "fssim", "bmse", "lpips")
-HIGHER_IS_BETTER = frozenset({"psnr", "fpsnr", "ssim", "fssim"})
+METRICS = ("psnr", "fab", "mse", "fmse", "fpsnr", "ssim", "fssim", "bmse", "lpips", "edges")
+HIGHER_IS_BETTER = frozenset({"psnr", "fpsnr", "ssim", "fssim", "edges"})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from harmony_diffusion.metrics.functional import fmse, fpsnr, mse, psnr
+from harmony_diffusion.metrics.functional import fab, fmse, fpsnr, mse, psnr
 from harmony_diffusion.reports.diffusion_tables import LEGACY, PASTED, RAW
 
 
@@ -26,6 +26,7 @@ def variant_scores(raw: Tensor, pasted: Tensor, real: Tensor, mask: Tensor) -> d
             "psnr": psnr(image, real),
             "fmse": fmse(image, real, mask),
             "fpsnr": fpsnr(image, real, mask),
+            "fab": fab(image, real, mask),
         }
         for name, image in ((RAW, raw), (PASTED, pasted))
     }

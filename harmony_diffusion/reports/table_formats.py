@@ -21,9 +21,22 @@ TITLES = {
     "fssim": "fSSIM",
     "bmse": "bMSE",
     "lpips": "LPIPS",
+    "fab": "fΔab",
+    "edges": "edges",
 }
-DECIMALS = {"mse": 2, "psnr": 2, "fmse": 2, "fpsnr": 2, "ssim": 4, "fssim": 4, "bmse": 3, "lpips": 4}
-HEADLINE = ("psnr", "mse", "fmse")
+DECIMALS = {
+    "mse": 2,
+    "psnr": 2,
+    "fmse": 2,
+    "fpsnr": 2,
+    "ssim": 4,
+    "fssim": 4,
+    "bmse": 3,
+    "lpips": 4,
+    "fab": 2,
+    "edges": 3,
+}
+HEADLINE = ("psnr", "fab", "mse", "fmse")
 _DIGITS = 6  # decimals in CSV and JSON
 ARROWS = {True: "↑", False: "↓"}
 _LATEX_ARROWS = {True: r"$\uparrow$", False: r"$\downarrow$"}

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from harmony_diffusion.errors import InputError
 
-METRICS = {"fmse": 2, "psnr": 2, "flicker": 2, "fr_rtc": 3, "tl_dis": 1}
+METRICS = {"fmse": 2, "psnr": 2, "fab": 2, "flicker": 2, "fr_rtc": 3, "tl_dis": 1}
 TITLES = {
     "fmse": "fMSE ↓",
     "psnr": "PSNR ↑",
+    "fab": "fΔab ↓",
     "flicker": "flicker ↓",
     "fr_rtc": "fR-RTC ↓",
     "tl_dis": "TL (DIS) ↓",
@@ -23,7 +24,7 @@ def is_video_rows(path: Path) -> bool:
     """Return whether a file holds scores of clips."""
     try:
         with open(path, newline="") as file:
-            return next(csv.reader(file), []) == list(COLUMNS)
+            return next(csv.reader(file), [])[:3] == list(COLUMNS[:3])
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -56,7 +57,7 @@ def mean_scores(methods: Mapping[str, list[dict[str, str]]]) -> list[dict[str, s
             chosen = [row for row in rows if row["way"] == way]
             line = {"method": method, "way": way, "clips": str(len(chosen))}
             for metric, digits in METRICS.items():
-                values = [float(row[metric]) for row in chosen if row[metric]]
+                values = [float(row[metric]) for row in chosen if row.get(metric)]
                 line[metric] = f"{math.fsum(values) / len(values):.{digits}f}" if values else ""
             table.append(line)
     return table
