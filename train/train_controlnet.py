@@ -30,7 +30,12 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from harmony_diffusion.diffusion.base_models import load_base_components, read_pipeline_config
 from harmony_diffusion.diffusion.control_detectors import BACKENDS
 from harmony_diffusion.diffusion.control_images import SIGMA
-from harmony_diffusion.diffusion.control_settings import ROLES, ControlSettings, load_control_settings
+from harmony_diffusion.diffusion.control_settings import (
+    CANNY_THRESHOLDS,
+    ROLES,
+    ControlSettings,
+    load_control_settings,
+)
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet, make_controlnet
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
@@ -78,6 +83,7 @@ def parse_args() -> argparse.Namespace:
     add("--control_scale", type=float, default=1.0, help="lambda of equation 7")
     add("--conditioning_embedding", type=int, nargs="*", default=[16, 32, 96, 256], help="widths of the layers that embed the control image")  # fmt: skip  # noqa: E501
     add("--unit_embedding", action="store_true", help="initialize these layers to take effect at once")
+    add("--canny_thresholds", type=float, nargs=2, default=CANNY_THRESHOLDS, metavar=("LOW", "HIGH"), help="of the edges, as gradients of 8-bit values per pixel (default: 100 200)")  # fmt: skip  # noqa: E501
     add("--canny_backend", choices=BACKENDS, default="opencv", help="program that draws the edges")
     add("--sigma", type=float, default=SIGMA, help="of the blur, in pixels at the training resolution")
     add_arguments(parser, learning_rate=5e-6)
@@ -137,7 +143,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     models = load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
     image_channel = read_pipeline_config(args.pretrained_model_name_or_path).get("image_channel", "masked")
     settings = ControlSettings(
-        args.control, args.control_input, sigma=args.sigma, canny_backend=args.canny_backend
+        args.control,
+        args.control_input,
+        canny_thresholds=tuple(args.canny_thresholds),
+        sigma=args.sigma,
+        canny_backend=args.canny_backend,
     )
     controlnet = build_controlnet(args, models["unet"], models["vae"]).to(device)
     other_settings, other = load_other(args, settings), None

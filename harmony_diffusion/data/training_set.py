@@ -99,6 +99,7 @@ class PhotographSet:
         skip_bad: Replace an unusable photograph by another draw and count it. False raises an error.
         turn: Also rotate half of the crops by 90, 180 or 270 degrees.
         whole: Share of samples that use the whole image instead of a crop, in [0, 1].
+        mirror: Mirror half of the samples.
     """
 
     def __init__(
@@ -109,11 +110,12 @@ class PhotographSet:
         skip_bad: bool = False,
         turn: bool = False,
         whole: float = WHOLE_FRAMES,
+        mirror: bool = True,
     ) -> None:
         if not photographs:
             raise InputError("photographs", "is empty")
         self.photographs, self.size, self.skip_bad, self.turn = photographs, size, skip_bad, turn
-        self.whole = whole
+        self.whole, self.mirror = whole, mirror
         self.order = WeightedOrder(len(photographs), weights)
 
     def __len__(self) -> int:
@@ -133,9 +135,14 @@ class PhotographSet:
         first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
 
         def load(source: int) -> Item:
-            return photograph_item(self.photographs[source], self.size, key, turn=self.turn, whole=self.whole)
+            return self.item(source, key)
 
         return _load_or_redraw(load, first, len(self.photographs), key, self.skip_bad)
+
+    def item(self, source: int, key: int) -> Item:
+        """Return the crop of a photograph that a key determines, `real` and `mask`."""
+        photograph, options = self.photographs[source], {"turn": self.turn, "mirror": self.mirror}
+        return photograph_item(photograph, self.size, key, whole=self.whole, **options)
 
 
 class PairSet:
@@ -148,6 +155,7 @@ class PairSet:
         skip_bad: Replace an unusable sample by another draw and count it. False raises an error.
         turn: Also rotate half of the crops by 90, 180 or 270 degrees.
         whole: Share of samples that use the whole image instead of a crop, in [0, 1].
+        mirror: Mirror half of the samples.
     """
 
     def __init__(
@@ -158,11 +166,12 @@ class PairSet:
         skip_bad: bool = False,
         turn: bool = False,
         whole: float = WHOLE_FRAMES,
+        mirror: bool = True,
     ) -> None:
         if not samples:
             raise InputError("samples", "is empty")
         self.samples, self.size, self.skip_bad, self.turn = samples, size, skip_bad, turn
-        self.whole = whole
+        self.whole, self.mirror = whole, mirror
         self.order = WeightedOrder(len(samples), weights)
 
     def __len__(self) -> int:
@@ -178,13 +187,20 @@ class PairSet:
         first, key = self.order(seed, epoch, index), sample_key(seed, epoch, index)
 
         def load(source: int) -> Item:
-            return pair_item(self.samples[source], self.size, key, turn=self.turn, whole=self.whole)
+            options = {"turn": self.turn, "mirror": self.mirror}
+            return pair_item(self.samples[source], self.size, key, whole=self.whole, **options)
 
         return _load_or_redraw(load, first, len(self.samples), key, self.skip_bad)
 
 
 def photograph_item(
-    photograph: Photograph, size: int, key: int, *, turn: bool = False, whole: float = WHOLE_FRAMES
+    photograph: Photograph,
+    size: int,
+    key: int,
+    *,
+    turn: bool = False,
+    whole: float = WHOLE_FRAMES,
+    mirror: bool = True,
 ) -> Item:
     """Decode a photograph and crop it as the key determines; see `PhotographSet.sample_at`.
 
@@ -194,12 +210,19 @@ def photograph_item(
     picture, mask = read_pair(
         photograph.picture, photograph.mask, shortest=2 * size, resize_mask=photograph.resize_mask
     )
-    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn, whole=whole)
+    draws = generator_of(key, "geometry")
+    geometry = draw_geometry(mask, size, draws, turn=turn, whole=whole, mirror=mirror)
     return {"real": _planes(geometry.picture(picture)), "mask": _planes(geometry.mask(mask))}
 
 
 def pair_item(
-    sample: HarmonySample, size: int, key: int, *, turn: bool = False, whole: float = WHOLE_FRAMES
+    sample: HarmonySample,
+    size: int,
+    key: int,
+    *,
+    turn: bool = False,
+    whole: float = WHOLE_FRAMES,
+    mirror: bool = True,
 ) -> Item:
     """Decode a sample and crop it as the key determines; see `PairSet.sample_at`.
 
@@ -209,7 +232,8 @@ def pair_item(
     composite, mask = read_pair(sample.composite, sample.mask)
     real = read_picture(sample.real)
     check_same_size(sample.real, composite, real)
-    geometry = draw_geometry(mask, size, generator_of(key, "geometry"), turn=turn, whole=whole)
+    draws = generator_of(key, "geometry")
+    geometry = draw_geometry(mask, size, draws, turn=turn, whole=whole, mirror=mirror)
     return {
         "composite": _planes(geometry.picture(composite)),
         "real": _planes(geometry.picture(real)),

@@ -58,6 +58,7 @@ def draw_geometry(
     ratio: tuple[float, float] = (0.005, 0.85),
     kept: float = 0.5,
     turn: bool = False,
+    mirror: bool = True,
 ) -> Geometry:
     """Draw a random square crop that keeps enough of the foreground.
 
@@ -74,12 +75,13 @@ def draw_geometry(
         ratio: Smallest and largest share of foreground in a crop.
         kept: Smallest share of the foreground that a crop must contain.
         turn: Also rotate half of the pictures by 90, 180 or 270 degrees.
+        mirror: Mirror half of the pictures.
 
     Returns:
-        The geometry. Half of the draws are mirrored.
+        The geometry.
     """
     height, width = mask.shape
-    mirror = bool(generator.random() < 0.5)
+    mirrored = bool(generator.random() < 0.5) and mirror
     turns = int(generator.integers(1, 4)) if turn and generator.random() < 0.5 else 0
     take_whole = generator.random() < whole
     share = generator.uniform(*area, CANDIDATES)
@@ -99,7 +101,7 @@ def draw_geometry(
         if good.any():
             chosen = [float(edge) for edge in boxes[good.argmax()]]
             box = (chosen[0], chosen[1], chosen[2], chosen[3])
-    return Geometry(box, (size, size), mirror, turns)
+    return Geometry(box, (size, size), mirrored, turns)
 
 
 def check_same_size(subject: object, first: np.ndarray, second: np.ndarray) -> None:

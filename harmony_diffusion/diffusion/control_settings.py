@@ -14,6 +14,7 @@ from harmony_diffusion.errors import CheckpointError, InputError
 
 FILE = "control.json"
 ROLES = ("high", "low")
+CANNY_THRESHOLDS = (100, 200)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ControlSettings:
 
     role: str
     control_input: ControlInput = "noisy_latents"
-    canny_thresholds: tuple[float, float] = (100, 200)
+    canny_thresholds: tuple[float, float] = CANNY_THRESHOLDS
     silhouette: bool = True
     sigma: float = SIGMA
     premultiplied: bool = True

@@ -16,6 +16,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
+from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.errors import CheckpointError, HarmonyError, OutputError
 from harmony_diffusion.images.output_files import check_new_folder, output_error
 from harmony_diffusion.paths import exists
@@ -176,6 +177,14 @@ def find_checkpoint(folder: Path, wanted: str) -> Path | None:
     return folder / wanted if (folder / wanted).is_dir() else Path(wanted)
 
 
+# Settings that older checkpoints lack, and the values that mean the same as their absence.
+_ADDED: dict[str, tuple[Any, ...]] = {
+    "whole_frames": (WHOLE_FRAMES,),
+    "no_mirror": (False,),
+    "optimizer": ("adamw_fused", "adamw_8bit"),
+}
+
+
 def read_training_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Read the state of a checkpoint.
 
@@ -185,7 +194,7 @@ def read_training_state(path: Path, settings: Mapping[str, Any]) -> dict[str, An
     if not (path / "training_state.pt").is_file():
         raise CheckpointError(f"{path}: is no checkpoint, it has no training_state.pt.")
     state = torch.load(path / "training_state.pt", map_location="cpu", weights_only=True)
-    saved, settings = current_settings(state["settings"]), dict(settings)
+    saved, settings = current_settings(state["settings"]), current_settings(settings)
     if differing := [key for key in {**saved, **settings} if saved.get(key) != settings.get(key)]:
         told = ", ".join(
             f"{key} {saved.get(key)!r} there and {settings.get(key)!r} here" for key in differing
@@ -202,7 +211,11 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     A removed setting with a value that no longer applies stays, so that the checkpoint is refused.
     """
     named = {_RENAMED.get(name, name): value for name, value in settings.items()}
-    return {name: value for name, value in named.items() if name not in _REMOVED or value != _REMOVED[name]}
+    return {
+        name: value
+        for name, value in named.items()
+        if (name not in _REMOVED or value != _REMOVED[name]) and value not in _ADDED.get(name, ())
+    }
 
 
 def load_checkpoint(

@@ -26,8 +26,8 @@ from harmony_diffusion.data.training_set import (
     PhotographSet,
     TrainingSet,
     numbers_item,
-    photograph_item,
 )
+from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.training.diffusion_step import embed_prompts, encode_images
@@ -76,6 +76,8 @@ def open_data(
     skip_bad: bool = False,
     limit: int | None = None,
     ids: Path | None = None,
+    whole_frames: float = WHOLE_FRAMES,
+    mirror: bool = True,
 ) -> DiffusionData:
     """List a data set with its prompts.
 
@@ -91,6 +93,8 @@ def open_data(
         skip_bad: Skip unusable files.
         limit: Use only the first N samples.
         ids: File of names, one a line: take these photographs only, whether others are there or not.
+        whole_frames: Share of samples that are whole pictures, resized to squares; the others are crops.
+        mirror: Mirror half of the samples.
 
     Raises:
         InputError: Nothing usable, or names or prompts that are missing.
@@ -98,13 +102,15 @@ def open_data(
     problems: list[Problem] | None = [] if skip_bad or ids else None
     listing = list_dataset(path, split, filters=filters or None, problems=problems)
     facts: dict[str, object] = {"data set": f"{path.name}, split {split}"}
+    geometry: dict[str, Any] = {"whole": whole_frames, "mirror": mirror}
     if listing.samples:
         if captions or caption_column:
             raise InputError(path, "holds composites, which have no captions")
         samples = listing.samples[:limit]
         facts["samples"] = len(samples)
         facts["prompts"] = "empty"
-        return DiffusionData(PairSet(samples, resolution, None, skip_bad), [""] * len(samples), None, facts)
+        pairs = PairSet(samples, resolution, None, skip_bad, **geometry)
+        return DiffusionData(pairs, [""] * len(samples), None, facts)
     photographs = listing.photographs
     if ids:
         wanted = set(ids.read_text(encoding="utf-8-sig").split())
@@ -127,7 +133,7 @@ def open_data(
         # The condition may differ from the target in colour and light only.
         colors = reference_colors(photographs, REFERENCES, skip_bad)
         composer = SyntheticComposites(colors, jittered=0.0, imperfect=False, placements=IN_PLACE)
-    samples_of_photographs = PhotographSet(photographs, resolution, None, skip_bad)
+    samples_of_photographs = PhotographSet(photographs, resolution, None, skip_bad, **geometry)
     return DiffusionData(samples_of_photographs, prompts, composer if perturb else None, facts)
 
 
@@ -214,6 +220,8 @@ def precompute(
         "perturbed": data.composer is not None,
         "image_channel": image_channel,
         "seed": seed,
+        "whole_frames": samples.whole,
+        "mirror": samples.mirror,
         "vae": _digest_weights(vae),
         "text_encoder": _digest_weights(models["text_encoder"]),
     }
@@ -232,7 +240,7 @@ def precompute(
         for sources in _batches(missing, batch_size):
             keys = [sample_key(seed, variant, source) for source in sources]
             items = [
-                photograph_item(samples.photographs[source], samples.size, key) | numbers_item(key=key)
+                samples.item(source, key) | numbers_item(key=key)
                 for source, key in zip(sources, keys, strict=True)
             ]
             images = data.images(default_collate(items), vae.device)
@@ -249,7 +257,7 @@ def precompute(
 def _check_settings(folder: Path, settings: dict[str, Any], rank: int) -> None:
     path = folder / "settings.json"
     if path.is_file():
-        found = json.loads(path.read_text("utf-8"))
+        found = {"whole_frames": WHOLE_FRAMES, "mirror": True} | json.loads(path.read_text("utf-8"))
         differing = [name for name in settings if found.get(name) != settings[name]]
         if differing:
             raise InputError(folder, f"was computed with other {', '.join(differing)}", "Take another folder")

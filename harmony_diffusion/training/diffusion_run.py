@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.photographs import parse_filters
 from harmony_diffusion.data.training_set import Item, KeyedView, PhotographSet, TrainingSet
+from harmony_diffusion.data.transforms import WHOLE_FRAMES
 from harmony_diffusion.metrics.functional import fmse, mse, psnr
 from harmony_diffusion.training.arguments import (
     add_data_arguments,
@@ -50,7 +51,7 @@ FIXED = (
     "resolution", "split", "filter", "max_train_samples", "proportion_empty_prompts", "precompute",
     "perturb_foreground", "seed", "learning_rate", "lr_scheduler", "lr_warmup_steps", "use_8bit_adam",
     "adam_weight_decay", "adam_epsilon", "max_grad_norm", "use_ema", "ema_decay", "mixed_precision",
-    "snr_gamma", "pixel_loss",
+    "snr_gamma", "pixel_loss", "whole_frames", "no_mirror", "optimizer",
 )  # fmt: skip
 
 
@@ -58,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None
     """Add the flags of both scripts of the diffusion method."""
     add = add_data_arguments(parser)
     add("--max_train_samples", type=int, help="use only the first N samples")
+    add("--whole_frames", type=float, default=WHOLE_FRAMES, help="share of samples that are not cropped (the paper: 1)")  # fmt: skip  # noqa: E501
+    add("--no_mirror", action="store_true", help="do not mirror half of the samples (the paper)")
     add("--captions", type=Path, help="captions by train/prepare_captions.py (default: empty prompts)")
     add("--caption_column", help="column of the data set with the prompts, replaces --captions")
     add("--proportion_empty_prompts", type=float, default=0.0, help="share of samples without their prompt")
@@ -66,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None
     add("--precompute", type=int, default=0, metavar="VARIANTS", help="encode N crops of each photograph in advance (default: encode in each step)")  # fmt: skip  # noqa: E501
     add("--precomputed_dir", type=Path, help="folder of the encoded crops (default: OUTPUT/precomputed)")
     add = add_optimizer_arguments(parser, SCHEDULES, learning_rate)
+    add("--optimizer", choices=("adam", "adamw"), default="adamw", help="adam: weight decay as part of the gradient, as in the paper; adamw: apart from it")  # fmt: skip  # noqa: E501
     add("--use_8bit_adam", action="store_true", help="needs bitsandbytes")
     add("--pixel_loss", type=float, metavar="SHARE", help="weight the error of each latent channel by its effect on the image, and decode this share of the samples")  # fmt: skip  # noqa: E501
     add("--snr_gamma", type=float, help="limit of the signal-to-noise ratio that weights timesteps, often 5")
@@ -78,11 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Fill in the defaults that depend on other arguments; exit if arguments are invalid."""
     check_shared_arguments(parser, args)
-    args.optimizer = "adamw_8bit" if args.use_8bit_adam else "adamw_fused"
+    if args.use_8bit_adam and args.optimizer != "adamw":
+        parser.error("--use_8bit_adam is AdamW; leave out --optimizer adam")
+    if args.optimizer == "adamw":
+        args.optimizer = "adamw_8bit" if args.use_8bit_adam else "adamw_fused"
     if args.captions and args.caption_column:
         parser.error("--captions and --caption_column: give one of them")
     if args.resolution < 64 or args.resolution % 64:
         parser.error("--resolution must be a multiple of 64, like the working size of the pipeline")
+    if not 0 <= args.whole_frames <= 1:
+        parser.error("--whole_frames must be in [0, 1]")
     if not 0 <= args.proportion_empty_prompts <= 1:
         parser.error("--proportion_empty_prompts must be in [0, 1]")
     if args.pixel_loss is not None and not 0 <= args.pixel_loss <= 1:
@@ -102,6 +111,8 @@ def open_split(args: argparse.Namespace, split: str, composer: Any = None) -> Di
         composer=composer,
         skip_bad=args.bad_samples == "skip",
         limit=args.max_train_samples if split == args.split else None,
+        whole_frames=args.whole_frames,
+        mirror=not args.no_mirror,
     )
 
 
@@ -312,6 +323,8 @@ def training_facts(args: argparse.Namespace, steps: int, batch: int) -> dict[str
         "steps": steps,
         "images a step": batch,
         "resolution": args.resolution,
+        "whole pictures": f"{args.whole_frames:.0%}" + (", none mirrored" if args.no_mirror else ""),
+        "optimizer": {"adam": "Adam", "adamw_fused": "AdamW", "adamw_8bit": "AdamW, 8-bit"}[args.optimizer],
         "learning rate": args.learning_rate,
         "foreground perturbed": "yes" if args.perturb_foreground else "no",
         "empty prompts": f"{args.proportion_empty_prompts:.0%}",

@@ -4,8 +4,9 @@
 #   bash train/recipes/sd2_dual_low.sh --data OPEN_IMAGES/manifest-train.csv --captions OPEN_IMAGES/captions \
 #     --output outputs/sd2_dual_low
 #
-# Paper: Stable Diffusion 2 inpainting frozen, 512x512, AdamW 1e-6, weight decay 0.01, 10,000 warm-up steps,
-# 64 images a step, control scale 1, 12.5 % of Open Images (docs/training.md prepares it), captions by BLIP.
+# Paper: Stable Diffusion 2 inpainting frozen, whole frames at 512x512, Adam 1e-6, weight decay 0.01 (as part of the
+# gradient: the paper says Adam, not AdamW), 10,000 warm-up steps, 64 images a step, control scale 1, 12.5 % of Open
+# Images (docs/training.md prepares it), captions by BLIP.
 # Hardware and hours: 8 RTX A6000, 96 h. The paper states no number of steps; 200,000 stand for it here.
 # Expected: with the ControlNet for edges FID 11.79, PSNR 31.26, MSE 53.08 on 2,000 images of Open Images.
 # Not run.
@@ -18,6 +19,9 @@ accelerate launch --num_processes 8 ${LAUNCH_FLAGS:-} train/train_controlnet.py 
   --no_perturb_foreground \
   --control_scale 1 \
   --resolution 512 \
+  --whole_frames 1 \
+  --no_mirror \
+  --optimizer adam \
   --train_batch_size 4 \
   --gradient_accumulation_steps 2 \
   --max_train_steps 200000 \
