@@ -1,6 +1,7 @@
 """Choose foregrounds among the masks of Open Images and list what must be downloaded for them.
 
     python train/prepare_open_images.py --data OPEN_IMAGES --split train --shards 0 1
+    python train/prepare_open_images.py --data OPEN_IMAGES --split test --ids ids.txt
     python train/prepare_open_images.py --data OPEN_IMAGES --split test --single --count 2000
 
 OPEN_IMAGES is a folder for the published dataset; it may be empty at first. Run the command, download the
@@ -13,8 +14,10 @@ files that it lists, and run it again: it continues where it stopped. It downloa
    `harmony data check`. `manifest-SPLIT.json` holds the settings and counts the masks that were left out.
 4. `photographs-SPLIT.txt`: missing photographs, in the format of the official `downloader.py`.
 
-The SD2 paper trains on 12.5 % of the training images, which are shards 0 and 1 of 16, and tests on 2,000
-images with a single mask.
+The SD2 paper trains on 12.5 % of the training images, which are shards 0 and 1 of 16. Its 2,000 test images
+are those of `harmony data select`: any image with exactly one instance. `--ids` takes exactly the masks of
+that list, without any limit. `--single --count` makes another set, the filtered single-object images, which
+also passes the limits on quality, size and shape; scores on the two are not comparable.
 """
 
 import argparse
@@ -73,6 +76,7 @@ def parse_args() -> argparse.Namespace:
     add("--split", default="train", choices=("train", "validation", "test"))
     add("--shards", type=int, nargs="+", default=list(range(16)), help="shards from 0 to 15 (default: all)")
     add("--single", action="store_true", help="only images with exactly one segmented object")
+    add("--ids", type=Path, help="take exactly the masks in this list by `harmony data select`")
     add("--count", type=int, help="number of images to choose, the same for the same seed")
     add("--seed", type=int, default=0)
     add(
@@ -95,6 +99,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not all(0 <= shard < 16 for shard in args.shards):
         parser.error("--shards: numbers from 0 to 15")
+    if args.ids and (args.single or args.count is not None):
+        parser.error("--ids is a selection; leave out --single and --count")
     if args.count is not None and args.count < 1:
         parser.error("--count: at least 1")
     return args
@@ -149,9 +155,13 @@ def read_candidates(args: argparse.Namespace, rejected: Counter[str]) -> dict[st
     records = read_image_records(args.data, args.split, per_image)
     flags = FlaggedBoxes(args.data, args.split, per_image, [flag for flag in FLAGS if flag not in args.keep])
     candidates: dict[str, list[Row]] = {}
+    wanted = set(args.ids.read_text(encoding="utf-8-sig").split()) if args.ids else None
     for row in read_table(table, MASK_COLUMNS):
         image = row["ImageID"]
-        if image not in per_image:
+        if image not in per_image or (wanted is not None and Path(row["MaskPath"]).stem not in wanted):
+            continue
+        if wanted is not None:
+            candidates.setdefault(image, []).append({**row, **records.get(image, {})})
             continue
         record, box = records.get(image, {}), box_of(row)
         fault = flags.find(image, row["LabelName"], box)
@@ -184,11 +194,14 @@ def choose(
                 break
             if not isinstance(measure, Measure):
                 rejected["unreadable" if measure else "missing"] += 1
-            elif fault := limits.fault(measure):
+            elif not args.ids and (fault := limits.fault(measure)):
                 rejected[fault] += 1
             else:
                 chosen.append((row, measure))
                 images.add(row["ImageID"])
+    if args.ids and len(chosen) < (count := len(args.ids.read_text(encoding="utf-8-sig").split())):
+        reason = f"names {count} masks, of which {len(chosen)} are here: {dict(rejected)}"
+        raise InputError(args.ids, reason, "Add the missing archives, or select with all shards.")
     if not chosen:
         raise InputError(masks_table(args.data, args.split), f"has no mask that fits: {dict(rejected)}")
     return sorted(chosen, key=lambda pair: (pair[0]["ImageID"], pair[0]["MaskPath"]))
@@ -253,8 +266,10 @@ def write_manifest(
     settings = {
         key: value
         for key, value in vars(args).items()
-        if key not in ("data", "workers", "download", "mirror")
+        if key not in ("data", "workers", "download", "mirror", "ids")
     }
+    if args.ids:
+        settings["ids"] = hashlib.sha256(args.ids.read_bytes()).hexdigest()
     facts = {
         "settings": settings,
         "masks": len(chosen),
