@@ -53,6 +53,7 @@ def parse_args() -> argparse.Namespace:
     add("--base", help="inpainting model, a folder or a Hub id (default: Stable Diffusion 2)")
     add("--high", type=Path, help="ControlNet for edges, a folder by train_controlnet.py")
     add("--low", type=Path, help="ControlNet for colours")
+    add("--captioner", help="BLIP that writes missing prompts, a folder or a Hub id (default: none)")
     add("--half", action="store_true", help="store the weights in half precision")
     add("--overwrite", action="store_true", help="replace OUTPUT")
     add("--output", type=Path, required=True)
@@ -61,9 +62,10 @@ def parse_args() -> argparse.Namespace:
 
 def open_in_single_precision(folder: Path) -> None:
     """Make transformers open the weights in float32, as diffusers does, whatever the stored format."""
-    path = folder / "text_encoder" / "config.json"
-    entries = json.loads(path.read_text("utf-8")) | {"dtype": "float32"}
-    path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
+    for part in ("text_encoder", "captioner"):
+        if (path := folder / part / "config.json").is_file():
+            entries = json.loads(path.read_text("utf-8")) | {"dtype": "float32"}
+            path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def write_card(folder: Path, title: str, pipe: Any) -> None:
@@ -96,7 +98,7 @@ def save(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.overwrite:
         raise OutputError(args.output, "exists already", "Replace it with --overwrite.")
     dtype = torch.float16 if args.half else None
-    pipe = assemble_pipeline(args.base, high=args.high, low=args.low, dtype=dtype)
+    pipe = assemble_pipeline(args.base, high=args.high, low=args.low, dtype=dtype, captioner=args.captioner)
 
     def write(folder: Path) -> None:
         pipe.save_pretrained(folder)

@@ -2,10 +2,13 @@
 
     python train/prepare_captions.py --data OPEN_IMAGES/manifest-train.csv --output OPEN_IMAGES/captions
     torchrun --nproc_per_node 8 train/prepare_captions.py --data … --output …
+    python train/prepare_captions.py --data … --region foreground --output OPEN_IMAGES/captions-foreground
 
 Each of N processes writes `captions-I-of-N.jsonl` to OUTPUT, one line for each photograph;
 `captions.json` holds the settings. To continue a killed run, start the same command again, with any
-number of processes. Photographs with several masks get one caption. `--column` copies captions from a
+number of processes. Photographs with several masks get one caption. `--region foreground` captions every
+foreground alone, cut out on the mean colour of the captioner's encoder, as the paper does for its baseline
+with text only (figure 4). `--column` copies captions from a
 column of the data set instead, for example from `Label` of Open Images.
 """
 
@@ -18,7 +21,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -34,18 +37,20 @@ from harmony_diffusion.data.captions import (
     prompts_from_column,
     read_captions,
 )
+from harmony_diffusion.data.cut_outs import cut_out
 from harmony_diffusion.data.layouts import Listing, list_dataset
 from harmony_diffusion.data.record_files import append_records
 from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.errors import HarmonyError, InputError
 from harmony_diffusion.images.output_files import write_atomically
-from harmony_diffusion.images.quick_decoding import read_picture
+from harmony_diffusion.images.quick_decoding import read_pair, read_picture
 from harmony_diffusion.images.sources import Source
 from harmony_diffusion.process import keep_freed_memory
 
 logger = logging.getLogger("prepare_captions")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+REGIONS = ("whole", "foreground")
 COLUMN_CHUNK = 4096  # captions from a column written at a time
 
 # The key of a photograph, and its pixels or a description of its fault.
@@ -61,6 +66,7 @@ def parse_args() -> argparse.Namespace:
     add("--output", type=Path, required=True, help="folder of the captions")
     add("--split", default="train")
     add("--captioner", default=DEFAULT_CAPTIONER, help="folder or Hub id of a BLIP (default: %(default)s)")
+    add("--region", choices=REGIONS, default="whole", help="caption photographs, or their foregrounds alone")
     add("--column", help="take captions from this column instead")
     add("--max_new_tokens", type=int, default=30)
     add("--num_beams", type=int, default=3)
@@ -71,6 +77,8 @@ def parse_args() -> argparse.Namespace:
     add("--part", metavar="I/N", help="caption part I of 0 to N - 1 (default: by the rank of torchrun)")
     add("--skip_bad", action="store_true", help="skip photographs that cannot be used")
     args = parser.parse_args()
+    if args.column is not None and args.region != "whole":
+        parser.error("--column and --region: give one of them")
     args.part, args.parts = part_of(args.part, parser)
     if args.device is None:
         args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -114,6 +122,8 @@ def check_settings(args: argparse.Namespace) -> None:
     else:
         names = ("captioner", "max_new_tokens", "num_beams", "dtype")
         settings = {"beginning": ""} | {name: getattr(args, name) for name in names}
+        if args.region != "whole":
+            settings["region"] = args.region
     path = args.output / "captions.json"
     if path.exists() and json.loads(path.read_text()) != settings:
         raise InputError(args.output, f"holds captions made otherwise ({path.read_text()})", "Choose another")
@@ -151,10 +161,35 @@ def caption_from_column(args: argparse.Namespace, listing: Listing, root: Path) 
         append_records(output_file(args), ({"image": key, "caption": captions[key]} for key in chunk))
 
 
+class Subject(NamedTuple):
+    """A picture to caption, or the foreground of a picture if there is a mask."""
+
+    picture: Source
+    mask: Source | None = None
+    resize_mask: bool = False
+
+    def record(self, root: Path) -> dict[str, str]:
+        """Return the entries that name it in a file of captions."""
+        keys = {"image": picture_key(self.picture, root)}
+        return keys if self.mask is None else keys | {"mask": picture_key(self.mask, root)}
+
+
+def subjects(args: argparse.Namespace, listing: Listing, root: Path) -> dict[str, Subject]:
+    """Return what is to be captioned, by the key of its caption."""
+    if args.region == "foreground":
+        if not listing.photographs:
+            raise InputError(
+                args.data, "holds composites", "Caption whole pictures: leave out --region foreground"
+            )
+        chosen = [Subject(one.picture, one.mask, one.resize_mask) for one in listing.photographs]
+    else:
+        pictures = [photograph.picture for photograph in listing.photographs]
+        chosen = [Subject(picture) for picture in pictures + [sample.real for sample in listing.samples]]
+    return {picture_key(subject.mask or subject.picture, root): subject for subject in chosen}
+
+
 def caption_with_blip(args: argparse.Namespace, listing: Listing, root: Path) -> None:
-    pictures = [photograph.picture for photograph in listing.photographs]
-    pictures += [sample.real for sample in listing.samples]
-    by_key = {picture_key(picture, root): picture for picture in pictures}
+    by_key = subjects(args, listing, root)
     left = unfinished(args, list(by_key))
     if not left:
         return
@@ -178,7 +213,8 @@ def caption_with_blip(args: argparse.Namespace, listing: Listing, root: Path) ->
                     num_beams=args.num_beams,
                 )
                 records = [
-                    {"image": key, "caption": text} for (key, _), text in zip(good, texts, strict=True)
+                    by_key[key].record(root) | {"caption": text}
+                    for (key, _), text in zip(good, texts, strict=True)
                 ]
                 append_records(output_file(args), records)
             bar.update(len(batch))
@@ -187,18 +223,25 @@ def caption_with_blip(args: argparse.Namespace, listing: Listing, root: Path) ->
 
 
 def batches(
-    args: argparse.Namespace, processor: Any, pictures: dict[str, Source]
+    args: argparse.Namespace, processor: Any, pictures: dict[str, Subject]
 ) -> Iterator[list[Prepared]]:
     items: Any = list(pictures.items())
     prepare = functools.partial(prepare_pictures, processor)
     yield from DataLoader(items, batch_size=args.batch_size, num_workers=args.workers, collate_fn=prepare)
 
 
-def prepare_pictures(processor: Any, items: list[tuple[str, Source]]) -> list[Prepared]:
+def view_of(subject: Subject, processor: Any) -> Image.Image:
+    if subject.mask is None:
+        return Image.fromarray(read_picture(subject.picture))
+    picture, mask = read_pair(subject.picture, subject.mask, resize_mask=subject.resize_mask)
+    return cut_out(picture, mask, processor.image_processor.image_mean)
+
+
+def prepare_pictures(processor: Any, items: list[tuple[str, Subject]]) -> list[Prepared]:
     prepared: list[Prepared] = []
-    for key, source in items:
+    for key, subject in items:
         try:
-            prepared.append((key, prepare_picture(processor, Image.fromarray(read_picture(source)))))
+            prepared.append((key, prepare_picture(processor, view_of(subject, processor))))
         except InputError as error:
             prepared.append((key, error.reason))
     return prepared

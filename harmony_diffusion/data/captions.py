@@ -3,8 +3,8 @@
 Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022. A folder of captions contains
 `*.jsonl` files with one object per line:
 `{"image": "train/000a1249af2bc5f0.jpg", "caption": "a cat on a sofa"}`.
-`image` is the path of the photograph relative to its data set. `train/prepare_captions.py` writes these
-folders.
+`image` is the path of the photograph relative to its data set. A caption of one foreground alone also has
+`mask`, the path of its mask. `train/prepare_captions.py` writes these folders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -114,6 +114,8 @@ def picture_key(picture: Source, root: Path) -> str:
 def read_captions(path: Path) -> dict[str, str]:
     """Read captions into a dictionary from `picture_key` to caption.
 
+    The key is that of the photograph, or that of the mask if the caption describes one foreground alone.
+
     Args:
         path: A file of JSON lines, or a folder with `*.jsonl` files.
 
@@ -126,7 +128,7 @@ def read_captions(path: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
     for file in files:
         for number, record in enumerate(read_records(file), 1):
-            key, caption = record.get("image"), record.get("caption")
+            key, caption = record.get("mask", record.get("image")), record.get("caption")
             if not (isinstance(key, str) and isinstance(caption, str)):
                 raise InputError(f"{file}:{number}", "lacks the string `image` or the string `caption`")
             captions[key] = caption
@@ -136,12 +138,14 @@ def read_captions(path: Path) -> dict[str, str]:
 def prompts_from_captions(
     photographs: Sequence[Photograph], root: Path, captions: Mapping[str, str]
 ) -> list[str]:
-    """Return the caption of each photograph.
+    """Return the caption of each photograph: that of its foreground if there is one, else that of the whole.
 
     Raises:
         InputError: At least one photograph has no caption.
     """
+    masks = [picture_key(photograph.mask, root) for photograph in photographs]
     keys = [picture_key(photograph.picture, root) for photograph in photographs]
+    keys = [mask if mask in captions else key for mask, key in zip(masks, keys, strict=True)]
     if missing := [key for key in keys if key not in captions]:
         raise InputError(
             missing[0],

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 
+from harmony_diffusion.data.captions import load_captioner
 from harmony_diffusion.diffusion.base_models import load_base_components, read_pipeline_config
 from harmony_diffusion.diffusion.control_settings import load_control_settings
 from harmony_diffusion.errors import CheckpointError
@@ -19,6 +20,7 @@ def assemble_pipeline(
     low: str | os.PathLike[str] | None = None,
     dtype: torch.dtype | None = None,
     working_size: int | None = None,
+    captioner: str | os.PathLike[str] | None = None,
 ) -> StableDiffusionHarmonizationPipeline:
     """Build a pipeline that draws the control images its ControlNets were trained with.
 
@@ -28,6 +30,8 @@ def assemble_pipeline(
         low: Folder of a ControlNet for colours.
         dtype: Type of all weights; by default as saved.
         working_size: Working size of the pipeline; by default that of the base.
+        captioner: Folder or Hub id of a BLIP that writes the prompts that calls leave out, see
+            `load_captioner`; None = the pipeline has none.
 
     Raises:
         CheckpointError: A folder of another kind, or parts that do not fit together.
@@ -47,4 +51,7 @@ def assemble_pipeline(
             raise CheckpointError("The two ControlNets were trained with different values of control_input.")
         config |= own
         components[f"controlnet_{role}"] = ControlNetModel.from_pretrained(source, torch_dtype=dtype)
+    if captioner is not None:
+        processor, model = load_captioner(os.fspath(captioner), dtype=dtype or torch.float32)
+        components |= {"captioner": model, "captioner_processor": processor}
     return StableDiffusionHarmonizationPipeline(**components, **config)

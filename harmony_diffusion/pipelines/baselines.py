@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harmony_diffusion.boxes import bounding_box
+from harmony_diffusion.data.cut_outs import cut_out
 from harmony_diffusion.diffusion.base_models import check_base, load_autoencoder, load_base_components
 from harmony_diffusion.errors import CheckpointError, InputError
 
@@ -95,31 +95,6 @@ class InpaintingBaseline:
             output_type="pt",
         ).images
         return images.float().cpu()
-
-
-def cut_out(picture: np.ndarray, mask: np.ndarray, fill: Sequence[float]) -> Image.Image:
-    """Cut out the foreground, centred in the smallest square that holds it.
-
-    Args:
-        picture: `(H, W, 3)` uint8.
-        mask: 255 on the foreground, `(H, W)` uint8; soft values are kept.
-        fill: Colour around it, in [0, 1]; its mean colour is neutral to an image encoder.
-
-    Returns:
-        An RGB square; a pixel of that colour if there is no foreground.
-    """
-    window = bounding_box(mask > 127)
-    color = 255 * np.asarray(fill, np.float32)
-    if window is None:
-        return Image.fromarray(color.round().astype(np.uint8)[None, None])
-    alpha = mask[window][..., None].astype(np.float32) / 255
-    foreground = alpha * picture[window] + (1 - alpha) * color
-    height, width = foreground.shape[:2]
-    side = max(height, width)
-    square = np.broadcast_to(color, (side, side, 3)).copy()
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = foreground
-    return Image.fromarray(square.round().astype(np.uint8))
 
 
 def _to_pil(image: Tensor) -> Image.Image:
