@@ -60,6 +60,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws; 0: no intervals")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--not-run",
+        action="append",
+        default=[],
+        metavar="METHOD=COMMAND",
+        help="list a method in the table of variants as not run, with the command that scores it; repeatable",
+    )
     parser.add_argument("--control-scale", metavar="START:STOP:STEP", help="scales of a sweep")
     parser.add_argument(
         "--card", type=Path, help="README.md of a model; receives the scores of the last method"
@@ -95,6 +102,14 @@ def read_methods(paths: Mapping[str, Path], protocols: str | None) -> dict[str, 
     return methods
 
 
+def absent_methods(texts: list[str]) -> dict[str, str]:
+    """Return the commands of `--not-run` by method."""
+    pairs = [text.partition("=") for text in texts]
+    if any(not (name and command) for name, _, command in pairs):
+        raise InputError("--not-run", f"expected METHOD=COMMAND, got {texts}")
+    return {name: command for name, _, command in pairs}
+
+
 def sweep(args: argparse.Namespace) -> str:
     """Return Table 2 of the paper from the rows of a sweep."""
     if len(args.rows) != 1 or "{}" not in args.rows[0]:
@@ -112,7 +127,7 @@ def tables_of(args: argparse.Namespace, paths: Mapping[str, Path]) -> tuple[Tabl
     markdown = to_markdown(tables)
     if {RAW, PASTED} & set(tables.protocols):
         distances = {name: read_distances(path) for name, path in paths.items()}
-        markdown += "\n## Variants\n\n" + variants_markdown(tables, distances)
+        markdown += "\n## Variants\n\n" + variants_markdown(tables, distances, absent_methods(args.not_run))
     return tables, markdown
 
 

@@ -7,7 +7,9 @@
 # The first argument and those after OUTPUT are folders written by train/make_pipeline.py. PHOTOGRAPHS contains index.csv
 # with the split `test` and the column `label`.
 # First pipeline: Table 1 of the paper (text, high, low, both) and Table 2 (scale of both controls). FID and KID use
-# EfficientNet-Lite0 (ImageNet), because Inception is not available offline.
+# EfficientNet-Lite0 (ImageNet), because Inception is not available offline. The agreement of edges is that with the
+# edges of the first pipeline's ControlNet. Paint by Example has a row if PBE is a folder with its weights, else it is
+# listed as not run.
 # All pipelines: scores of the results compared with the scores of the composites (`identity`), for photographs with
 # perturbed foregrounds and, if BENCHMARK is a folder in the layout of iHarmony4, for its composites. `detail` is
 # "generated" (paste the generated foreground) or "preserve" (transfer only its colour and light).
@@ -37,7 +39,7 @@ score() { # NAME LIMIT PIPELINE ARGUMENTS …: regenerate foregrounds of photogr
   shift 3
   start python "$here/eval_controlnets.py" --data "$DATA" --caption_column label --base "$pipeline" --size "$SIZE" \
     --steps "$SAMPLING_STEPS" --guidance_scale 1 --limit "$limit" --device "$DEVICE" --extractor "$OUT/lite0.pt" \
-    --extractor_size 224 --force --output "$OUT/$name" "$@"
+    --extractor_size 224 --force --edges_like "$FIRST/controlnet_high" --output "$OUT/$name" "$@"
 }
 
 [ -f "$OUT/lite0.pt" ] || python "$here/make_extractor.py" "$OUT/lite0.pt"
@@ -47,6 +49,12 @@ score text "$TEST_LIMIT" "$FIRST"
 score high "$TEST_LIMIT" "$FIRST" "${high[@]}"
 score low "$TEST_LIMIT" "$FIRST" "${low[@]}"
 score both "$TEST_LIMIT" "$FIRST" "${high[@]}" "${low[@]}"
+rows=("$OUT"/{text,high,low,both}/rows.csv)
+pbe=(--not-run "paint-by-example=PBE=FOLDER bash eval/mini_tables.sh PIPELINE PHOTOGRAPHS OUTPUT")
+if [ -n "$PBE" ]; then
+  rows+=("$OUT/paint-by-example/rows.csv") pbe=()
+  score paint-by-example "$TEST_LIMIT" "$PBE" --model paint-by-example --guidance_scale 5
+fi
 score perturbed/identity "$SWEEP_LIMIT" "$FIRST" --perturb --model identity
 for pipeline in "$FIRST" "$@"; do
   for scale in $PERTURBED_SCALES; do
@@ -71,8 +79,8 @@ if [ -n "$BENCHMARK" ]; then
 fi
 finish_all
 
-python "$here/make_tables.py" "$OUT"/{text,high,low,both}/rows.csv --compare both,high --compare both,low \
-  --compare both,text --output "$OUT/tables"
+python "$here/make_tables.py" "${rows[@]}" --compare both,high --compare both,low \
+  --compare both,text "${pbe[@]}" --output "$OUT/tables"
 for variant in raw pasted; do
   start python "$here/eval_fid.py" "$OUT/both/$variant" "$OUT/both/real" --against "$OUT"/{high,low,text}/"$variant" \
     --force --extractor "$OUT/lite0.pt" --size 224 --output "$OUT/tables/fid_$variant.json"
@@ -80,6 +88,6 @@ done
 finish_all
 for kind in perturbed ${BENCHMARK:+benchmark}; do
   compared=()
-  for rows in "$OUT/$kind"/*-*/rows.csv; do compared+=(--compare "$(basename "$(dirname "$rows")"),identity"); done
+  for file in "$OUT/$kind"/*-*/rows.csv; do compared+=(--compare "$(basename "$(dirname "$file")"),identity"); done
   python "$here/make_tables.py" "$OUT/$kind"/*/rows.csv "${compared[@]}" --output "$OUT/tables/$kind"
 done

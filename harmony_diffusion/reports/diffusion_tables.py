@@ -3,7 +3,8 @@
 Decoding in a latent diffusion model slightly changes the background. Some pipelines paste the original
 background back, and papers seldom state which result they scored. This module therefore reports both: {raw
 decode, pasted} x {whole image, foreground}. In `rows.csv` they are the protocols `raw` and `pasted`, each
-with `mse` and `psnr` over the whole image and `fmse` and `fpsnr` over the foreground.
+with `mse` and `psnr` over the whole image and `fmse` and `fpsnr` over the foreground. The mean colour error
+`fab` and the agreement of edges concern the foreground only, so both lines of a protocol show the same value.
 """
 
 import json
@@ -19,6 +20,8 @@ from harmony_diffusion.metrics.score_rows import read_rows
 from harmony_diffusion.reports.tables import Tables, make_tables
 
 RAW, PASTED, LEGACY = "raw", "pasted", "legacy_uint8"
+# Columns that tables have if the rows do: metric, head, decimals.
+_MORE = (("fab", "fΔab ↓", 2), ("edges", "edges ↑", 3))
 _WHOLE, _FOREGROUND = ("psnr", "mse"), ("fpsnr", "fmse")
 # Variant, protocol of its rows, metrics, label in the table.
 _VARIANTS = (
@@ -67,18 +70,25 @@ def read_distances(rows: str | os.PathLike[str]) -> dict[str, Distances]:
     return found
 
 
-def variants_markdown(tables: Tables, distances: Mapping[str, Mapping[str, Distances]] | None = None) -> str:
+def variants_markdown(
+    tables: Tables,
+    distances: Mapping[str, Mapping[str, Distances]] | None = None,
+    absent: Mapping[str, str] | None = None,
+) -> str:
     """Format the scores of every variant as Markdown, one line per variant, with FID and KID if given.
 
     Args:
         tables: Tables with the protocols `raw`, `pasted` and optionally `legacy_uint8`.
         distances: Distances by method and variant, from `read_distances`.
+        absent: Methods that were not run, with the command that scores each.
 
     Raises:
         InputError: The tables have none of these protocols.
     """
     groups = {(group.method, group.protocol): group for group in tables.groups if group.kind == "all"}
+    more = [column for column in _MORE if any(column[0] in group.scores for group in groups.values())]
     heads = ["method", "variant", "images", "FID ↓", "KID x 1000 ↓", "PSNR ↑", "MSE ↓"]
+    heads += [head for _, head, _ in more]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for method in dict.fromkeys(method for method, _ in groups):
         for variant, protocol, metrics, label in _VARIANTS:
@@ -89,9 +99,17 @@ def variants_markdown(tables: Tables, distances: Mapping[str, Mapping[str, Dista
             cells += [f"{distance.fid:.2f}", f"{1000 * distance.kid:.2f}"] if distance else ["not run"] * 2
             scores = [group.scores.get(metric) for metric in metrics]
             cells += ["not run" if score is None else f"{score.mean:.2f}" for score in scores]
+            if protocol == LEGACY:
+                cells += ["–"] * len(more)
+            else:
+                found = [(group.scores.get(metric), digits) for metric, _, digits in more]
+                cells += [f"{score.mean:.{digits}f}" if score else "not run" for score, digits in found]
             lines.append("| " + " | ".join(cells) + " |")
     if len(lines) == 2:
         raise InputError("tables", f"have no rows of the protocols {RAW}, {PASTED}, {LEGACY}")
+    absent = absent or {}
+    lines += [f"| {method} | all |" + " not run |" * (len(heads) - 2) for method in absent]
+    lines += [line for method, command in absent.items() for line in ("", f"{method}: not run. `{command}`")]
     return "\n".join(lines) + "\n"
 
 

@@ -13,9 +13,17 @@
 # The ControlNets are trained apart and for the latents first, as in the paper (`draft_…`), and then for decoded
 # pictures, unlike there, since two of TAEF2's 32 channels hold most of the light; `high` beside `low_plain`, for half of
 # its samples.
+#
+# Edges need three things that colours do not. At 128 pixels the thresholds 100 and 200, meant for 512, mark 19 % of the
+# foreground, mostly texture: the edges of another photograph agree with them as well as those of a result made from
+# text alone. 200 and 400 mark 11 %. The weights that --pixel_loss gives to the channels of light leave little for
+# the channels of detail: `edges_high` therefore trains for the plain latents of the draft, four times as long,
+# beside `low_plain`, before the short training for decoded pictures. And eval/mini_tables.sh measures whether edges show.
 # Hardware: two CPU cores: 40 minutes to encode the crops, 48 to train the base, 36 for the drafts, 40 for the
-# ControlNets, 45 for the tables. 2.1 GB. Or a GPU with PROCESSES=1 DEVICE=cuda.
-# Expected: the tables of checkpoints/mini_dual_controlnet.
+# ControlNets, 45 for the tables; `edges_high` about 60 more (estimated from the time of a step). 2.1 GB. Or a GPU
+# with PROCESSES=1 DEVICE=cuda.
+# Expected: not run with `edges_high`. Without it, and with the thresholds 100 and 200: the tables of
+# checkpoints/mini_dual_controlnet.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
@@ -25,6 +33,7 @@ export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 DATA=$1 TAEF2=$2 OUT=$3
 BASE_STEPS=${BASE_STEPS:-6000} CONTROL_STEPS=${CONTROL_STEPS:-2000} PICTURE_STEPS=${PICTURE_STEPS:-400}
+EDGE_STEPS=${EDGE_STEPS:-$((4 * CONTROL_STEPS))} THRESHOLDS=${THRESHOLDS:-200 400}
 BATCH=${BATCH:-16} SIZE=${SIZE:-128} TRAIN_LIMIT=${TRAIN_LIMIT:-1000000}
 VARIANTS=${VARIANTS:-2} DEVICE=${DEVICE:-cpu} PROCESSES=${PROCESSES:-2}
 [ "$DEVICE" != cpu ] || export ACCELERATE_USE_CPU=true
@@ -42,7 +51,7 @@ controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_emb
   --sigma $((SIZE / 64)))
 draft=("${controlnet[@]}" --max_train_steps "$CONTROL_STEPS" --learning_rate 1e-3 --lr_warmup_steps 50
   --ema_decay 0.995)
-high=(--control high --precomputed_dir "$OUT/latents")
+high=(--control high --precomputed_dir "$OUT/latents" --canny_thresholds $THRESHOLDS)
 low_plain=(--control low --precomputed_dir "$OUT/latents" --no_perturb_foreground)
 low_perturbed=(--control low --precomputed_dir "$OUT/latents_perturbed" --precompute 1)
 
@@ -64,15 +73,19 @@ stage 1 draft_low_perturbed train_controlnet "${draft[@]}" "${low_perturbed[@]}"
 trainings+=($!)
 for training in "${trainings[@]}"; do wait "$training"; done
 
-finish() { # NAME STEPS ARGUMENTS...: train a draft for decoded pictures, each step of which takes three times as long
-  local name=$1 steps=$2
-  shift 2
+finish() { # NAME DRAFT STEPS ARGUMENTS...: train for decoded pictures, each step of which takes three times as long
+  local name=$1 draft=$2 steps=$3
+  shift 3
   stage "$PROCESSES" "$name" train_controlnet "${controlnet[@]}" --max_train_steps "$steps" --learning_rate 5e-4 \
-    --lr_warmup_steps 20 --ema_decay 0.98 --pixel_loss 0.25 --controlnet_model_name_or_path "$OUT/draft_$name/model" "$@"
+    --lr_warmup_steps 20 --ema_decay 0.98 --pixel_loss 0.25 --controlnet_model_name_or_path "$OUT/$draft/model" "$@"
 }
-finish low_plain "$PICTURE_STEPS" "${low_plain[@]}"
-finish low_perturbed "$PICTURE_STEPS" "${low_perturbed[@]}"
-finish high $((2 * PICTURE_STEPS)) "${high[@]}" --beside "$OUT/low_plain/model"
+finish low_plain draft_low_plain "$PICTURE_STEPS" "${low_plain[@]}"
+finish low_perturbed draft_low_perturbed "$PICTURE_STEPS" "${low_perturbed[@]}"
+beside=("${high[@]}" --beside "$OUT/low_plain/model")
+stage "$PROCESSES" edges_high train_controlnet "${controlnet[@]}" --max_train_steps "$EDGE_STEPS" \
+  --learning_rate 1e-3 --lr_warmup_steps 50 --ema_decay 0.999 --controlnet_model_name_or_path "$OUT/draft_high/model" \
+  "${beside[@]}"
+finish high edges_high "$PICTURE_STEPS" "${beside[@]}"
 
 for low in plain perturbed; do
   [ -d "$OUT/$low" ] || python "$here/train/make_pipeline.py" --base "$OUT/base/model" --high "$OUT/high/model" \
