@@ -154,6 +154,23 @@ def test_a_count_is_a_sample_by_the_seed_alone(folder, monkeypatch, capsys):
     assert "only 4 such images, not 9" in capsys.readouterr().out
 
 
+def test_ids_take_exactly_the_masks_of_the_paper_without_any_limit(folder, tmp_path, monkeypatch):
+    # One object each, though one mask is poor, one is a speck and one is cut by all sides.
+    ids = ["002000000000000b_m01g317_4", "006000000000000f_m01g317_8", "f00000000000000f_m01yrx_f"]
+    listing = tmp_path / "ids.txt"
+    listing.write_text("\n".join(ids) + "\n")
+    prepare(monkeypatch, folder, "--ids", listing)
+    assert [row["MaskPath"].removesuffix(".png") for row in rows_of(folder)] == ids
+    facts = json.loads((folder / "manifest-train.json").read_text())
+    assert facts["masks"] == 3 and facts["left_out"] == {} and len(facts["settings"]["ids"]) == 64
+    assert len((folder / "photographs-train.txt").read_text().split()) == 3
+    listing.write_text("002000000000000b_m01g317_4\nnobody\n")
+    with pytest.raises(SystemExit, match="names 2 masks, of which 1 are here"):
+        prepare(monkeypatch, folder, "--ids", listing)
+    with pytest.raises(SystemExit):
+        prepare(monkeypatch, folder, "--ids", listing, "--single")
+
+
 def test_a_killed_job_goes_on_and_ends_with_the_same_manifest(folder, monkeypatch):
     prepare(monkeypatch, folder)
     log, expected = folder / "measures-train.jsonl", (folder / "manifest-train.csv").read_bytes()
