@@ -6,6 +6,7 @@
 `StableDiffusionHarmonizationPipeline.from_pretrained(OUTPUT)`, `harmony image … --model OUTPUT` and the
 scripts in `eval` open this folder. It stores how control images are drawn, so that they match those of
 the training. OUTPUT receives a model card, and beside the weights of each part the card of its training.
+`--captioner` adds a BLIP, which writes the prompts that calls leave out.
 """
 
 import argparse

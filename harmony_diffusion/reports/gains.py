@@ -1,5 +1,6 @@
 """Gain of a method over the composites, by kind of mismatch, with intervals and the share made worse."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Gain:
         interval: Bootstrap interval of `psnr`, resampling photographs.
         fmse_ratio: Mean fMSE of the results divided by mean fMSE of the composites.
         worse: Share of the composites with an increased MSE, in [0, 1].
+        fab_ratio: Mean colour error of the results divided by that of the composites; NaN if not computed.
     """
 
     subset: str
@@ -31,6 +33,7 @@ class Gain:
     interval: Interval
     fmse_ratio: float
     worse: float
+    fab_ratio: float = math.nan
 
 
 def gains(
@@ -77,18 +80,20 @@ def mean_psnr(rows: Sequence[Row], *, resamples: int = 2000, seed: int = 0) -> t
 
 def gains_markdown(sets: Mapping[str, Sequence[Gain]]) -> str:
     """Format several sets of composites as one Markdown table, a row for each set and kind of mismatch."""
-    lines = [
-        "| composites | kind | images | PSNR gain (dB) | 95 % interval | fMSE left | made worse |",
-        "|---|---|" + "---:|" * 5,
-    ]
+    colors = any(not math.isnan(gain.fab_ratio) for found in sets.values() for gain in found)
+    heads = ["composites", "kind", "images", "PSNR gain (dB)", "95 % interval"]
+    heads += [*(["fΔab left"] if colors else []), "fMSE left", "made worse"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for name, found in sets.items():
         for gain in found:
+            color = "–" if math.isnan(gain.fab_ratio) else f"{100 * gain.fab_ratio:.0f} %"
             cells = (
                 name,
                 gain.subset,
                 f"{gain.images:,}",
                 f"{gain.psnr:+.2f}",
                 f"{gain.interval.low:+.2f} to {gain.interval.high:+.2f}",
+                *([color] if colors else []),
                 f"{100 * gain.fmse_ratio:.0f} %",
                 f"{100 * gain.worse:.0f} %",
             )
@@ -113,9 +118,14 @@ def _gain(
     differences = np.array([[after["psnr"] - first["psnr"]] for after, first in pairs])
     photographs = [row.photograph for row in rows]
     interval = bootstrap_intervals(differences, photographs, resamples=resamples, seed=seed)[0]
-    # fMSE is undefined for an empty foreground; such an image counts in neither mean.
-    errors = [(a["fmse"], b["fmse"]) for a, b in pairs if "fmse" in a and "fmse" in b]
-    left, whole = (sum(column) for column in zip(*errors, strict=True)) if errors else (0.0, 0.0)
     worse = float(np.mean([after["mse"] > first["mse"] for after, first in pairs]))
-    ratio = left / whole if whole else float("nan")
-    return Gain(name, len(rows), float(differences.mean()), interval, ratio, worse)
+    ratios = [_ratio(pairs, metric) for metric in ("fmse", "fab")]
+    return Gain(name, len(rows), float(differences.mean()), interval, ratios[0], worse, ratios[1])
+
+
+def _ratio(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], metric: str) -> float:
+    """Divide the sum of a metric of the results by that of the composites; NaN if there is none."""
+    # Foreground metrics are undefined for an empty foreground; such an image counts in neither mean.
+    errors = [(a[metric], b[metric]) for a, b in pairs if metric in a and metric in b]
+    left, whole = (sum(column) for column in zip(*errors, strict=True)) if errors else (0.0, 0.0)
+    return left / whole if whole else math.nan

@@ -84,7 +84,7 @@ def _figures(method: str, baseline: str, tables: Tables) -> str:
     totals = {group.method: group for group in tables.of(tables.protocols[0], "all")}
     entries = []
     for metric, score in totals[method].scores.items():
-        if metric in ("psnr", "mse", "fmse", "ssim") and metric in totals[baseline].scores:
+        if metric in ("psnr", "fab", "mse", "fmse", "ssim") and metric in totals[baseline].scores:
             before = number_text(totals[baseline].scores[metric].mean, metric)
             entries.append(
                 f"<div><dt>{TITLES[metric]} {ARROWS[metric in HIGHER_IS_BETTER]}</dt>"

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -54,3 +55,14 @@ def test_tables_show_every_set_and_kind():
     assert lines[2].startswith("| in place | all | 4 | +0.75 | ") and lines[2].endswith("| 64 % | 25 % |")
     table = untouched_markdown({"in place": AFTER})
     assert f"| in place | 4 | {math.fsum(r.scores['psnr'] for r in AFTER) / 4:.1f} |" in table
+
+
+def test_colour_errors_stand_beside_psnr_if_both_have_them():
+    def colored(rows, value):
+        return [replace(row, scores={**row.scores, "fab": value}) for row in rows]
+
+    found = gains(colored(AFTER, 3.0), colored(BEFORE, 4.0))
+    assert found[0].fab_ratio == pytest.approx(0.75)
+    lines = gains_markdown({"in place": found}).splitlines()
+    assert "| 95 % interval | fΔab left | fMSE left |" in lines[0] and " | 75 % | 64 % | 25 % |" in lines[2]
+    assert math.isnan(gains(colored(AFTER, 3.0), BEFORE)[0].fab_ratio)
