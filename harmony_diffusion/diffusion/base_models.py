@@ -66,7 +66,7 @@ def load_base_components(
     Args:
         source: Folder in diffusers layout, or id of a repository on the Hub. By default what the environment
             variable HARMONY_SD2_INPAINTING names, else the first reachable one of `BASE_MODELS`.
-        dtype: Type of the weights; by default as saved.
+        dtype: Type of the weights; by default float32, as diffusers opens them.
 
     Returns:
         Components by name; the scheduler is UniPC, which needs about 20 steps.
@@ -101,7 +101,8 @@ def _load(source: str, dtype: torch.dtype | None) -> dict[str, Any]:
         raise FileNotFoundError("there is no such folder")
     unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
     scheduler = UniPCMultistepScheduler.from_pretrained(source, subfolder="scheduler")
-    text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype)
+    # By default transformers opens float16 files in float16, and diffusers in float32.
+    text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype or unet.dtype)
     check_base(unet, text_encoder, scheduler)
     return {
         "unet": unet,

@@ -81,3 +81,12 @@ def test_another_kind_of_model_is_refused(file, change, words, tmp_path):
     (tmp_path / file).write_text(json.dumps(config | change))
     with pytest.raises(CheckpointError, match=words):
         load_base_components(tmp_path)
+
+
+def test_parts_of_a_folder_in_half_precision_have_one_type(tmp_path):
+    components = random_components("tiny", dtype=torch.float16)
+    components |= {"controlnet_high": None, "controlnet_low": None}
+    StableDiffusionHarmonizationPipeline(**components).save_pretrained(tmp_path)
+    for dtype, expected in ((None, torch.float32), (torch.float16, torch.float16)):
+        found = load_base_components(tmp_path, dtype=dtype)
+        assert {found[name].dtype for name in ("unet", "vae", "text_encoder")} == {expected}
