@@ -111,7 +111,7 @@ def _draw_panel(cells: Sequence[GridCell], name: str, title: str, higher_is_bett
     large = colors.repeat(_CELL, 0).repeat(_CELL, 1)
     canvas = np.full((large.shape[0] + 2 * _MARGIN, large.shape[1] + 2 * _MARGIN, 3), 255, np.uint8)
     canvas[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = large
-    _write(canvas, f"{title}: scale for edges down, for colours across", (_MARGIN, _MARGIN - 24))
+    _write(canvas, f"{title} (edges down, colours across)", (_MARGIN, _MARGIN - 24))
     for column, scale in enumerate(lows):
         _write(canvas, scale_name(scale), (_MARGIN + column * _CELL + 18, _MARGIN - 6))
     for row, scale in enumerate(highs):
