@@ -26,13 +26,18 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch.utils.data import default_collate
 
+from harmony_diffusion.data.training_set import KeyedView, TrainingSet
 from harmony_diffusion.diffusion.base_models import load_base_components
 from harmony_diffusion.diffusion.random_weights import BASES, random_components
+from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.tiny_autoencoder import load_taef2
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.training.attention import enable_xformers
+from harmony_diffusion.training.color_loss import ColorLoss, ColorReadout
 from harmony_diffusion.training.diffusion_run import (
     FIXED,
     Conditioner,
@@ -57,6 +62,10 @@ from harmony_diffusion.training.pixel_loss import PixelLoss
 from harmony_diffusion.training.precision import autocast
 from harmony_diffusion.training.validation import Validation
 
+# Settings of this script alone that a run must share with the checkpoint it continues.
+OWN = ("image_channel", "color_loss", "last_timestep", "zero_terminal_snr")
+FITTED = 128  # images that `ColorReadout` is fitted to
+
 USAGE = """from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 
 pipe = StableDiffusionHarmonizationPipeline.from_pretrained("PATH/TO/THIS/FOLDER")"""
@@ -71,6 +80,9 @@ def parse_args() -> argparse.Namespace:
     add("--random_base", choices=BASES, help="start from random weights of this size instead")
     add("--taef2", type=Path, help="weights of TAEF2, the autoencoder of a random base (default: random)")
     add("--image_channel", choices=IMAGE_CHANNELS, default="masked", help="what the U-Net sees: the background, or the whole composite")  # fmt: skip  # noqa: E501
+    add("--color_loss", type=float, metavar="WEIGHT", help="add the error of the mean colours of the foreground; for TAEF2 and its kind")  # fmt: skip  # noqa: E501
+    add("--last_timestep", type=float, metavar="SHARE", help="share of samples at the last timestep (default: all timesteps alike)")  # fmt: skip  # noqa: E501
+    add("--zero_terminal_snr", action="store_const", const=True, help="train down to pure noise, so that few steps, or one, give the right colours; the pipeline gets DDIM")  # fmt: skip  # noqa: E501
     add_arguments(parser, learning_rate=1e-5)
     args = parser.parse_args()
     check_arguments(parser, args)
@@ -78,17 +90,60 @@ def parse_args() -> argparse.Namespace:
         parser.error("--random_base and --pretrained_model_name_or_path: give one of them")
     if args.taef2 and not args.random_base:
         parser.error("--taef2 needs --random_base")
+    if args.last_timestep is not None and not 0 <= args.last_timestep <= 1:
+        parser.error("--last_timestep must be in [0, 1]")
+    if args.color_loss is not None and args.color_loss < 0:
+        parser.error("--color_loss must be at least 0")
     if args.perturb_foreground is None:
         args.perturb_foreground = args.image_channel == "composite"
     return args
 
 
 def load_models(args: argparse.Namespace) -> dict[str, Any]:
-    if not args.random_base:
-        return load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
-    vae = load_taef2(args.taef2) if args.taef2 else None
-    components = random_components(args.random_base, seed=args.seed, vae=vae)
-    return {name: components[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
+    if args.random_base:
+        vae = load_taef2(args.taef2) if args.taef2 else None
+        components = random_components(args.random_base, seed=args.seed, vae=vae)
+        names = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        models = {name: components[name] for name in names}
+    else:
+        models = load_base_components(args.pretrained_model_name_or_path, dtype=torch.float32)
+    if args.zero_terminal_snr:
+        models["scheduler"] = zero_terminal_snr(models["scheduler"])
+    return models
+
+
+def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
+    """Return DDIM with the noise schedule of a scheduler, rescaled so that the last timestep is pure noise.
+
+    Lin et al., WACV 2024, https://arxiv.org/abs/2305.08891. Sampling starts from the last timestep.
+
+    Raises:
+        InputError: The U-Net predicts noise, which tells nothing about the image at the last timestep.
+    """
+    if scheduler.config["prediction_type"] != "v_prediction":
+        raise InputError("zero_terminal_snr", "requires a U-Net that predicts velocity")
+    return DDIMScheduler.from_config(
+        scheduler.config,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def make_color_loss(
+    args: argparse.Namespace, models: dict[str, Any], samples: TrainingSet, conditioner: Conditioner
+) -> ColorLoss | None:
+    """Fit `ColorLoss` to the first training samples, the same in every run; None without `--color_loss`."""
+    if args.color_loss is None:
+        return None
+    view = KeyedView(samples, args.seed)
+    count = min(FITTED, len(view))
+    parts = [
+        conditioner(default_collate([view[index] for index in range(begin, min(begin + 8, count))])).latents
+        for begin in range(0, count, 8)
+    ]
+    return ColorLoss(ColorReadout(models["vae"], torch.cat(parts)), args.color_loss)
 
 
 def save_pipeline(folder: Path, models: dict[str, Any], args: argparse.Namespace) -> None:
@@ -120,6 +175,17 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     samples = training_samples(args, data, models, args.image_channel, accelerator)
     batch = images_in_a_step(args, accelerator)
     steps = args.max_train_steps or math.ceil(args.num_train_epochs * len(samples) / batch)
+
+    conditioner = Conditioner(
+        data,
+        models,
+        args.image_channel,
+        None,
+        args.proportion_empty_prompts,
+        device,
+        pixel_share=args.pixel_loss,
+        last_share=args.last_timestep,
+    )
 
     def validate(unet: Any) -> Validation:
         assert held_out is not None
@@ -154,21 +220,14 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             models["scheduler"],
             snr_gamma=args.snr_gamma,
             pixel_loss=PixelLoss(models["vae"]) if args.pixel_loss is not None else None,
+            color_loss=make_color_loss(args, models, samples, conditioner),
         ),
         optimizer=build_optimizer(unet.parameters(), args),
         samples=samples,
         steps=steps,
-        settings={name: getattr(args, name) for name in (*FIXED, "image_channel")},
+        settings={name: getattr(args, name) for name in (*FIXED, *OWN)},
         learning_rate=lambda step: learning_rate(args, step, steps),
-        make_inputs=Conditioner(
-            data,
-            models,
-            args.image_channel,
-            None,
-            args.proportion_empty_prompts,
-            device,
-            pixel_share=args.pixel_loss,
-        ).inputs,
+        make_inputs=conditioner.inputs,
         validate=validate if held_out else None,
         write_model=write_model,
     )

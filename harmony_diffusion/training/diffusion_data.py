@@ -72,6 +72,7 @@ def open_data(
     captions: Path | None = None,
     caption_column: str | None = None,
     perturb: bool = False,
+    decoupled: bool = False,
     composer: SyntheticComposites | None = None,
     skip_bad: bool = False,
     limit: int | None = None,
@@ -89,6 +90,8 @@ def open_data(
         captions: File or folder of captions (`read_captions`).
         caption_column: Column that holds the prompts instead.
         perturb: Perturb colour and light of the foregrounds of photographs.
+        decoupled: Also move objects, mirror backgrounds and change masks, as `train_discriminative.py` does,
+            so that pixels at the border do not show the true colours.
         composer: What perturbs; by default one that transfers the colours of these photographs.
         skip_bad: Skip unusable files.
         limit: Use only the first N samples.
@@ -130,9 +133,12 @@ def open_data(
         captions.name if captions else f"column {caption_column}" if caption_column else "empty"
     )
     if perturb and composer is None:
-        # The condition may differ from the target in colour and light only.
         colors = reference_colors(photographs, REFERENCES, skip_bad)
-        composer = SyntheticComposites(colors, jittered=0.0, imperfect=False, placements=IN_PLACE)
+        if decoupled:
+            composer = SyntheticComposites(colors)
+        else:
+            # The condition may differ from the target in colour and light only.
+            composer = SyntheticComposites(colors, jittered=0.0, imperfect=False, placements=IN_PLACE)
     samples_of_photographs = PhotographSet(photographs, resolution, None, skip_bad, **geometry)
     return DiffusionData(samples_of_photographs, prompts, composer if perturb else None, facts)
 
@@ -217,7 +223,7 @@ def precompute(
         "photographs": _digest(photograph.name for photograph in samples.photographs),
         "prompts": _digest(data.prompts),
         "size": samples.size,
-        "perturbed": data.composer is not None,
+        "perturbed": _perturbation(data.composer),
         "image_channel": image_channel,
         "seed": seed,
         "whole_frames": samples.whole,
@@ -252,6 +258,10 @@ def precompute(
                 _write(paths[source], dict(zip(names, tensors, strict=True)))
             written += len(sources)
     return written
+
+
+def _perturbation(composer: SyntheticComposites | None) -> bool | str:
+    return "decoupled" if composer is not None and composer.imperfect else composer is not None
 
 
 def _check_settings(folder: Path, settings: dict[str, Any], rank: int) -> None:

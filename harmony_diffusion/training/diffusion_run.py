@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -51,7 +52,7 @@ FIXED = (
     "resolution", "split", "filter", "max_train_samples", "proportion_empty_prompts", "precompute",
     "perturb_foreground", "seed", "learning_rate", "lr_scheduler", "lr_warmup_steps", "use_8bit_adam",
     "adam_weight_decay", "adam_epsilon", "max_grad_norm", "use_ema", "ema_decay", "mixed_precision",
-    "snr_gamma", "pixel_loss", "whole_frames", "no_mirror", "optimizer",
+    "snr_gamma", "pixel_loss", "whole_frames", "no_mirror", "optimizer", "decoupled",
 )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None
     add("--proportion_empty_prompts", type=float, default=0.0, help="share of samples without their prompt")
     add("--perturb_foreground", action="store_const", const=True, help="change colour and light of the foreground in the composite, not in the target")  # fmt: skip  # noqa: E501
     add("--no_perturb_foreground", dest="perturb_foreground", action="store_const", const=False)
+    add("--decoupled", action="store_const", const=True, help="also move objects, mirror backgrounds and change masks, as train_discriminative.py does")  # fmt: skip  # noqa: E501
     add("--precompute", type=int, default=0, metavar="VARIANTS", help="encode N crops of each photograph in advance (default: encode in each step)")  # fmt: skip  # noqa: E501
     add("--precomputed_dir", type=Path, help="folder of the encoded crops (default: OUTPUT/precomputed)")
     add = add_optimizer_arguments(parser, SCHEDULES, learning_rate)
@@ -96,6 +98,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--proportion_empty_prompts must be in [0, 1]")
     if args.pixel_loss is not None and not 0 <= args.pixel_loss <= 1:
         parser.error("--pixel_loss must be in [0, 1]")
+    if args.decoupled and args.perturb_foreground is False:
+        parser.error("--decoupled and --no_perturb_foreground: give one of them")
+    args.perturb_foreground = args.decoupled or args.perturb_foreground
 
 
 def open_split(args: argparse.Namespace, split: str, composer: Any = None) -> DiffusionData:
@@ -108,6 +113,7 @@ def open_split(args: argparse.Namespace, split: str, composer: Any = None) -> Di
         captions=args.captions,
         caption_column=args.caption_column,
         perturb=args.perturb_foreground,
+        decoupled=bool(args.decoupled),
         composer=composer,
         skip_bad=args.bad_samples == "skip",
         limit=args.max_train_samples if split == args.split else None,
@@ -128,6 +134,7 @@ class Conditioner:
         device: Device of the run.
         draw_other: `draw` of the other ControlNet, a frozen one, which sees half of the samples; or None.
         pixel_share: Share of samples that `PixelLoss` decodes, or None.
+        last_share: Share of samples at the last timestep, or None.
     """
 
     def __init__(
@@ -140,16 +147,19 @@ class Conditioner:
         device: torch.device,
         draw_other: Callable[[Tensor, Tensor], Tensor] | None = None,
         pixel_share: float | None = None,
+        last_share: float | None = None,
     ) -> None:
         self.data, self.models, self.image_channel = data, models, image_channel
         self.draw, self.empty_share, self.device = draw, empty_share, device
         self.draw_other, self.pixel_share = draw_other, pixel_share
+        self.last_share = last_share
 
     def inputs(self, items: Item) -> tuple[Conditions, Tensor, Tensor]:
         """Return the arguments of `DenoisingObjective`: conditions, noise and timesteps of a micro-batch."""
         conditions = self(items)
         noise = sample_noise(items["key"], conditions.latents)
-        timesteps = sample_timesteps(items["key"], self.models["scheduler"].config.num_train_timesteps)
+        count = self.models["scheduler"].config.num_train_timesteps
+        timesteps = sample_timesteps(items["key"], count, self.last_share)
         return conditions, noise, timesteps.to(self.device)
 
     @torch.no_grad()
@@ -175,7 +185,8 @@ class Conditioner:
             composite, mask = images.composite, images.mask
         pixels = draw_pixel_weights(keys, self.pixel_share).to(composite) if self.pixel_share else None
         controls = self.controls(keys, composite, mask)
-        return Conditions(latents, latent_mask, image_latents, text, *controls, pixels)
+        foreground = F.interpolate(mask, latents.shape[-2:], mode="area")
+        return Conditions(latents, latent_mask, image_latents, text, *controls, pixels, foreground)
 
     def controls(
         self, keys: Tensor, composite: Tensor, mask: Tensor

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from harmony_diffusion.data.keyed_random import KeyedDraws, generator_of
 from harmony_diffusion.diffusion import conditioning
 from harmony_diffusion.diffusion.controlnets import Control, ControlInput
+from harmony_diffusion.training.color_loss import ColorLoss
 from harmony_diffusion.training.pixel_loss import PixelLoss
 from harmony_diffusion.training.validation import Triple
 
@@ -32,6 +33,7 @@ class Conditions(NamedTuple):
         other_control: Those of the other ControlNet, which is there already; None if there is none.
         other_scale: Its scale for each sample, `(B, 1, 1, 1)`.
         pixel_weights: What the error of the decoded picture counts for each sample, `(B,)`; 0: it is not.
+        foreground: Share of foreground in the area of each latent, `(B, 1, h, w)`; None without `ColorLoss`.
     """
 
     latents: Tensor
@@ -42,6 +44,7 @@ class Conditions(NamedTuple):
     other_control: Tensor | None = None
     other_scale: Tensor | None = None
     pixel_weights: Tensor | None = None
+    foreground: Tensor | None = None
 
 
 @torch.no_grad()
@@ -98,9 +101,19 @@ def sample_noise(keys: Tensor, like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(draws)).to(like)
 
 
-def sample_timesteps(keys: Tensor, count: int) -> Tensor:
-    """Draw timesteps from 0, …, `count - 1` uniformly, `(B,)` int64."""
-    return (KeyedDraws(keys).uniform("timestep") * count).long()
+def sample_timesteps(keys: Tensor, count: int, last_share: float | None = None) -> Tensor:
+    """Draw timesteps from 0, …, `count - 1`, `(B,)` int64.
+
+    Args:
+        keys: Keys of the samples, `(B,)`.
+        count: Number of timesteps.
+        last_share: Share of samples at the last timestep; None or 0 draws uniformly.
+    """
+    draws = KeyedDraws(keys)
+    timesteps = (draws.uniform("timestep") * count).long()
+    if not last_share:
+        return timesteps
+    return torch.where(draws.chance("last_timestep", last_share).bool(), count - 1, timesteps)
 
 
 class DenoisingObjective(nn.Module):
@@ -121,6 +134,7 @@ class DenoisingObjective(nn.Module):
             None: all alike, as in the paper.
         other: ControlNet of the other kind that is there already, frozen: the new one learns what is missing.
         pixel_loss: Counts errors by what they do to the picture; None: all latents alike, as in the paper.
+        color_loss: Adds the error of the mean colours of the foreground; None: it is not added.
     """
 
     def __init__(
@@ -133,9 +147,10 @@ class DenoisingObjective(nn.Module):
         snr_gamma: float | None = None,
         other: nn.Module | None = None,
         pixel_loss: PixelLoss | None = None,
+        color_loss: ColorLoss | None = None,
     ) -> None:
         super().__init__()
-        self.pixel_loss = pixel_loss
+        self.pixel_loss, self.color_loss = pixel_loss, color_loss
         self.snr_gamma, self.other = snr_gamma, other
         self.unet, self.controlnet = unet, controlnet
         self.control_input, self.control_scale = control_input, control_scale
@@ -153,7 +168,20 @@ class DenoisingObjective(nn.Module):
         seen = conditioning.controlnet_sample(noisy, sample, self.control_input)
         residuals = conditioning.control_residuals(controls, seen, timesteps, conditions.text)
         predicted = conditioning.predict_noise(self.unet, sample, timesteps, conditions.text, residuals)
-        return {"loss": self.loss(predicted.float(), conditions, noise, noisy, timesteps)}
+        predicted = predicted.float()
+        loss = self.loss(predicted, conditions, noise, noisy, timesteps)
+        if self.color_loss is None or conditions.foreground is None:
+            return {"loss": loss}
+        clean = self.clean_latents(predicted, noisy, timesteps)
+        colors = self.color_loss(clean, conditions.latents, conditions.foreground).mean()
+        return {"loss": loss + colors, "colors": colors.detach()}
+
+    def clean_latents(self, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the latents without noise that a prediction implies, `(B, C, h, w)`."""
+        level = self.noising.alphas_cumprod.to(noisy.device)[timesteps].view(-1, 1, 1, 1)
+        if self.noising.config["prediction_type"] == "v_prediction":
+            return level.sqrt() * noisy - (1 - level).sqrt() * predicted
+        return (noisy - (1 - level).sqrt() * predicted) / level.sqrt()
 
     def loss(
         self, predicted: Tensor, conditions: Conditions, noise: Tensor, noisy: Tensor, timesteps: Tensor
@@ -172,11 +200,7 @@ class DenoisingObjective(nn.Module):
         snr = compute_snr(self.noising, timesteps)
         factor = snr + 1 if velocity else snr  # by which errors of the prediction exceed those of the latents
         if self.pixel_loss is not None and conditions.pixel_weights is not None:
-            level = (snr / (snr + 1)).view(-1, 1, 1, 1)
-            if velocity:
-                clean = level.sqrt() * noisy - (1 - level).sqrt() * predicted
-            else:
-                clean = (noisy - (1 - level).sqrt() * predicted) / level.sqrt()
+            clean = self.clean_latents(predicted, noisy, timesteps)
             errors = errors + factor * self.pixel_loss(clean, conditions.latents, conditions.pixel_weights)
         if self.snr_gamma is not None:
             errors = errors * snr.clamp_max(self.snr_gamma) / factor
