@@ -29,6 +29,7 @@ from tiny_training import (
 
 from harmony_diffusion.diffusion.random_weights import random_components
 from harmony_diffusion.errors import CheckpointError, MissingDependencyError
+from harmony_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.training.diffusion_run import (
@@ -171,6 +172,48 @@ def test_killed_training_of_the_base_on_precomputed_latents_goes_on(photographs,
     other = [*arguments, "--output", tmp_path / "other", "--precomputed_dir", cut / "precomputed"]
     assert finish("train_inpainting", other)
     assert not finish("train_inpainting", [*other, "--no_perturb_foreground", "--output", tmp_path / "no"])
+
+
+@pytest.fixture(scope="module")
+def velocity_base(tmp_path_factory):
+    """A tiny base of the kind of the mini recipe: a `TinyAutoencoder`, and a U-Net that predicts velocity."""
+    folder = tmp_path_factory.mktemp("velocity") / "tiny"
+    torch.manual_seed(0)
+    save_base(folder, vae=TinyAutoencoder(latent_channels=4, block_out_channels=(8, 8, 8, 8)))
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    settings = json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}
+    scheduler.write_text(json.dumps(settings))
+    return folder
+
+
+def test_harmonizer_recipe_resumes_and_makes_a_pipeline_that_harmonizes(photographs, velocity_base, tmp_path):
+    sizes = {"BASE": str(velocity_base), "SIZE": "64", "BATCH": "2", "VARIANTS": "2", "PROCESSES": "1"}
+    sizes |= {"PRECISION": "no", "WARMUP": "0"}
+    recipe = ["bash", ROOT / "train" / "recipes" / "mini_harmonizer.sh", photographs]
+    options = ["--num_validation_images", "2", "--checkpointing_steps", "1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run([*recipe, whole, *options], STEPS="3", **sizes)
+    assert json.loads((whole / "precomputed" / "settings.json").read_text())["perturbed"] == "decoupled"
+    shutil.copytree(whole / "checkpoint-2", cut / "checkpoint-2")
+    run([*recipe, cut, *options], STEPS="3", **sizes)
+    expected, found = state_of(whole, 3), state_of(cut, 3)
+    assert not [key for key in expected if not torch.equal(expected[key], found[key])]
+    pipe = StableDiffusionHarmonizationPipeline.from_pretrained(cut / "model")
+    assert pipe.config["image_channel"] == "composite"
+    # Sampling starts from pure noise at the last timestep, with any number of steps.
+    assert pipe.scheduler.alphas_cumprod[-1] == 0
+    pipe.scheduler.set_timesteps(1)
+    assert pipe.scheduler.timesteps.tolist() == [999]
+    pipe.set_progress_bar_config(disable=True)
+    harmonized = call(pipe, guidance_scale=1.0, detail="preserve", num_inference_steps=4).images[0]
+    assert np.isfinite(harmonized).all()
+
+
+def test_pure_noise_needs_a_network_that_predicts_velocity(photographs, base, tmp_path, capfd):
+    arguments = [*SMALL, "--data", photographs, "--pretrained_model_name_or_path", base]
+    arguments += ["--zero_terminal_snr", "--output", tmp_path, "--max_train_steps", "1"]
+    assert not finish("train_inpainting", arguments)
+    assert "requires a U-Net that predicts velocity" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("control_input", ["noisy_latents", "unet_input"])

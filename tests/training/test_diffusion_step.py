@@ -56,6 +56,27 @@ def test_noise_is_normal_timesteps_uniform_and_prompts_dropped_as_often_as_asked
     assert not drops_prompt(KEYS, 0.0).any() and drops_prompt(KEYS, 1.0).all()
 
 
+def test_share_of_the_samples_has_the_last_timestep():
+    steps = sample_timesteps(KEYS, 1000, 0.6)
+    last = steps == 999
+    assert abs(last.float().mean() - 0.6) < 5 * (0.6 * 0.4 / 400) ** 0.5
+    assert torch.equal(steps[~last], sample_timesteps(KEYS, 1000)[~last])
+    assert (sample_timesteps(KEYS, 1000, 1.0) == 999).all()
+
+
+def test_clean_latents_are_those_that_noise_was_added_to():
+    components = random_components()
+    given, steps = conditions(components), torch.tensor([700])
+    noise = sample_noise(KEYS[:1], given.latents)
+    for prediction, exact in (("epsilon", noise), ("v_prediction", None)):
+        components["scheduler"].register_to_config(prediction_type=prediction)
+        objective = DenoisingObjective(components["unet"], components["scheduler"])
+        noisy = objective.noising.add_noise(given.latents, noise, steps)
+        if exact is None:
+            exact = objective.noising.get_velocity(given.latents, noise, steps)
+        torch.testing.assert_close(objective.clean_latents(exact, noisy, steps), given.latents)
+
+
 def test_masked_channel_hides_the_foreground_and_composite_channel_shows_it():
     vae, whole = random_components()["vae"], images()
     changed = whole._replace(composite=torch.where(whole.mask > 0, 1 - whole.composite, whole.composite))

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# A small diffusion pipeline that harmonizes: the base of the mini recipe, trained on with the composite in its image
+# channel (after Zhou et al., DiffHarmony, ICMR 2024)
+#
+#   bash train/recipes/mini_harmonizer.sh PATH/TO/PHOTOGRAPHS outputs/mini_harmonizer
+#
+# PHOTOGRAPHS contains index.csv with the splits train and val. The U-Net of BASE (default:
+# checkpoints/mini_dual_controlnet) is trained at 128x128 pixels on composites made of the photographs: objects are also
+# moved and mirrored, and masks are imperfect, so that pixels at the border do not show the true colours. VARIANTS
+# composites of each photograph are encoded first and kept in OUTPUT/precomputed.
+#
+# Harmonization has one right answer, so the U-Net is trained for few steps: the last timestep is pure noise, and 60 % of
+# the samples are drawn there, where the prediction of the velocity is that of the image. To the error of all latents the
+# recipe adds the error of the foreground's mean colours.
+#
+# If the process was killed, the same command resumes. OUTPUT/model is the pipeline.
+# Hardware: two CPU cores, 10 GB of disk space: about 70 minutes to encode, 150 to train. Or a GPU with PROCESSES=1
+# DEVICE=cuda.
+# Expected: see checkpoints/mini_harmonizer. Tables: eval/harmonizer_tables.sh.
+#
+# Steps and sizes can be set in the environment, see below.
+set -e
+# Tensors that are freed at every step shall not go back to the system at every step (glibc).
+export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
+# Networks this small gain nothing from a second thread, and everything from a second process.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
+DATA=$1 OUT=$2
+shift 2
+STEPS=${STEPS:-17000} VARIANTS=${VARIANTS:-20} BATCH=${BATCH:-32} SIZE=${SIZE:-128} PROCESSES=${PROCESSES:-2}
+DEVICE=${DEVICE:-cpu} PRECISION=${PRECISION:-bf16} WARMUP=${WARMUP:-200} DECAY=${DECAY:-0.999}
+[ "$DEVICE" != cpu ] || export ACCELERATE_USE_CPU=true
+here=$(dirname "$0")/../..
+torchrun --standalone --nproc_per_node "$PROCESSES" "$here/train/train_inpainting.py" \
+  --data "$DATA" --output "$OUT" --pretrained_model_name_or_path "${BASE:-$here/checkpoints/mini_dual_controlnet}" \
+  --image_channel composite --decoupled --zero_terminal_snr --last_timestep 0.6 --color_loss 100 \
+  --resolution "$SIZE" --precompute "$VARIANTS" --precomputed_dir "$OUT/precomputed" \
+  --train_batch_size $((BATCH / PROCESSES)) --max_train_steps "$STEPS" --mixed_precision "$PRECISION" \
+  --learning_rate 3e-4 --lr_scheduler cosine --lr_warmup_steps "$WARMUP" --use_ema --ema_decay "$DECAY" --half \
+  --validation_split val --num_validation_images 64 --validation_inference_steps 4 --validation_steps 2000 \
+  --checkpointing_steps 500 --checkpoints_total_limit 2 --logging_steps 100 "$@"
