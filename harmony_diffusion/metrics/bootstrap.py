@@ -86,6 +86,33 @@ def bootstrap_intervals(
     return intervals
 
 
+def bootstrap_ratio(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    groups: Sequence[Hashable],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Compute the percentile bootstrap interval of a ratio of two means over the same images.
+
+    Args:
+        numerators: `(N,)` with N > 0, without NaN.
+        denominators: `(N,)`.
+        groups: Photograph of each image.
+        resamples: Number of draws.
+        confidence: Share of the draws inside the bounds.
+        seed: Seed of the random numbers.
+    """
+    columns = np.stack([numerators, denominators], 1)
+    sums = _summed(columns, _places(groups, len(columns)))
+    totals = _draws(len(sums), resamples, seed).astype(np.float64) @ sums
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(totals[:, 0] / totals[:, 1], (tail, 1 - tail))
+    return Interval(float(low), float(high))
+
+
 def paired_test(
     first: np.ndarray,
     second: np.ndarray,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harmony_diffusion.errors import InputError
-from harmony_diffusion.metrics.bootstrap import Interval, bootstrap_intervals
+from harmony_diffusion.metrics.bootstrap import Interval, bootstrap_intervals, bootstrap_ratio
 from harmony_diffusion.metrics.score_rows import Row
 
 ALL = "all"
@@ -24,6 +24,7 @@ class Gain:
         interval: Bootstrap interval of `psnr`, resampling photographs.
         fmse_ratio: Mean fMSE of the results divided by mean fMSE of the composites.
         worse: Share of the composites with an increased MSE, in [0, 1].
+        ratio_interval: Bootstrap interval of `fmse_ratio`.
         fab_ratio: Mean colour error of the results divided by that of the composites; NaN if not computed.
     """
 
@@ -33,6 +34,7 @@ class Gain:
     interval: Interval
     fmse_ratio: float
     worse: float
+    ratio_interval: Interval
     fab_ratio: float = math.nan
 
 
@@ -119,13 +121,24 @@ def _gain(
     photographs = [row.photograph for row in rows]
     interval = bootstrap_intervals(differences, photographs, resamples=resamples, seed=seed)[0]
     worse = float(np.mean([after["mse"] > first["mse"] for after, first in pairs]))
-    ratios = [_ratio(pairs, metric) for metric in ("fmse", "fab")]
-    return Gain(name, len(rows), float(differences.mean()), interval, ratios[0], worse, ratios[1])
+    fmse, fmse_interval = _ratio(pairs, "fmse", photographs, resamples, seed)
+    fab, _ = _ratio(pairs, "fab", photographs, 1, seed)
+    return Gain(name, len(rows), float(differences.mean()), interval, fmse, worse, fmse_interval, fab)
 
 
-def _ratio(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], metric: str) -> float:
+def _ratio(
+    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
+    metric: str,
+    photographs: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> tuple[float, Interval]:
     """Divide the sum of a metric of the results by that of the composites; NaN if there is none."""
     # Foreground metrics are undefined for an empty foreground; such an image counts in neither mean.
-    errors = [(a[metric], b[metric]) for a, b in pairs if metric in a and metric in b]
-    left, whole = (sum(column) for column in zip(*errors, strict=True)) if errors else (0.0, 0.0)
-    return left / whole if whole else math.nan
+    known = [place for place, (a, b) in enumerate(pairs) if metric in a and metric in b]
+    left, whole = (np.array([pairs[place][side][metric] for place in known]) for side in (0, 1))
+    if whole.sum() <= 0:
+        return math.nan, Interval(math.nan, math.nan)
+    groups = [photographs[place] for place in known]
+    interval = bootstrap_ratio(left, whole, groups, resamples=resamples, seed=seed)
+    return float(left.sum() / whole.sum()), interval

@@ -32,6 +32,9 @@ def test_gains_are_those_worked_out_by_hand():
     assert [g.subset for g in (everything, light, transfer)] == ["all", "HLight", "HTransfer"]
     assert everything.psnr == pytest.approx((3 - 1 + 1 + 0) / 4)
     assert everything.fmse_ratio == pytest.approx(450 / 700)
+    assert everything.ratio_interval.low < everything.fmse_ratio < everything.ratio_interval.high
+    # With one photograph, all draws give the same ratio.
+    assert light.ratio_interval.low == light.ratio_interval.high == pytest.approx(400 / 600)
     assert everything.worse == 0.25 and light.worse == 0.5 and transfer.worse == 0
     assert light.psnr == pytest.approx(1.0) and light.fmse_ratio == pytest.approx(400 / 600)
     # One photograph alone cannot vary; several do.
