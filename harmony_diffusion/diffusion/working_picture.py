@@ -56,16 +56,18 @@ class WorkingPicture:
     region: WorkingRegion | None = None
     view: View | None = None
 
-    def paste(self, generated: Tensor, pasting: dict[str, Any]) -> Picture:
+    def paste(self, generated: Tensor, pasting: dict[str, Any], reference: Tensor | None = None) -> Picture:
         """Put the network's output back into the picture; see `WorkingRegion.paste_picture`.
 
         Args:
             generated: `(1, 3, h, w)` in [0, 1].
             pasting: Options of `paste_picture`.
+            reference: The composite as the network reproduces it, `(1, 3, h, w)`; None for the composite.
         """
         assert self.region is not None
+        before = None if reference is None else reference.float().cpu()
         return self.region.paste_picture(
-            self.picture, self.generation_mask, generated.float().cpu(), **pasting
+            self.picture, self.generation_mask, generated.float().cpu(), **pasting, reference=before
         )
 
     def split(self, result: Picture) -> Layers:

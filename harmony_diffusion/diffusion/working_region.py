@@ -115,6 +115,7 @@ class WorkingRegion:
         detail: Literal["generated", "preserve"] = "generated",
         feather: float = 8.0,
         match_surroundings: bool = False,
+        reference: Tensor | None = None,
     ) -> Picture:
         """Put the network's output back into a picture.
 
@@ -128,6 +129,9 @@ class WorkingRegion:
             feather: Width of the fading in working pixels.
             match_surroundings: Subtract the change of colour around the mask from the output, continued
                 smoothly into the mask. Networks drift in colour, and the drift shows as a seam.
+            reference: The composite as the network reproduces it, like `generated`. With "preserve", the
+                change of colour is measured from it, so that errors of the reproduction do not count as
+                changes. Default: the composite itself.
 
         Returns:
             The picture, equal to `picture` to the bit beyond the feathered mask and where alpha is 0.
@@ -139,8 +143,9 @@ class WorkingRegion:
             generated = _without_drift(generated, seen, small_mask)
         if detail == "preserve":
             weight = _without_rim(small_mask)
-            wanted = blend(generated.to(seen), seen, weight)
-            color_map = fit_color_map(seen, wanted, weight, radius=_LIGHT_RADIUS, eps=_LIGHT_EPS)
+            before = seen if reference is None else reference.to(seen)
+            wanted = blend(generated.to(seen), before, weight)
+            color_map = fit_color_map(before, wanted, weight, radius=_LIGHT_RADIUS, eps=_LIGHT_EPS)
             pasted = render_maps(part, _visible(part, share), color_map, "bilinear", apply_color_map)
         else:
             scale = math.sqrt(self.height * self.width / (self.working_height * self.working_width))

@@ -230,3 +230,17 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
         if flags is not None:
             images[torch.tensor(flags)] = 0
         return images, flags
+
+    def decode_references(self, batch: Batch, detail: str) -> Tensor | None:
+        """Decode the composites as the U-Net sees them, `(N, 3, H, W)` in [0, 1].
+
+        The change of colour is measured from them, so that the errors of the autoencoder cancel.
+
+        Returns:
+            None if pixels are generated, or if the U-Net does not see the composites.
+        """
+        if detail != "preserve" or self.config["image_channel"] != "composite":
+            return None
+        scaled = batch.masked_image_latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        images = self.vae.decode(scaled, return_dict=False)[0]
+        return (images.float() / 2 + 0.5).clamp(0, 1)

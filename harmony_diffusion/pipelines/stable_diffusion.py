@@ -492,9 +492,11 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         unsafe = [False] * len(pictures)
         for batch in batches:
             images, flags = self.decode(batch.latents)
+            references = self.decode_references(batch, result.pasting["detail"])
             for position, row in enumerate(batch.rows):
                 work = works[row // images_each]
-                pictures[row] = work.paste(images[position, None], result.pasting)
+                reference = None if references is None else references[position, None]
+                pictures[row] = work.paste(images[position, None], result.pasting, reference)
                 unsafe[row] = flags is not None and bool(flags[position])
         return DiffusionHarmonizationOutput(
             export_pictures(pictures, result.output_type),

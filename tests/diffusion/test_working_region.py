@@ -216,6 +216,28 @@ def test_preserve_takes_the_colour_and_keeps_the_detail():
     assert torch.equal(preserved[~inside], composite[~inside])
 
 
+def test_preserve_measures_the_change_from_the_reference():
+    composite, mask = make_photo(256, 256), make_mask(256, 256, (60, 200, 60, 200))
+    picture = Picture(composite[0].permute(1, 2, 0).numpy())
+    plane, region = mask[0, 0].numpy(), WorkingRegion(0, 0, 256, 256, 128, 128)
+    # An autoencoder that shifts colours: the network changes nothing, and then halves the light.
+    reference = (0.9 * region.cut(composite) + torch.tensor([0.05, 0.0, -0.02]).view(1, 3, 1, 1)).clamp(0, 1)
+
+    def pasted(generated, **options):
+        return region.paste_picture(picture, plane, generated, detail="preserve", **options).to_tensor()
+
+    assert (pasted(reference) - composite[0]).abs().max() > 0.02
+    assert (pasted(reference, reference=reference) - composite[0]).abs().max() < 1e-3
+    inside = mask[0].expand_as(composite[0]) > 0
+    change = (pasted(0.5 * reference, reference=reference) - 0.5 * composite[0])[inside].abs().mean()
+    assert (
+        change
+        < 0.02
+        < 0.1
+        < (pasted(0.5 * reference, reference=reference) - composite[0])[inside].abs().mean()
+    )
+
+
 def test_a_drift_of_colour_is_taken_back_where_it_can_be_seen():
     composite, mask = make_photo(256, 256), make_mask(256, 256, (80, 180, 90, 170))
     region = WorkingRegion(0, 0, 256, 256, 256, 256)

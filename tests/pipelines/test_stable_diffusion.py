@@ -317,6 +317,19 @@ def test_preserving_detail_hands_over_colour_and_light_only(tiny_sd2_components)
     assert not np.allclose(kept, call(pipe, composite, mask).images[0], atol=0.05)
 
 
+def test_errors_of_the_autoencoder_are_no_change_where_the_network_sees_the_composite(tiny_sd2_components):
+    def copy_input(pipe, step, timestep, tensors):
+        return {"latents": tensors["masked_image_latents"]}
+
+    options = {"callback_on_step_end": copy_input, "detail": "preserve"}
+    options["callback_on_step_end_tensor_inputs"] = ["latents", "masked_image_latents"]
+    copied = call(make_pipe(tiny_sd2_components, image_channel="composite"), **options).images[0]
+    assert np.abs(copied.astype(int) - picture()).max() <= 1
+    # A random autoencoder reproduces nothing: without the reference its errors are changes of colour.
+    masked = call(make_pipe(tiny_sd2_components), **options).images[0]
+    assert np.abs(masked.astype(int) - picture()).max() > 20
+
+
 def test_drift_of_colour_is_taken_back_when_asked(tiny_sd2_components):
     pipe = make_pipe(tiny_sd2_components)
     pipe.vae.decoder.conv_out.weight.data.zero_()
