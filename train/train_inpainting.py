@@ -10,7 +10,9 @@ Only the U-Net is trained. It starts from Stable Diffusion 2 inpainting, from th
 composite` the U-Net sees the whole composite instead of the background, so that the pipeline harmonizes
 directly (`init="composite"`, few steps, no guidance; DiffHarmony, Zhou et al., ICMR 2024). The
 foregrounds of photographs are then perturbed, and the photograph is the target. Composites with ground
-truth are used as they are.
+truth are used as they are. `--decoupled` also moves objects, mirrors backgrounds and changes masks, so that
+pixels at the border do not show the true colours. `--zero_terminal_snr`, `--last_timestep` and `--color_loss`
+train for the right colours in few steps: see `train/recipes/mini_harmonizer.sh`.
 
 OUTPUT receives `checkpoint-STEP` folders and, at the end, `model`: a pipeline with its model card, for
 `train_controlnet.py`, `assemble_pipeline` and `harmony`. To continue a killed run, start the same command
@@ -196,7 +198,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         options: dict[str, Any] = {"num_inference_steps": args.validation_inference_steps}
         options["guidance_scale"] = args.validation_guidance_scale
         if args.image_channel == "composite":
-            options |= {"init": "composite", "guidance_scale": 1.0}
+            options |= {"init": "composite", "guidance_scale": 1.0, "detail": "preserve"}
         with evaluating(unet), autocast(args.mixed_precision, device):
             return validate_pipeline(pipe, images, prompts, **options)
 
