@@ -8,12 +8,12 @@
 # checkpoints/mini_harmonizer and checkpoints/mini_dual_controlnet). OUTPUT/table.md receives the tables: PSNR, fMSE and its
 # ratio to that of the composites with intervals, FID and KID with EfficientNet-Lite0, the PSNR of photographs that need no
 # change, and the seconds of CPU time for a picture.
-# STEPS are the steps of HARMONIZER, CALL its further options, LIMIT the composites of each kind.
+# STEPS are the steps of HARMONIZER, MORE_STEPS those of a second row, CALL further options, LIMIT the composites of each kind.
 # Hardware: two CPU cores, about two hours. A run that was killed resumes.
 set -e
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
 in_place=$1 relocated=$2 output=$3 harmonizer=${4:-checkpoints/mini_harmonizer} dual=${5:-checkpoints/mini_dual_controlnet}
-STEPS=${STEPS:-4} DUAL_STEPS=${DUAL_STEPS:-20} JOBS=${JOBS:-2} TIMED=${TIMED:-4}
+STEPS=${STEPS:-1} MORE_STEPS=${MORE_STEPS:-4} DUAL_STEPS=${DUAL_STEPS:-20} JOBS=${JOBS:-2} TIMED=${TIMED:-4}
 limit=(${LIMIT:+--limit "$LIMIT"})
 here=$(dirname "$0")
 mkdir -p "$output/seconds"
@@ -29,8 +29,10 @@ finish_all() {
   jobs_of_all=()
 }
 options_of() { # METHOD: set `model` and `call`
+  local steps=$STEPS
+  [ "$1" = mini_harmonizer ] || steps=$MORE_STEPS
   case $1 in
-    mini_harmonizer) model=$harmonizer call=(--call "num_inference_steps=$STEPS" guidance_scale=1 detail=preserve $CALL) ;;
+    mini_harmonizer*) model=$harmonizer call=(--call "num_inference_steps=$steps" guidance_scale=1 detail=preserve $CALL) ;;
     mini_dual_controlnet) model=$dual call=(--call "num_inference_steps=$DUAL_STEPS" guidance_scale=1 detail=preserve) ;;
     *) model=$1 call=() ;;
   esac
@@ -50,7 +52,7 @@ time_method() { # METHOD: CPU seconds for a picture, without imports and loading
   awk -v total="$report" -v images="$images" 'BEGIN { print total / images }' > "$output/seconds/$1.txt"
 }
 
-methods="identity color_grid mini_dual_controlnet mini_harmonizer"
+methods="identity color_grid mini_dual_controlnet mini_harmonizer mini_harmonizer_${MORE_STEPS}_steps"
 [ -f "$output/lite0.pt" ] || python "$here/make_extractor.py" "$output/lite0.pt"
 for set in in_place relocated; do
   data=${!set}
@@ -61,7 +63,7 @@ for set in in_place relocated; do
   done
 done
 finish_all
-for method in color_grid mini_dual_controlnet mini_harmonizer; do [ -s "$output/seconds/$method.txt" ] || time_method "$method"; done
+for method in ${methods#identity}; do [ -s "$output/seconds/$method.txt" ] || time_method "$method"; done
 for set in in_place relocated; do
   for method in $methods; do
     [ -f "$output/$set/$method/fid.json" ] || start python "$here/eval_fid.py" "$output/images/$set/$method" \
