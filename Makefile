@@ -39,7 +39,7 @@ chromium:
 	  echo "No chromium: tests in a browser are skipped."
 
 test: .venv/dev chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not network"
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
