@@ -3,10 +3,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "eval" / "bench_programs.py"
 
 
+@pytest.mark.slow  # four processes that import PyTorch
 def test_bench_compares_a_program_with_that_of_a_checkout(tmp_path):
     output = tmp_path / "programs.json"
     options = ["--rows", "pipeline color_grid", "--calls", "2", "--rounds", "1"]

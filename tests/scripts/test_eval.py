@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_script import run_script
 from tiny_diffusion import make_pipe, trained_like
 
 from harmony_diffusion import HarmonizationPipeline, create_model
@@ -19,11 +21,7 @@ SCRIPT = ROOT / "eval" / "eval_dataset.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def run(*arguments, expect=0):
-    command = [sys.executable, SCRIPT, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == expect, done.stderr
-    return done
+run = partial(run_script, SCRIPT)
 
 
 def read(path):

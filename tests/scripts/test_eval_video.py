@@ -1,12 +1,11 @@
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_script import run_script
 from video_clips import moving_disc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,10 +13,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def run(script, *arguments, expect=0):
-    command = [sys.executable, ROOT / "eval" / script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == expect, done.stderr
-    return done
+    return run_script(ROOT / "eval" / script, *arguments, expect=expect)
 
 
 @pytest.fixture
