@@ -1,23 +1,15 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from run_script import run_script
+
+SCRIPT = Path(__file__).resolve().parents[2] / "eval" / "bench_inference.py"
 
 
 def test_bench_times_every_part_and_writes_json(tmp_path):
     output = tmp_path / "new" / "bench.json"
     options = ["--models", "reinhard", "--sizes", "96", "48", "--repeats", "1", "--threads", "1"]
-    run = subprocess.run(
-        [sys.executable, "eval/bench_inference.py", *options, "--skip-rendering", "--output", str(output)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    run = run_script(SCRIPT, *options, "--skip-rendering", "--output", output)
     report = json.loads(output.read_text())
     assert report["run"]["threads"] == 1 and report["run"]["versions"]["torch"]
     rows = report["models"]

@@ -1,7 +1,7 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from run_script import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "eval" / "bench_classical.py"
@@ -10,8 +10,7 @@ SCRIPT = ROOT / "eval" / "bench_classical.py"
 def test_bench_compares_with_peers_and_with_a_checkout(tmp_path):
     output = tmp_path / "new" / "bench.json"
     options = ["--methods", "histogram_matching", "idt", "poisson", "--size", "96", "64", "--rounds", "2"]
-    command = [sys.executable, "-W", "ignore", SCRIPT, *options, "--before", ROOT, "--output", output]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_script(SCRIPT, *options, "--before", ROOT, "--output", output)
     report = json.loads(output.read_text())
     assert report["run"]["threads"] == 1 and report["run"]["load_before"] >= 0
     matching, transfer, poisson = report["rows"]
