@@ -51,6 +51,7 @@ class FIDInception(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features `(B, 2048)` of images `(B, 3, H, W)` in [0, 255]."""
         x = (images - 128) / 128  # as in the graph: 255 maps to slightly less than 1
+        x = x.contiguous(memory_format=torch.channels_last)  # a fifth less time on CPUs
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = functional.max_pool2d(x, 3, 2)
         x = functional.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, 2)
