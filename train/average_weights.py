@@ -21,6 +21,7 @@ from harmony_diffusion.images.output_files import check_new_folder
 from harmony_diffusion.models import load_model
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.numbers import check_number
+from harmony_diffusion.training.model_card import drop_local_paths
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,6 +86,7 @@ def save(model: HarmonyModel, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
         model.save_pretrained(Path(unfinished) / "model")
+        drop_local_paths(Path(unfinished))
         os.rename(Path(unfinished) / "model", folder)
 
 

@@ -22,6 +22,7 @@ def test_weights_are_averaged_by_their_shares(tmp_path):
     ]
     run_script(SCRIPT, *models, "--output", tmp_path / "averaged")
     first, second, averaged = (load_model(path).state_dict() for path in (*folders, tmp_path / "averaged"))
+    assert str(tmp_path) not in (tmp_path / "averaged" / "config.json").read_text()
     assert any(not torch.equal(first[name], second[name]) for name in first)
     for name, value in averaged.items():
         torch.testing.assert_close(value, 0.25 * first[name] + 0.75 * second[name])
