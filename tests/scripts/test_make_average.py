@@ -6,7 +6,7 @@ from run_script import run_script
 
 from harmony_diffusion import create_model, load_model
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train" / "average_weights.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "train" / "make_average.py"
 
 
 def saved(folder, seed, channels=4):

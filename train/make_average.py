@@ -1,6 +1,6 @@
 """Average the weights of models with the same architecture and a common ancestor.
 
-    python train/average_weights.py --model default 0.3 --model outputs/a/model 0.35 \
+    python train/make_average.py --model default 0.3 --model outputs/a/model 0.35 \
         --model outputs/b/model 0.35 --output outputs/averaged
 
 Models that were trained from the same weights on different data can be averaged (Wortsman et al., "Robust
@@ -100,7 +100,7 @@ def main() -> int:
         averaged = average([load_model(name).float() for name, _ in args.model], shares)
         save(averaged.half() if args.half else averaged, args.output)
     except HarmonyError as error:
-        print(f"average_weights: {error}", file=sys.stderr)
+        print(f"make_average: {error}", file=sys.stderr)
         return 2
     print(args.output)
     return 0
