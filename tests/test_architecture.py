@@ -69,7 +69,7 @@ ROOMS = (
     ("highres",),
     ("models",),
     ("images",),
-    ("color", "boxes", "morphology", "numbers", "paths", "process", "errors"),
+    ("color", "boxes", "morphology", "numbers", "paths", "json_text", "process", "errors"),
 )
 HEIGHT = {name: len(ROOMS) - number for number, room in enumerate(ROOMS) for name in room}
 

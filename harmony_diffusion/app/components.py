@@ -1,12 +1,12 @@
 """The page's own components: a drawing board, a stage for a cut-out, and a viewer with a strength slider."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.app.engine import Engine
 from harmony_diffusion.errors import HarmonyError, InputError
+from harmony_diffusion.json_text import parse_json
 
 # Settings of an event that starts work: one job at a time, and no public address for it.
 ONE_JOB: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "job", "concurrency_limit": 1}
@@ -36,8 +36,8 @@ def read_value(text: object) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        value = json.loads(str(text))
-    except (ValueError, RecursionError):
+        value = parse_json(str(text))
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise InputError("page", "sent what cannot be read", "Reload the page.")

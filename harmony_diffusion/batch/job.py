@@ -24,6 +24,7 @@ from harmony_diffusion.batch.plan import SHARD, Plan, digest, write_plan
 from harmony_diffusion.batch.worker import Settings
 from harmony_diffusion.errors import HarmonyError, OutputError
 from harmony_diffusion.images.output_files import write_atomically
+from harmony_diffusion.json_text import parse_json
 from harmony_diffusion.paths import exists, is_folder, resolved
 
 SCHEMA = 1
@@ -268,8 +269,8 @@ def _create_exclusively(path: Path, content: bytes) -> bool:
 
 def _read_claim(settings: Settings, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or not found:
         raise OutputError(path, "is damaged", "Give another folder, or --restart to compute all of it again.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.batch.plan import Plan, digest
+from harmony_diffusion.json_text import parse_json
 
 PENDING, DONE, FAILED = 0, 1, 2
 _SYNC_LINES, _SYNC_SECONDS = 16, 1.0
@@ -103,11 +104,11 @@ class Ledger:
     def _take(self, line: bytes) -> int:
         """Take a line; one that is damaged counts as absent, so that its entry is done again."""
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if not is_whole(record):
                 return 0
             i = self._index.get(int(record["input"], 16), -1)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return 0
         return self.note(i, record) if i >= 0 else 0
 
@@ -167,7 +168,7 @@ class Ledger:
                 continue
             checksum = bytes(self._hashes[32 * i : 32 * i + 32])
             size = self._sizes[i]
-            entry = json.loads(line)
+            entry = parse_json(line)
             if i in self._disputed:  # two machines computed other bytes: what lies there counts
                 checksum, size = hash_of(out / entry["output"]), os.stat(out / entry["output"]).st_size
             record = {"id": entry["id"], "output": entry["output"], "sha256": checksum.hex(), "bytes": size}

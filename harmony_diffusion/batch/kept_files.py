@@ -1,6 +1,5 @@
 """What a batch must not replace: its inputs, and files in the folder of the results that it did not make."""
 
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from harmony_diffusion.batch.journal import is_whole
 from harmony_diffusion.batch.plan import Plan, digest, place_of
 from harmony_diffusion.errors import OutputError
 from harmony_diffusion.images.output_files import reason_of
+from harmony_diffusion.json_text import parse_json
 from harmony_diffusion.paths import resolved
 
 LISTS = ("manifest.jsonl", "errors.jsonl")  # written beside the results
@@ -49,7 +49,7 @@ def check_kept(inputs: Inputs, plan: Plan, out: Path, places: Iterable[int], *, 
 def _existing(plan: Plan, out: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the entries whose output is there already, and which file it is."""
     for line in plan.lines():
-        entry = json.loads(line)
+        entry = parse_json(line)
         try:
             found = os.stat(f"{out}/{entry['output']}")
         except FileNotFoundError:
@@ -105,7 +105,7 @@ def _planned(out: Path) -> set[int]:
         with (out / _STATE / "plan.jsonl").open("rb") as file:
             for line in file:
                 try:
-                    found.add(digest(json.loads(line)["output"].encode("utf-8", "surrogatepass")))
+                    found.add(digest(parse_json(line)["output"].encode("utf-8", "surrogatepass")))
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue  # damaged: what it named counts as unknown
     except OSError:
@@ -121,7 +121,7 @@ def _of_status(out: Path, status: str, wanted: set[str] | None = None) -> set[st
             with path.open("rb") as file:
                 for line in file:
                     try:
-                        record = json.loads(line)
+                        record = parse_json(line)
                         name = record["id"]
                         if (
                             is_whole(record)
@@ -129,7 +129,7 @@ def _of_status(out: Path, status: str, wanted: set[str] | None = None) -> set[st
                             and (wanted is None or name in wanted)
                         ):
                             found.add(name)
-                    except (ValueError, KeyError, TypeError, RecursionError):
+                    except (ValueError, KeyError, TypeError):
                         continue
         except OSError:
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.json_text import parse_json
 from harmony_diffusion.numbers import check_number
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def filters_from_json(path: Path, model: "HarmonyModel") -> "Tensor":
     import torch
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(path, f"is not a JSON file of filters: {error}") from None
     given = content.get("filters") if isinstance(content, dict) else None
     if not isinstance(given, dict) or set(given) != set(model.filter_names):

@@ -5,12 +5,12 @@ all of its tensors itself: one that names a file outside could read any file of 
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.json_text import parse_json
 
 SCHEMA = 1
 DESCRIPTION, NETWORK, APPLICATION = "export.json", "network.onnx", "apply.onnx"
@@ -61,7 +61,7 @@ def read_description(folder: Path) -> Description:
     if not path.is_file():
         raise CheckpointError(f"{folder}: has no {DESCRIPTION}. Give a folder written by `harmony export`.")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
         if fields["schema"] != SCHEMA:
             raise CheckpointError(
                 f"{path}: has schema {fields['schema']!r}, this version reads {SCHEMA}. "
@@ -79,15 +79,7 @@ def read_description(folder: Path) -> Description:
             sums={str(name): str(noted["sha256"]) for name, noted in fields["files"].items()},
             fields=fields,
         )
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: is damaged ({error!r}). Export the model again.") from error

@@ -1,7 +1,6 @@
 """Download settings and weights of a model or pipeline from a repository on the Hub, never code."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.json_text import parse_json
 
 INDEX = "model_index.json"
 # Options of `from_pretrained` that a download takes.
@@ -107,8 +107,8 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
         CheckpointError: It holds something else.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(path.read_text("utf-8"))
+    except ValueError as error:
         raise CheckpointError(f"{name}: its {path.name} is no JSON: {error}.") from error
     if not isinstance(content, dict):
         raise CheckpointError(

@@ -1,13 +1,13 @@
 """Checks of names, folders and files given as weights. Errors state what was given instead."""
 
 import difflib
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.json_text import parse_json
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _LISTED = 5
@@ -150,8 +150,8 @@ def _kind_of(head: bytes, wanted: str) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         kind = _kind_of(_read_head(path), "a configuration") or f"is no JSON: {first_line(error)}."
         raise CheckpointError(f"{path}: {kind}") from error
     if not isinstance(config, dict):

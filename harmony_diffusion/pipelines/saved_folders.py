@@ -1,7 +1,6 @@
 """Find out what a name, file or folder is before it is loaded, so that errors can name it."""
 
 import difflib
-import json
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from harmony_diffusion.errors import CheckpointError, InputError, InputTypeError
+from harmony_diffusion.json_text import parse_json
 from harmony_diffusion.models.hub_files import INDEX, class_name_of
 
 # Keywords of `DiffusionPipeline.from_pretrained` that every pipeline of diffusers takes.
@@ -166,8 +166,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     check_file(path)
     try:
-        entries = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        entries = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: is no JSON file ({error}). Download it again.") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{path}: holds a {type(entries).__name__}, expected an object.")
@@ -209,10 +209,10 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < size else None
+            header = parse_json(file.read(length)) if length < size else None
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}  # type: ignore[union-attr]
         expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    except (AttributeError, LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path}: is no safetensors file. Download it again.") from error
     if size < expected:
         raise CheckpointError(f"{path}: ends after {size:,} of {expected:,} bytes. Download it again.")
