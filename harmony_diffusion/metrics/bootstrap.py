@@ -77,13 +77,7 @@ def bootstrap_intervals(
         times = drawn[start : start + step].astype(np.float64)
         with np.errstate(invalid="ignore"):  # possibly none of the drawn photographs has the metric
             means[start : start + step] = (times @ sums) / (times @ counts)
-    tail = (1 - confidence) / 2
-    intervals = []
-    for column in means.T:
-        known = column[~np.isnan(column)]
-        low, high = np.quantile(known, (tail, 1 - tail)) if len(known) else (np.nan, np.nan)
-        intervals.append(Interval(float(low), float(high)))
-    return intervals
+    return [_percentiles(column[~np.isnan(column)], confidence) for column in means.T]
 
 
 def bootstrap_ratio(
@@ -108,9 +102,7 @@ def bootstrap_ratio(
     columns = np.stack([numerators, denominators], 1)
     sums = _summed(columns, _places(groups, len(columns)))
     totals = _draws(len(sums), resamples, seed).astype(np.float64) @ sums
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(totals[:, 0] / totals[:, 1], (tail, 1 - tail))
-    return Interval(float(low), float(high))
+    return _percentiles(totals[:, 0] / totals[:, 1], confidence)
 
 
 def paired_test(
@@ -157,6 +149,13 @@ def paired_test(
         p_value,
         float(((differences > 0) + (differences == 0) / 2).mean()),
     )
+
+
+def _percentiles(draws: np.ndarray, confidence: float) -> Interval:
+    """Return the interval that holds the given share of the draws; NaN without a draw."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, (tail, 1 - tail)) if len(draws) else (np.nan, np.nan)
+    return Interval(float(low), float(high))
 
 
 def _flips_beyond(limit: float, sums: np.ndarray, resamples: int, seed: int) -> int:

@@ -121,24 +121,32 @@ def _gain(
     photographs = [row.photograph for row in rows]
     interval = bootstrap_intervals(differences, photographs, resamples=resamples, seed=seed)[0]
     worse = float(np.mean([after["mse"] > first["mse"] for after, first in pairs]))
-    fmse, fmse_interval = _ratio(pairs, "fmse", photographs, resamples, seed)
-    fab, _ = _ratio(pairs, "fab", photographs, 1, seed)
-    return Gain(name, len(rows), float(differences.mean()), interval, fmse, worse, fmse_interval, fab)
+    left, whole, known = _errors(pairs, "fmse")
+    interval_of_ratio = Interval(math.nan, math.nan)
+    if whole.sum() > 0:
+        groups = [photographs[place] for place in known]
+        interval_of_ratio = bootstrap_ratio(left, whole, groups, resamples=resamples, seed=seed)
+    return Gain(
+        subset=name,
+        images=len(rows),
+        psnr=float(differences.mean()),
+        interval=interval,
+        fmse_ratio=_ratio(left, whole),
+        worse=worse,
+        ratio_interval=interval_of_ratio,
+        fab_ratio=_ratio(*_errors(pairs, "fab")[:2]),
+    )
 
 
-def _ratio(
-    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
-    metric: str,
-    photographs: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> tuple[float, Interval]:
-    """Divide the sum of a metric of the results by that of the composites; NaN if there is none."""
+def _errors(
+    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], metric: str
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Return a metric of the results, that of the composites, and the places of the pairs that have both."""
     # Foreground metrics are undefined for an empty foreground; such an image counts in neither mean.
-    known = [place for place, (a, b) in enumerate(pairs) if metric in a and metric in b]
+    known = [place for place, (after, first) in enumerate(pairs) if metric in after and metric in first]
     left, whole = (np.array([pairs[place][side][metric] for place in known]) for side in (0, 1))
-    if whole.sum() <= 0:
-        return math.nan, Interval(math.nan, math.nan)
-    groups = [photographs[place] for place in known]
-    interval = bootstrap_ratio(left, whole, groups, resamples=resamples, seed=seed)
-    return float(left.sum() / whole.sum()), interval
+    return left, whole, known
+
+
+def _ratio(left: np.ndarray, whole: np.ndarray) -> float:
+    return float(left.sum() / whole.sum()) if whole.sum() > 0 else math.nan
