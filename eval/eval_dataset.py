@@ -47,6 +47,7 @@ from PIL import Image
 import harmony_diffusion
 from harmony_diffusion.data.iharmony4 import SUFFIXES
 from harmony_diffusion.data.layouts import list_dataset
+from harmony_diffusion.data.record_files import read_ids
 from harmony_diffusion.data.sample import HarmonySample
 from harmony_diffusion.errors import HarmonyError, InputError, SizeMismatchError
 from harmony_diffusion.images.output_files import write_atomically
@@ -133,7 +134,7 @@ def list_samples(args: argparse.Namespace) -> list[HarmonySample]:
         HarmonySample(p.name, listing.layout, p.picture, p.mask, p.picture) for p in listing.photographs
     ]
     if args.ids:
-        wanted = set(args.ids.read_text(encoding="utf-8-sig").split())
+        wanted = set(read_ids(args.ids))
         samples = [sample for sample in samples if sample.name in wanted]
         if missing := sorted(wanted - {sample.name for sample in samples}):
             raise InputError(args.ids, f"names {len(missing)} missing samples, for example {missing[0]}")
@@ -318,6 +319,11 @@ def predict_copies(
     return list((harmonized.float() * 255).permute(0, 2, 3, 1).cpu().numpy())
 
 
+def extra_columns(metrics: Sequence[str]) -> list[str]:
+    """Return the metrics that are columns only where they are asked for."""
+    return [metric for metric in COLOR_METRICS if metric in metrics]
+
+
 def score_batch(
     samples: Sequence[HarmonySample],
     predict: Predict,
@@ -344,8 +350,7 @@ def score_batch(
         except InputError as error:
             raise InputError(f"{sample.subset}/{sample.name}", str(error)) from error
         for name, values in zip(protocols, scores, strict=True):
-            extra = [metric for metric in COLOR_METRICS if metric in metrics]
-            rows.append(format_row(sample.name, sample.subset, name, values, extra))
+            rows.append(format_row(sample.name, sample.subset, name, values, extra_columns(metrics)))
     return rows
 
 
@@ -434,8 +439,7 @@ def run(args: argparse.Namespace) -> None:
     samples = list_samples(args)
     batches = [samples[i : i + args.batch_size] for i in range(0, len(samples), args.batch_size)]
     state = PartialState(cpu=not torch.cuda.is_available())
-    extra = [metric for metric in COLOR_METRICS if metric in metrics]
-    rows = ResumableRows(args.output, len(batches), extra)
+    rows = ResumableRows(args.output, len(batches), extra_columns(metrics))
     # Load before writing, because loading may fail. Skip loading if no batch is left.
     predict = load_predictor(args, state.device) if args.restart or rows.pending() else None
     if state.is_main_process:

@@ -18,16 +18,7 @@ limit=(${LIMIT:+--limit "$LIMIT"})
 here=$(dirname "$0")
 mkdir -p "$output/seconds"
 
-jobs_of_all=()
-start() { # COMMAND …: run it in the background, at most JOBS at once
-  while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do sleep 1; done
-  "$@" &
-  jobs_of_all+=($!)
-}
-finish_all() {
-  for job in "${jobs_of_all[@]}"; do wait "$job"; done
-  jobs_of_all=()
-}
+. "$here/jobs.sh"
 options_of() { # METHOD: set `model` and `call`
   local steps=$STEPS
   [ "$1" = mini_harmonizer ] || steps=$MORE_STEPS

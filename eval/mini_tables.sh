@@ -24,16 +24,7 @@ TEST_LIMIT=${TEST_LIMIT:-1000000} SWEEP_LIMIT=${SWEEP_LIMIT:-100} BENCHMARK_LIMI
 here=$(dirname "$0")
 mkdir -p "$OUT"
 
-jobs_of_all=()
-start() { # COMMAND …: run it in the background, at most JOBS at once
-  while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do sleep 1; done
-  "$@" &
-  jobs_of_all+=($!)
-}
-finish_all() {
-  for job in "${jobs_of_all[@]}"; do wait "$job"; done
-  jobs_of_all=()
-}
+. "$here/jobs.sh"
 score() { # NAME LIMIT PIPELINE ARGUMENTS …: regenerate foregrounds of photographs
   local name=$1 limit=$2 pipeline=$3
   shift 3

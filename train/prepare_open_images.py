@@ -53,7 +53,7 @@ from harmony_diffusion.data.open_images_tables import (
     read_image_records,
     read_table,
 )
-from harmony_diffusion.data.record_files import append_records, read_records
+from harmony_diffusion.data.record_files import append_records, read_ids, read_records
 from harmony_diffusion.errors import DecodeError, HarmonyError, InputError
 from harmony_diffusion.images.output_files import write_atomically
 from harmony_diffusion.images.sources import Source
@@ -155,7 +155,7 @@ def read_candidates(args: argparse.Namespace, rejected: Counter[str]) -> dict[st
     records = read_image_records(args.data, args.split, per_image)
     flags = FlaggedBoxes(args.data, args.split, per_image, [flag for flag in FLAGS if flag not in args.keep])
     candidates: dict[str, list[Row]] = {}
-    wanted = set(args.ids.read_text(encoding="utf-8-sig").split()) if args.ids else None
+    wanted = set(read_ids(args.ids)) if args.ids else None
     for row in read_table(table, MASK_COLUMNS):
         image = row["ImageID"]
         if image not in per_image or (wanted is not None and Path(row["MaskPath"]).stem not in wanted):
@@ -199,7 +199,7 @@ def choose(
             else:
                 chosen.append((row, measure))
                 images.add(row["ImageID"])
-    if args.ids and len(chosen) < (count := len(args.ids.read_text(encoding="utf-8-sig").split())):
+    if args.ids and len(chosen) < (count := len(read_ids(args.ids))):
         reason = f"names {count} masks, of which {len(chosen)} are here: {dict(rejected)}"
         raise InputError(args.ids, reason, "Add the missing archives, or select with all shards.")
     if not chosen:

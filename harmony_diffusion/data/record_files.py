@@ -22,6 +22,11 @@ def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
         os.fsync(file.fileno())
 
 
+def read_ids(path: Path) -> list[str]:
+    """Return the names in a list of samples, separated by white space."""
+    return path.read_text(encoding="utf-8-sig").split()
+
+
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file. An unfinished last line is ignored.
 

@@ -17,6 +17,7 @@ from harmony_diffusion.data.captions import prompts_from_captions, prompts_from_
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.layouts import list_dataset
 from harmony_diffusion.data.photographs import Photograph
+from harmony_diffusion.data.record_files import read_ids
 from harmony_diffusion.data.sample import Problem
 from harmony_diffusion.data.synthesis.composites import SyntheticComposites, reference_colors
 from harmony_diffusion.data.synthesis.placement import IN_PLACE
@@ -116,7 +117,7 @@ def open_data(
         return DiffusionData(pairs, [""] * len(samples), None, facts)
     photographs = listing.photographs
     if ids:
-        wanted = set(ids.read_text(encoding="utf-8-sig").split())
+        wanted = set(read_ids(ids))
         photographs = [photograph for photograph in photographs if photograph.name in wanted]
         if missing := sorted(wanted - {photograph.name for photograph in photographs}):
             reason = f"names {len(missing)} photographs that are not there, as {missing[0]}"
