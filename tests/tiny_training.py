@@ -20,6 +20,16 @@ from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmoniz
 ROOT = Path(__file__).resolve().parents[1]
 
 
+class Colors(torch.nn.Module):
+    def forward(self, images):
+        return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
+
+
+def save_colors(path):
+    """Write a feature network: the means and deviations of the colours."""
+    torch.jit.save(torch.jit.script(Colors()), str(path))
+
+
 def save_photographs(root, *, tested=3):
     """Write six photographs of the split train, two of val and some of test, with masks and labels."""
     (root / "made").mkdir(parents=True)

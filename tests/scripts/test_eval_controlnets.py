@@ -2,25 +2,18 @@
 
 import csv
 import json
-import runpy
-import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from run_script import run_script
 from tiny_diffusion import trained_like
 from tiny_paint_by_example import save_paint_by_example
-from tiny_training import ROOT, save_base, save_photographs
+from tiny_training import ROOT, save_base, save_colors, save_photographs
 
 from harmony_diffusion.diffusion.control_settings import ControlSettings
 
 SMALL = ["--size", "64", "--steps", "2", "--batch_size", "2", "--caption_column", "label"]
-
-
-class Colors(torch.nn.Module):
-    def forward(self, images):
-        return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +27,16 @@ def places(tmp_path_factory):
     for role in ("high", "low"):
         components[f"controlnet_{role}"].save_pretrained(root / role)
         ControlSettings(role).save(root / role)
-    torch.jit.save(torch.jit.script(Colors()), str(root / "colors.pt"))
+    save_colors(root / "colors.pt")
     return root
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run_script(name, *arguments, check=True):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        status = None
-        try:
-            runpy.run_path(str(ROOT / "eval" / name), run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        assert not (check and status), status
-        return captured.out if not status else f"{status}{captured.err}"
-
-    return run_script
+def run(name, *arguments, check=True):
+    done = run_script(ROOT / "eval" / name, *arguments, expect=0 if check else None)
+    return done.stdout if check else f"{done.returncode}{done.stderr}"
 
 
-def evaluate(run, places, output, *arguments, base="base", **options):
+def evaluate(places, output, *arguments, base="base", **options):
     fixed = ["--data", places / "photographs", "--base", places / base, "--output", output, *SMALL]
     return run("eval_controlnets.py", *fixed, *arguments, **options)
 
@@ -73,10 +55,10 @@ def fid(places):
 
 
 @pytest.mark.parametrize("model", ["sd-inpainting", "paint-by-example"])
-def test_baselines_are_scored_in_every_variant(run, places, tmp_path, model):
+def test_baselines_are_scored_in_every_variant(places, tmp_path, model):
     base = {"sd-inpainting": "base", "paint-by-example": "pbe"}[model]
     out = tmp_path / "out"
-    shown = evaluate(run, places, out, "--model", model, *fid(places), base=base)
+    shown = evaluate(places, out, "--model", model, *fid(places), base=base)
     labels = ["raw, whole", "raw, foreground", "pasted, whole", "pasted, foreground"]
     lines = [line for line in shown.splitlines() if any(f"| {label} |" in line for label in labels)]
     assert len(lines) == 4 and "not run" not in "".join(lines)
@@ -99,40 +81,40 @@ def test_baselines_are_scored_in_every_variant(run, places, tmp_path, model):
         told = run("eval_fid.py", *alone, *masks, "--size", "32", "--output", tmp_path / "alone.json")
         assert "FID" in told and json.loads((tmp_path / "alone.json").read_text()) == distance
     refused = evaluate(
-        run, places, tmp_path / "no", "--model", model, "--high", places / "high", check=False, base=base
+        places, tmp_path / "no", "--model", model, "--high", places / "high", check=False, base=base
     )
     assert refused.startswith("2") and "does not support --high" in refused
 
 
-def test_sweep_prints_table_2_and_is_that_of_single_runs(run, places, tmp_path):
+def test_sweep_prints_table_2_and_is_that_of_single_runs(places, tmp_path):
     controls = ["--high", places / "high", "--low", places / "low"]
     out = tmp_path / "sweep"
-    shown = evaluate(run, places, out, *controls, *fid(places), "--control-scale", "0.5:1.0:0.5")
+    shown = evaluate(places, out, *controls, *fid(places), "--control-scale", "0.5:1.0:0.5")
     assert shown.startswith("| λc | FID ↓ | PSNR / dB ↑ | MSE ↓ | λc |") and "not run" not in shown
     assert shown == (out / "sweep.md").read_text()
     alone = ["--high_scale", "0.5", "--low_scale", "0.5"]
-    evaluate(run, places, tmp_path / "alone", *controls, *alone)
+    evaluate(places, tmp_path / "alone", *controls, *alone)
     assert (tmp_path / "alone" / "rows.csv").read_bytes() == (out / "0.5" / "rows.csv").read_bytes()
     assert (out / "0.5" / "rows.csv").read_bytes() != (out / "1.0" / "rows.csv").read_bytes()
     scales = ["--control-scale", "0.5:1.0:0.5", "--output", tmp_path / "tables"]
     assert run("make_tables.py", out / "{}" / "rows.csv", *scales) == shown
-    refused = evaluate(run, places, tmp_path / "no", "--control-scale", "0.5,1", check=False)
+    refused = evaluate(places, tmp_path / "no", "--control-scale", "0.5,1", check=False)
     assert "--control-scale requires --high or --low" in refused
 
 
-def test_too_few_images_are_refused_and_ids_choose(run, places, tmp_path):
+def test_too_few_images_are_refused_and_ids_choose(places, tmp_path):
     (tmp_path / "ids.txt").write_text("made/9\n")
-    shown = evaluate(run, places, tmp_path / "one", "--ids", tmp_path / "ids.txt", "--perturb")
+    shown = evaluate(places, tmp_path / "one", "--ids", tmp_path / "ids.txt", "--perturb")
     assert "| one | raw, whole | 1 | not run |" in shown
     assert {name for name, _ in read(tmp_path / "one" / "rows.csv")} == {"made/9"}
-    failed = evaluate(run, places, tmp_path / "out", *fid(places)[:-1], check=False)
+    failed = evaluate(places, tmp_path / "out", *fid(places)[:-1], check=False)
     assert "below 2,048" in failed
     (tmp_path / "ids.txt").write_text("made/9\nmade/77\n")
-    failed = evaluate(run, places, tmp_path / "no", "--ids", tmp_path / "ids.txt", check=False)
+    failed = evaluate(places, tmp_path / "no", "--ids", tmp_path / "ids.txt", check=False)
     assert "names 1 photographs that are not there, as made/77" in failed
 
 
-def test_perturbed_foregrounds_are_scored_as_they_are_and_by_their_colour_and_light(run, places, tmp_path):
+def test_perturbed_foregrounds_are_scored_as_they_are_and_by_their_colour_and_light(places, tmp_path):
     low, rows = ["--low", places / "low"], {}
     for name, options in (
         ("untouched", ["--model", "identity"]),
@@ -140,7 +122,7 @@ def test_perturbed_foregrounds_are_scored_as_they_are_and_by_their_colour_and_li
         ("generated", [*low, "--perturb"]),
         ("preserve", [*low, "--perturb", "--detail", "preserve"]),
     ):
-        evaluate(run, places, tmp_path / name, *options)
+        evaluate(places, tmp_path / name, *options)
         rows[name] = read(tmp_path / name / "rows.csv")
     for key, row in rows["identity"].items():
         assert rows["untouched"][key]["fmse"] in ("0", "")  # protocols without it leave it empty
@@ -151,14 +133,12 @@ def test_perturbed_foregrounds_are_scored_as_they_are_and_by_their_colour_and_li
     for folder in ("raw", "pasted"):
         kept, found = (tmp_path / name / folder / "made" for name in ("identity", "untouched"))
         assert all((found / path.name).read_bytes() != path.read_bytes() for path in kept.iterdir())
-    refused = evaluate(
-        run, places, tmp_path / "no", "--model", "identity", "--detail", "preserve", check=False
-    )
+    refused = evaluate(places, tmp_path / "no", "--model", "identity", "--detail", "preserve", check=False)
     assert "does not support --high, --low, --init, --strength and --detail" in refused
 
 
 @pytest.mark.parametrize("model", ["sd-inpainting", "paint-by-example"])
-def test_baselines_are_models_of_eval_dataset(run, places, tmp_path, model):
+def test_baselines_are_models_of_eval_dataset(places, tmp_path, model):
     base = places / {"sd-inpainting": "base", "paint-by-example": "pbe"}[model]
     common = ["--data", places / "photographs", "--model", model, "--base", base, "--batch-size", "2"]
     rows = {}

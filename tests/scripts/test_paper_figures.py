@@ -1,24 +1,17 @@
 """Figures 6 and 7, agreement of edges, colour errors, and methods that were not run, on tiny models."""
 
 import csv
-import runpy
-import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from run_script import run_script
 from tiny_diffusion import trained_like
-from tiny_training import ROOT, save_base, save_photographs
+from tiny_training import ROOT, save_base, save_colors, save_photographs
 
 from harmony_diffusion.diffusion.control_settings import ControlSettings
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.reports.scale_grid import GridCell, draw_grid, grid_csv, grid_markdown, read_grid
-
-
-class Colors(torch.nn.Module):
-    def forward(self, images):
-        return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +28,22 @@ def places(tmp_path_factory):
     ):
         components[f"controlnet_{settings.role}"].save_pretrained(root / name)
         settings.save(root / name)
-    torch.jit.save(torch.jit.script(Colors()), str(root / "colors.pt"))
+    save_colors(root / "colors.pt")
     return root
 
 
 @pytest.fixture
-def evaluate(places, monkeypatch, capsys):
-    def run_script(output, *arguments):
+def evaluate(places):
+    def run_evaluation(output, *arguments, **expected):
         fixed = ["--data", places / "photographs", "--base", places / "base", "--output", output]
         fixed += ["--size", "64", "--steps", "2", "--caption_column", "label", "--limit", "2"]
-        return run(monkeypatch, capsys, "eval_controlnets.py", *fixed, *arguments)
+        return run("eval_controlnets.py", *fixed, *arguments, **expected)
 
-    return run_script
+    return run_evaluation
 
 
-def run(monkeypatch, capsys, name, *arguments):
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    runpy.run_path(str(ROOT / "eval" / name), run_name="__main__")
-    return capsys.readouterr().out
+def run(name, *arguments, **expected):
+    return run_script(ROOT / "eval" / name, *arguments, **expected).stdout
 
 
 def rows_of(path):
@@ -75,8 +66,7 @@ def test_grid_has_a_cell_for_each_pair_of_scales(places, evaluate, tmp_path):
     evaluate(tmp_path / "alone", *both, "--high_scale", "0.5", "--low_scale", "1")
     alone = (tmp_path / "alone" / "rows.csv").read_bytes()
     assert alone == (tmp_path / "grid" / "0.5_1.0" / "rows.csv").read_bytes()
-    with pytest.raises(SystemExit):
-        evaluate(tmp_path / "no", "--high", places / "high", "--scale-grid", "0.5,1")
+    evaluate(tmp_path / "no", "--high", places / "high", "--scale-grid", "0.5,1", expect=2)
 
 
 def test_shrunk_foregrounds_change_the_condition_and_not_the_truth(places, evaluate, tmp_path):
@@ -97,9 +87,7 @@ def test_shrunk_foregrounds_change_the_condition_and_not_the_truth(places, evalu
             assert float(composite["fmse"]) > 1 and composite["edges"] == "1"
 
 
-def test_tables_show_edges_and_colour_errors_and_what_was_not_run(
-    places, evaluate, tmp_path, monkeypatch, capsys
-):
+def test_tables_show_edges_and_colour_errors_and_what_was_not_run(places, evaluate, tmp_path):
     shown = evaluate(tmp_path / "identity", "--model", "identity", "--edges_like", places / "high")
     assert "| PSNR ↑ | MSE ↓ | fΔab ↓ | edges ↑ |" in shown.splitlines()[0]
     lines = shown.splitlines()[2:]
@@ -109,7 +97,7 @@ def test_tables_show_edges_and_colour_errors_and_what_was_not_run(
     rows = [tmp_path / name / "rows.csv" for name in ("identity", "text")]
     command = "python eval/eval_controlnets.py --model paint-by-example"
     told = run(
-        monkeypatch, capsys, "make_tables.py", *rows, "--not-run", f"paint-by-example={command}",
+        "make_tables.py", *rows, "--not-run", f"paint-by-example={command}",
         "--resamples", "0", "--output", tmp_path / "tables",
     )  # fmt: skip
     assert "PSNR ↑ | fΔab ↓ | MSE ↓" in told and f"paint-by-example: not run. `{command}`" in told
@@ -120,14 +108,14 @@ def test_tables_show_edges_and_colour_errors_and_what_was_not_run(
             assert float(row["fab"]) > 1 and 0 <= float(row["edges"]) < 1
 
 
-def test_rows_with_and_without_the_new_columns_stand_in_one_table(tmp_path, monkeypatch, capsys):
+def test_rows_with_and_without_the_new_columns_stand_in_one_table(tmp_path):
     for name, extra, value in (("old", "", ""), ("new", ",fab,edges", ",3.25,0.5")):
         head = "name,subset,foreground_ratio,protocol,mse,psnr,fmse,fpsnr,ssim,fssim,bmse"
         (tmp_path / name).mkdir()
         text = f"{head}{extra}\na,s,0.2,raw,10,38,50,31,,,{value}\n"
         (tmp_path / name / "rows.csv").write_text(text)
     paths = [tmp_path / name / "rows.csv" for name in ("old", "new")]
-    shown = run(monkeypatch, capsys, "make_tables.py", *paths, "--output", tmp_path / "out")
+    shown = run("make_tables.py", *paths, "--output", tmp_path / "out")
     assert "| old | raw, whole | 1 | not run | not run | 38.00 | 10.00 | not run | not run |" in shown
     assert "| new | raw, whole | 1 | not run | not run | 38.00 | 10.00 | 3.25 | 0.500 |" in shown
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny_blip import save_tiny_blip
 from tiny_diffusion import make_pipe, object_mask, picture, trained_like
-from tiny_training import ROOT, finish, save_base, save_photographs
+from tiny_training import ROOT, finish
 
 from harmony_diffusion.data.captions import prompts_from_captions, read_captions
 from harmony_diffusion.data.cut_outs import cut_out
@@ -26,16 +26,6 @@ from harmony_diffusion.training.checkpoints import read_training_state
 from harmony_diffusion.training.diffusion_data import open_data, precompute
 from harmony_diffusion.training.diffusion_run import add_arguments, check_arguments
 from harmony_diffusion.training.optimizers import build_optimizer
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return save_photographs(tmp_path_factory.mktemp("photographs"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -1,35 +1,20 @@
 import csv
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_script import run_script
 
 EVAL = Path(__file__).resolve().parents[2] / "eval"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a script in this process, which has imported what takes long."""
-
-    def run_script(script, *arguments, check=True):
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        status = None
-        try:
-            runpy.run_path(str(EVAL / script), run_name="__main__")
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        assert not (check and status), status
-        return SimpleNamespace(stdout=captured.out, stderr=str(status or "") + captured.err)
-
-    return run_script
+def run(script, *arguments, check=True):
+    return run_script(EVAL / script, *arguments, expect=0 if check else None)
 
 
 def write_rows(path, gain=0.0, protocols=("",), count=6):
@@ -65,7 +50,7 @@ def data(tmp_path):
     return tmp_path
 
 
-def test_tables_are_written_in_every_format_and_again_to_the_byte(run, tmp_path):
+def test_tables_are_written_in_every_format_and_again_to_the_byte(tmp_path):
     first = write_rows(tmp_path / "identity" / "rows.csv", protocols=("idih", "hdnet"))
     second = write_rows(tmp_path / "run7" / "rows.csv", gain=2, protocols=("idih", "hdnet"))
     arguments = (first, f"hdnet={second}", "--compare", "hdnet,identity", "--output")
@@ -83,7 +68,7 @@ def test_tables_are_written_in_every_format_and_again_to_the_byte(run, tmp_path)
     assert content["comparisons"][0]["metric"] == "psnr" and content["comparisons"][0]["difference"] == 2
 
 
-def test_one_protocol_can_be_chosen_and_must_be_there(run, tmp_path):
+def test_one_protocol_can_be_chosen_and_must_be_there(tmp_path):
     rows = write_rows(tmp_path / "m" / "rows.csv", protocols=("idih", "hdnet"))
     shown = run("make_tables.py", rows, "--protocol", "hdnet", "--output", tmp_path / "out").stdout
     assert "`hdnet`" in shown and "`idih`" not in shown
@@ -91,7 +76,7 @@ def test_one_protocol_can_be_chosen_and_must_be_there(run, tmp_path):
     assert "no row of the protocol dht" in failed.stderr and not (tmp_path / "no").exists()
 
 
-def test_gains_of_several_sets_stand_in_one_table(run, tmp_path):
+def test_gains_of_several_sets_stand_in_one_table(tmp_path):
     before = write_rows(tmp_path / "identity" / "rows.csv")
     after = write_rows(tmp_path / "m" / "rows.csv", gain=2)
     sets = ("--set", "in place", after, before, "--untouched", "in place", after)
@@ -121,7 +106,7 @@ def test_a_failure_is_one_line_and_torch_is_not_needed(tmp_path):
     assert not [line for line in lines if line.rsplit("|")[-1].strip() in ("torch", "diffusers")]
 
 
-def test_variants_and_sweep_are_printed(run, tmp_path):
+def test_variants_and_sweep_are_printed(tmp_path):
     for scale in ("0.5", "1.0"):
         rows = write_rows(tmp_path / scale / "rows.csv", gain=float(scale), protocols=("raw", "pasted"))
         fid = {"fid": 20 - float(scale), "kid": 0.002, "generated": 2000}
@@ -136,7 +121,7 @@ def test_variants_and_sweep_are_printed(run, tmp_path):
     assert (tmp_path / "out" / "sweep.md").read_text() == shown
 
 
-def test_card_gets_the_scores_of_the_last_method(run, tmp_path):
+def test_card_gets_the_scores_of_the_last_method(tmp_path):
     card = tmp_path / "model" / "README.md"
     card.parent.mkdir()
     card.write_text("---\nlicense: other\n---\n# Card\n")
@@ -147,7 +132,7 @@ def test_card_gets_the_scores_of_the_last_method(run, tmp_path):
     assert "idih_psnr" in (card.parent / ".eval_results" / "bench_idih.yaml").read_text()
 
 
-def test_votes_are_ranked(run, tmp_path):
+def test_votes_are_ranked(tmp_path):
     votes = tmp_path / "votes.csv"
     votes.write_text("first,second,winner\n" + "a,b,a\n" * 30 + "b,a,b\n" * 10)
     shown = run("rank_votes.py", votes, "--output", tmp_path / "out").stdout
@@ -159,7 +144,7 @@ def test_votes_are_ranked(run, tmp_path):
     assert "infinitely far apart" in failed.stderr
 
 
-def test_report_and_picture_are_made_from_a_folder_and_from_a_model(run, data):
+def test_report_and_picture_are_made_from_a_folder_and_from_a_model(data):
     composite = write_rows(data / "identity" / "rows.csv")
     rows = write_rows(data / "mkl" / "rows.csv", gain=1.5)
     arguments = [rows, "--composite", composite, "--data", data / "data", "--cases", "2"]
@@ -184,7 +169,7 @@ def test_report_and_picture_are_made_from_a_folder_and_from_a_model(run, data):
     assert not (data / "x.html").exists()
 
 
-def test_fid_is_written_with_what_it_depends_on(run, data):
+def test_fid_is_written_with_what_it_depends_on(data):
     class Colors(torch.nn.Module):
         def forward(self, images):
             return torch.cat([images.mean((2, 3)), images.std((2, 3))], 1)

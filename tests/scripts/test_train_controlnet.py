@@ -54,16 +54,6 @@ VALIDATION = [
 ]
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return save_photographs(tmp_path_factory.mktemp("photographs"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_base(tmp_path_factory.mktemp("base") / "tiny")
-
-
 def common(photographs, base, output):
     return [
         *SMALL,
