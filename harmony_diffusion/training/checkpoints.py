@@ -68,7 +68,7 @@ def check_replaceable(folder: Path, kind: str, is_one: Callable[[Path], bool], *
     Args:
         folder: Folder to make.
         kind: What it will be, for the message.
-        is_one: Tells whether a folder is such a one.
+        is_one: Returns True for a folder of this kind.
         overwrite: Whether such a folder may be replaced.
 
     Raises:

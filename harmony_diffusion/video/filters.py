@@ -210,7 +210,7 @@ class FilterModel:
     def change_of(
         self, pixels: np.ndarray, share: np.ndarray, numbers: np.ndarray, window: Box, box: Box
     ) -> np.ndarray:
-        """Compute what is added to pixels that lie in `box` of a frame, whose maps lie over `window`.
+        """Compute the change of the pixels in `box` of a frame. Its maps cover `window`.
 
         Args:
             pixels: `(h, w, 3)` in [0, 1]; they may be a small copy of the box.
@@ -264,7 +264,7 @@ def _spread(span: slice) -> np.ndarray:
 
 
 def sample_maps(maps: Tensor, over: Box, box: Box, size: tuple[int, int]) -> Tensor:
-    """Sample maps that lie over one window in another one.
+    """Sample the maps of one window at the positions of another window.
 
     Args:
         maps: `(B, F, h, w)`, bilinear between the centres of their cells, constant beyond the outer ones.

@@ -104,7 +104,7 @@ class PredictionPass:
         return records
 
     def _batches(self, done: int) -> Iterator[tuple[np.ndarray, dict[int, FrameView]]]:
-        """Yield the records of `BATCH` frames, without their numbers, and what the model sees of each."""
+        """Yield the records of `BATCH` frames without their numbers, and the view of each for the model."""
         records: list[np.ndarray] = []
         views: dict[int, FrameView] = {}
         for record, view in self._looked_at(done):
@@ -118,7 +118,7 @@ class PredictionPass:
             yield np.concatenate(records), views
 
     def _looked_at(self, done: int) -> Iterator[tuple[np.ndarray, FrameView | None]]:
-        """Yield the record of each frame from `done` on, and what the model sees of it if it is predicted."""
+        """Yield each frame's record from `done` on, and its view for the model if the frame is predicted."""
         held: tuple[int, SourceFrame, np.ndarray, bool] | None = None
         for index, item in enumerate(self.source.frames()):
             if index == done - 1:
@@ -126,7 +126,7 @@ class PredictionPass:
             if index < done:
                 continue
             record, starts = self._describe(index, item)
-            # Only the next frame tells whether a shot ends.
+            # A shot ends where the next frame starts another shot.
             if held is not None:
                 yield self._settled(*held, ends=starts)
             held = (index, item, record, starts)
