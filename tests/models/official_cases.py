@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -50,6 +52,17 @@ def assert_close(ours: Tensor, stored: np.ndarray, stride: int = 1, atol: float 
     np.testing.assert_allclose(ours[..., ::stride, ::stride].numpy(), stored, rtol=0, atol=atol)
 
 
+def forward_with(model: torch.nn.Module, case: Case, **known: object) -> Tensor:
+    """Run `forward` with results of the model's methods that were computed before from the same inputs.
+
+    The networks of the cases have full size, and a second pass would take as long as the first.
+    """
+    with ExitStack() as stack:
+        for method, result in known.items():
+            stack.enter_context(patch.object(model, method, return_value=result))
+        return model(case.composite, case.mask)
+
+
 def assert_matches_official(model: torch.nn.Module, case: Case, blended: bool = False) -> None:
     """`predict` is the official output; `forward` is that, clamped and pasted on the composite.
 
@@ -61,7 +74,7 @@ def assert_matches_official(model: torch.nn.Module, case: Case, blended: bool = 
     load_official(model, case)
     with torch.no_grad():
         predicted = model.predict(case.composite, case.mask)
-        harmonized = model(case.composite, case.mask)
+        harmonized = forward_with(model, case, predict=predicted)
     assert_close(harmonized if blended else predicted, case.stored["output"], int(case.stored["stride"]))
     if "extra_raw" in case.stored:
         assert_close(predicted, case.stored["extra_raw"], 4)
