@@ -40,17 +40,19 @@ class Row:
 
     @property
     def photograph(self) -> str:
-        """Photograph from which the composite was made.
+        """Photograph or clip from which the composite was made.
 
-        A composite `X_m_k`, as in iHarmony4, belongs to the photograph `X`. Any other name is its own
-        photograph.
+        A composite `X_m_k`, as in iHarmony4, belongs to the photograph `X`, and `CLIP@FRAMES_m_k` to the clip
+        (`eval/make_frame_composites.py`). Any other name is its own photograph.
 
         Example:
             >>> Row("a0008_1_2", "HAdobe5k", 0.3, "", {}).photograph
             'a0008'
+            >>> Row("camel@00000-00020_1_1", "HLight", 0.3, "", {}).photograph
+            'camel'
         """
         parts = self.name.rsplit("_", 2)
-        return parts[0] if len(parts) == 3 else f"{self.subset}/{self.name}"
+        return parts[0].rsplit("@", 1)[0] if len(parts) == 3 else f"{self.subset}/{self.name}"
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:
