@@ -402,8 +402,10 @@ def is_black_and_white(values: np.ndarray) -> bool:
     white_value = white_of(values.dtype)
     values = values[::step, ::step]
     # One channel of a photograph answers already; all three take sixty times as long.
-    first = (values[..., 0] if values.ndim == 3 else values).astype(np.float32) / white_value
-    black, white = (first <= _RINGING / 255).mean(), (first >= 1 - _RINGING / 255).mean()
+    first, ringing = values[..., 0] if values.ndim == 3 else values, white_value * (_RINGING / 255)
+    # Counting takes a tenth of the time of a mean.
+    found = np.count_nonzero(first <= ringing), np.count_nonzero(first >= white_value - ringing)
+    black, white = (number / max(1, first.size) for number in found)
     if min(black, white) <= _AREA / 4 or black + white <= _MOSTLY:
         return False
     if values.ndim == 2:

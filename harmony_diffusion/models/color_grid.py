@@ -109,22 +109,21 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
 
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Predict float32 maps `(B, 21, encoder_size / 16, encoder_size / 16)`; see the class."""
-        filters = self._predict(composite, mask)
-        if self.average_mirrored and not self.training:
-            filters = (filters + self._predict(composite.flip(3), mask.flip(3)).flip(3)) / 2
-        return filters
-
-    def _predict(self, composite: Tensor, mask: Tensor) -> Tensor:
-        dtype, side = self.position.dtype, self.encoder_size // STRIDE
         composite, mask = composite.float(), mask.float()
         size = (self.encoder_size, self.encoder_size)
-        small, small_mask = composite, mask
+        seen = [composite, mask, region_sums(composite, mask)]
         if composite.shape[-2:] != size:
-            small, small_mask = (
-                F.interpolate(x, size, mode="bilinear", antialias=True) for x in (composite, mask)
-            )
+            seen[:2] = (F.interpolate(x, size, mode="bilinear", antialias=True) for x in seen[:2])
+        if not self.average_mirrored or self.training:
+            return self._predict(*seen)
+        # One batch: the encoder takes two thirds of the time of two calls.
+        filters, mirrored = self._predict(*(torch.cat((x, x.flip(3))) for x in seen)).chunk(2)
+        return (filters + mirrored.flip(3)) / 2
+
+    def _predict(self, small: Tensor, small_mask: Tensor, sums: Tensor) -> Tensor:
+        """Predict from the picture and its mask at the encoder's size, and from `region_sums`."""
+        dtype, side = self.position.dtype, self.encoder_size // STRIDE
         features = self._regions(self.backbone(small.to(dtype)), small_mask)
-        sums = region_sums(composite, mask)
         moments = region_moments(sums, side * _CELLS)
         pairs, pairs_of_all = [], []
         for scale, border in enumerate(self.borders):
@@ -135,7 +134,7 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
         pairs.append(local)
         pairs_of_all.append(overall)
         if self.training and self.border_dropout:
-            kept = (torch.rand(len(composite), 1, device=composite.device) >= self.border_dropout).float()
+            kept = (torch.rand(len(small), 1, device=small.device) >= self.border_dropout).float()
             pairs = [part * kept[..., None, None] for part in pairs]
             pairs_of_all = [part * kept for part in pairs_of_all]
         cells = torch.cat((features, cell_colors(F.avg_pool2d(moments, _CELLS)), *pairs), 1)

@@ -38,6 +38,8 @@ def harmonize(pipe):
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in UNKNOWN_TO_THE_FAKE])
 def test_an_offloaded_model_computes_on_the_accelerator_and_gives_the_same(name):
     pipe = make_pipe(name)
+    # In the other format, kernels for tensors of two kinds round one pixel of IDIHHRNet differently.
+    pipe.model.to(memory_format=torch.contiguous_format)
     expected = harmonize(pipe)
     if next(pipe.model.parameters(), None) is None:
         pipe.enable_model_cpu_offload(device="cpu")  # nothing to move, and nothing fails
