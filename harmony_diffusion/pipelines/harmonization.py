@@ -81,9 +81,10 @@ class HarmonizationPipeline(SavedPipeline):
             )
         self.register_modules(model=model)
         self.model.eval()
-        if all(parameter.device.type == "cpu" for parameter in self.model.parameters()):
-            # Most networks take 5 to 50 % less time on CPUs; none takes longer. See docs/speed.md.
-            self.model.to(memory_format=torch.channels_last)
+        if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+            # On CPUs most networks take 5 to 50 % less time in this format.
+            network: Any = model
+            network.to(memory_format=torch.channels_last)
         self._warned_of_prompt = False
 
     @classmethod
