@@ -1,5 +1,6 @@
 """The weights that come with the package: what lies there, and that everything uses them offline."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -98,3 +99,24 @@ def test_default_takes_casts_back_and_spares_what_is_real(default, shared):
 def read(path, mode):
     array = np.atleast_3d(np.asarray(Image.open(path).convert(mode), np.float32)) / 255
     return torch.from_numpy(array).permute(2, 0, 1)[None]
+
+
+def test_strongly_coloured_objects_keep_their_colour(default, shared):
+    """Untouched photographs of the split `test` whose object has a mean saturation (HSV) above 0.55."""
+    folder, pipe = shared / "data" / "photos", HarmonizationPipeline(default)
+    pipe.set_progress_bar_config(disable=True)
+    with (folder / "index.csv").open(encoding="utf-8") as file:
+        files = [folder / row["source"] / row["id"] for row in csv.DictReader(file) if row["split"] == "test"]
+    before, after = [], []
+    for path in files[::3]:
+        picture, mask = Image.open(f"{path}.jpg").convert("RGB"), Image.open(f"{path}.png").convert("L")
+        saturation = mean_saturation(picture, mask)
+        if saturation > 0.55:
+            before.append(saturation)
+            after.append(mean_saturation(pipe(picture, mask).images[0], mask))
+    assert len(before) > 20
+    assert np.mean(after) > 0.95 * np.mean(before)
+
+
+def mean_saturation(picture, mask):
+    return np.asarray(picture.convert("HSV"))[..., 1][np.asarray(mask) > 127].mean() / 255
