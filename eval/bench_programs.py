@@ -6,10 +6,11 @@ The two checkouts take turns, each program in its own process on one thread. The
 folders of pictures; a training step of iDIH (the time of a longer run minus that of a shorter run); and
 `HarmonizationPipeline` on a picture of 1024x768 pixels from memory to memory, after a first call. A ratio is
 the median over the rounds of our CPU time divided by that of the older checkout. Networks have random
-weights, which does not change the time. Pictures are synthetic.
+weights, which does not change the time. Pictures are synthetic. With `--rows`, the file keeps its other rows.
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -174,10 +175,12 @@ def main() -> None:
     args = parse_args()
     run = describe_run(threads=1)
     print("| program | CPU s | before | ratio | wall s | before | ratio | bar |\n|---|" + "---:|" * 7)
-    rows = []
+    rows: dict[str, Any] = {}
+    if args.output and args.output.is_file():
+        rows = {row["row"]: row for row in json.loads(args.output.read_text())["rows"]}
     for name in args.rows:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(row := measure(name, args, Path(folder)))
+            row = rows[name] = measure(name, args, Path(folder))
         cpu, wall = row["cpu_seconds"], row["wall_seconds"]
         cells = [f"{cpu['ours']:.2f}", f"{cpu['before']:.2f}", f"{row['to_before']:.2f}"]
         cells += [f"{wall['ours']:.2f}", f"{wall['before']:.2f}", f"{row['wall_to_before']:.2f}"]
@@ -186,7 +189,9 @@ def main() -> None:
             print(f"  {row['different_pixels']:.2%} of pixels differ, by at most {row['largest']} of 255")
     if args.output:
         settings = {"pictures": args.pictures, "calls": args.calls, "rounds": args.rounds}
-        write_report(args.output, {"bench": "programs", "run": run, "settings": settings, "rows": rows})
+        write_report(
+            args.output, {"bench": "programs", "run": run, "settings": settings, "rows": list(rows.values())}
+        )
 
 
 if __name__ == "__main__":

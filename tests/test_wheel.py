@@ -29,7 +29,7 @@ def test_it_holds_the_package_with_its_weights_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"harmony_diffusion"}
     assert "harmony_diffusion/weights/color_grid/diffusion_pytorch_model.safetensors" in names
-    assert wheel.stat().st_size < 15e6
+    assert wheel.stat().st_size < 18e6  # two networks of 8.3 MB each
 
 
 def test_harmony_image_runs_from_an_empty_environment(wheel, tmp_path):
