@@ -1,5 +1,6 @@
 """The wheel works alone: built from the sources, installed in an empty environment, run in another folder."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -44,6 +45,7 @@ def test_harmony_image_runs_from_an_empty_environment(wheel, tmp_path):
     subprocess.run(
         ["bash", "-c", f"{binaries}/{line.replace('/tmp/install', str(install))} && {binaries}/pip check"],
         check=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )
     files = [str(ROOT / "examples" / name) for name in ("composite.jpg", "mask.png")]
     command = [binaries / "harmony", "image", *files, "-o", "out.png"]
