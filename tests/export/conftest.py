@@ -1,11 +1,22 @@
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from small_models import Dense, Gain, GainMap
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from harmony_diffusion.export.onnx import export_onnx
 
 KINDS = {"gain": Gain, "gain_map": GainMap, "dense": Dense}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators():
+    """PyTorch builds its table of ONNX operators for each graph anew, which takes half of a small export."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")
