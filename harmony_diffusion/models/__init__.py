@@ -131,7 +131,7 @@ def list_models(has_weights: bool | None = None) -> list[str]:
 
     Example:
         >>> list_models(has_weights=True)
-        ['color_grid']
+        ['color_grid', 'harmonizer_lite']
     """
     shipped = {name for name in MODELS if (WEIGHTS / name / "config.json").is_file()}
     return [name for name in MODELS if has_weights is None or has_weights == (name in shipped)]

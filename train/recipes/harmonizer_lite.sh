@@ -6,7 +6,7 @@
 # The paper's two streams and its dynamic loss, on photographs with masks in place of iHarmony4.
 # Other than the paper: encoder (Lite0 from ImageNet weights), 128 pixels, AdamW 5e-4 with linear decay, a moving average
 # of the weights; objects of both streams also stand before other parts of their photograph, or are moved within it.
-# The included weights are those of a shorter run: two processes, 2,500 steps, `--ema_decay 0.995`, 52 minutes on two CPU
+# Run in part: the included weights are those of two processes, 2,500 steps and `--ema_decay 0.995`, 52 minutes on two CPU
 # cores; see harmony_diffusion/weights/harmonizer_lite/README.md. 24 images a second of CPU time.
 set -e
 accelerate launch ${LAUNCH_FLAGS:-} train/train_discriminative.py \
