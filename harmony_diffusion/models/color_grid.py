@@ -108,17 +108,24 @@ class ColorGrid(HarmonyModel, ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.bias)
 
     def predict_filters(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Predict float32 maps `(B, 21, encoder_size / 16, encoder_size / 16)`; see the class."""
+        """Predict float32 maps `(B, 21, encoder_size / 16, encoder_size / 16)`; see the class.
+
+        They are 0 for a mask that covers everything.
+        """
         composite, mask = composite.float(), mask.float()
         size = (self.encoder_size, self.encoder_size)
         seen = [composite, mask, region_sums(composite, mask)]
         if composite.shape[-2:] != size:
             seen[:2] = (F.interpolate(x, size, mode="bilinear", antialias=True) for x in seen[:2])
         if not self.average_mirrored or self.training:
-            return self._predict(*seen)
-        # One batch: the encoder takes two thirds of the time of two calls.
-        filters, mirrored = self._predict(*(torch.cat((x, x.flip(3))) for x in seen)).chunk(2)
-        return (filters + mirrored.flip(3)) / 2
+            filters = self._predict(*seen)
+        else:
+            # One batch: the encoder takes two thirds of the time of two calls.
+            both = self._predict(*(torch.cat((x, x.flip(3))) for x in seen))
+            filters, mirrored = both.chunk(2)
+            filters = (filters + mirrored.flip(3)) / 2
+        # Without a background there is nothing to agree with.
+        return filters * (mask.amin((1, 2, 3), keepdim=True) < 1)
 
     def _predict(self, small: Tensor, small_mask: Tensor, sums: Tensor) -> Tensor:
         """Predict from the picture and its mask at the encoder's size, and from `region_sums`."""

@@ -45,6 +45,13 @@ def test_fresh_model_changes_nothing(model, tiny_sample):
     assert torch.count_nonzero(model.predict_filters(composite, mask)) == 0
 
 
+def test_a_mask_that_covers_everything_changes_nothing(trained, tiny_sample):
+    composite, mask = tiny_sample
+    mask = torch.stack((torch.ones_like(mask[0]), mask[1]))
+    filters = trained.predict_filters(composite, mask)
+    assert not filters[0].any() and filters[1].any()
+
+
 def test_border_dropout_hides_the_border_in_training_alone(trained, tiny_sample):
     composite, mask = tiny_sample
     trained.border_dropout = 1.0
