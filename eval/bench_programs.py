@@ -6,7 +6,8 @@ The two checkouts take turns, each program in its own process on one thread. The
 folders of pictures; a training step of iDIH (the time of a longer run minus that of a shorter run); and
 `HarmonizationPipeline` on a picture of 1024x768 pixels from memory to memory, after a first call. A ratio is
 the median over the rounds of our CPU time divided by that of the older checkout. Networks have random
-weights, which does not change the time. Pictures are synthetic. With `--rows`, the file keeps its other rows.
+weights, which does not change the time. Pictures are synthetic. With `--rows`, the file keeps its
+other rows if they have the same settings.
 """
 
 import argparse
@@ -175,9 +176,12 @@ def main() -> None:
     args = parse_args()
     run = describe_run(threads=1)
     print("| program | CPU s | before | ratio | wall s | before | ratio | bar |\n|---|" + "---:|" * 7)
+    settings = {"pictures": args.pictures, "calls": args.calls, "rounds": args.rounds}
     rows: dict[str, Any] = {}
     if args.output and args.output.is_file():
-        rows = {row["row"]: row for row in json.loads(args.output.read_text())["rows"]}
+        earlier = json.loads(args.output.read_text())
+        if earlier["settings"] == settings:
+            rows = {row["row"]: row for row in earlier["rows"]}
     for name in args.rows:
         with tempfile.TemporaryDirectory() as folder:
             row = rows[name] = measure(name, args, Path(folder))
@@ -188,7 +192,6 @@ def main() -> None:
         if "largest" in row:
             print(f"  {row['different_pixels']:.2%} of pixels differ, by at most {row['largest']} of 255")
     if args.output:
-        settings = {"pictures": args.pictures, "calls": args.calls, "rounds": args.rounds}
         write_report(
             args.output, {"bench": "programs", "run": run, "settings": settings, "rows": list(rows.values())}
         )

@@ -84,10 +84,15 @@ class FIDInception(nn.Module):
         except RuntimeError as error:
             raise CheckpointError(f"{path}: does not fit FIDInception: {error}") from None
         network.eval()
-        for module in network.modules():
-            if isinstance(module, _Unit):
-                module.fold_norm()
+        network.fold_norms()
         return network
+
+    def fold_norms(self) -> None:
+        """Move the normalizations into the convolutions, which saves a tenth of the time of evaluation."""
+        for module in self.modules():
+            if isinstance(module, _Unit):
+                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+                module.add_module("bn", nn.Identity())
 
 
 class _Unit(nn.Module):
@@ -108,11 +113,6 @@ class _Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu_(self.bn(self.conv(x)))
-
-    def fold_norm(self) -> None:
-        """Move the normalization into the convolution, which saves a tenth of the time of evaluation."""
-        self.conv = fuse_conv_bn_eval(self.conv, self.bn)
-        self.add_module("bn", nn.Identity())
 
 
 class _Block(nn.Module):
