@@ -61,7 +61,7 @@ from harmony_diffusion.training.model_card import (
     write_model_card,
 )
 from harmony_diffusion.training.objectives import ForegroundObjective, HarmonizerObjective
-from harmony_diffusion.training.optimizers import build_optimizer
+from harmony_diffusion.training.optimizers import build_optimizer, parameter_groups
 from harmony_diffusion.training.order import TwoStreams
 from harmony_diffusion.training.schedules import SCHEDULES, learning_rate_factor
 from harmony_diffusion.training.validation import Triple, Validation, validate
@@ -75,9 +75,9 @@ PRECISIONS = ("no", "bf16")
 FIXED = (
     "model", "model_config", "freeze", "loss", "min_area", "raw_output", "loss_stride", "smoothness",
     "clean_background", "split", "filter", "subset_power", "resolution", "whole_frames", "quarter_turns",
-    "seed", "optimizer", "learning_rate", "backbone_lr_factor", "adam_weight_decay", "adam_epsilon",
-    "max_grad_norm", "lr_scheduler", "lr_warmup_steps", "lr_milestones", "lr_gamma", "lr_constant_epochs",
-    "use_ema", "ema_decay", "mixed_precision",
+    "seed", "optimizer", "muon_layers", "muon_lr_factor", "learning_rate", "backbone_lr_factor",
+    "adam_weight_decay", "adam_epsilon", "max_grad_norm", "lr_scheduler", "lr_warmup_steps",
+    "lr_milestones", "lr_gamma", "lr_constant_epochs", "use_ema", "ema_decay", "mixed_precision",
 )  # fmt: skip
 
 
@@ -101,7 +101,9 @@ def parse_args() -> argparse.Namespace:
     add("--quarter_turns", action="store_true", help="rotate half of the samples by 90, 180 or 270 degrees")
     add("--clean_background", action="store_true", help="copy the background of the real image")
     add = add_optimizer_arguments(parser, SCHEDULES, learning_rate=1e-3)
-    add("--optimizer", choices=("adam", "adamw"), default="adam")
+    add("--optimizer", choices=("adam", "adamw", "muon"), default="adam", help="muon: for the matrices of --muon_layers, AdamW for the rest")  # fmt: skip  # noqa: E501
+    add("--muon_layers", nargs="*", default=[], metavar="PREFIX", help="linear layers to train with Muon")
+    add("--muon_lr_factor", type=float, default=4.0, help="of the learning rate of these layers")
     add("--backbone_lr_factor", type=float, default=1.0, help="of the learning rate of a pretrained encoder")
     add("--lr_milestones", type=int, nargs="*", default=[], metavar="EPOCH", help="of the scheduler step")
     add("--lr_gamma", type=float, default=0.1, help="factor at each milestone")
@@ -121,6 +123,8 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
     check_shared_arguments(parser, args, PRECISIONS)
+    if (args.optimizer == "muon") != bool(args.muon_layers):
+        parser.error("--optimizer muon and --muon_layers belong together")
     if args.loss == "harmonizer" and args.train_batch_size % 2:
         parser.error("--loss harmonizer needs an even --train_batch_size, half of it for each stream")
     return args
@@ -283,16 +287,6 @@ def build_objective(model: ModelMixin, args: argparse.Namespace) -> torch.nn.Mod
     return ForegroundObjective(model, args.min_area, args.raw_output, args.smoothness, root, args.loss_stride)
 
 
-def parameter_groups(model: ModelMixin, backbone_factor: float) -> list[dict[str, Any]]:
-    """Return the trained parameters in two groups, those of the encoder with their own learning rate."""
-    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    groups = [
-        {"params": [v for name, v in named if name.startswith("backbone.") == inside], "factor": factor}
-        for inside, factor in ((False, 1.0), (True, backbone_factor))
-    ]
-    return [group for group in groups if group["params"]]
-
-
 def learning_rate(args: argparse.Namespace, step: int, total: int, steps_an_epoch: float) -> float:
     return args.learning_rate * learning_rate_factor(
         args.lr_scheduler,
@@ -324,6 +318,13 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if args.compile:
         objective.compile()
 
+    groups = parameter_groups(
+        model,
+        backbone_factor=args.backbone_lr_factor,
+        muon_layers=args.muon_layers,
+        muon_factor=args.muon_lr_factor,
+    )
+
     def validate_model(model: ModelMixin) -> Validation:
         assert held_out is not None
         return validate(model, validation_batches(held_out, args, device))
@@ -351,7 +352,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         accelerator,
         model=model,
         objective=objective,
-        optimizer=build_optimizer(parameter_groups(model, args.backbone_lr_factor), args),
+        optimizer=build_optimizer(groups, args),
         samples=samples,
         steps=steps,
         settings={name: getattr(args, name) for name in FIXED},

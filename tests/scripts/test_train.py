@@ -36,6 +36,7 @@ RECIPES = sorted(
 )
 SMALL_IDIH = ["--model", "idih", "--model_config", '{"depth": 4, "base_channels": 8}']
 SMALL_VIT = ["--model", "pct_net_vit", "--model_config", '{"thumbnail_size": 32}', "--smoothness", "0.1"]
+MUON = ["--optimizer", "muon", "--muon_layers", "backbone.layers.", "--learning_rate", "1e-4"]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,9 @@ def pairs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("model", "workers"), [(SMALL_VIT, 0), (SMALL_IDIH, 2)], ids=["vit-0-workers", "idih-2-workers"]
+    ("model", "workers"),
+    [([*SMALL_VIT, *MUON], 0), (SMALL_IDIH, 2)],
+    ids=["vit-muon-0-workers", "idih-2-workers"],
 )
 def test_killed_run_ends_with_the_same_bits(model, workers, photographs, tmp_path):
     common = [*model, "--data", photographs, "--resolution", "64", "--train_batch_size", "2"]
