@@ -4,7 +4,8 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from harmony_diffusion import __version__
 from harmony_diffusion.cli import app, batch, compose, convert, data, export, hub, image, models, video
@@ -45,9 +46,23 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser that suggests an option of the command for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message, with a suggestion where there is one, and exit."""
+        commands = self._subparsers._group_actions[0].choices if self._subparsers else None
+        if message.startswith("unrecognized arguments: ") and isinstance(commands, dict):
+            options = {name for command in commands.values() for name in command._option_string_actions}
+            unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+            for close in filter(None, (get_close_matches(word, options, 1, 0.8) for word in unknown)):
+                message += f" (did you mean {close[0]}?)"
+        super().error(message)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe every command and option."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="harmony", description="Make a pasted foreground look photographed where it stands."
     )
     parser.add_argument("--version", action="version", version=f"harmony {__version__}")

@@ -83,6 +83,21 @@ def test_coordinates_may_be_negative(folder):
     assert run(*COMPOSE, "--overwrite", "--at", f"{10**30},{-(10**30)}") == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "suggestion"),
+    [
+        ("--strenght", " (did you mean --strength?)"),
+        ("--sidebyside=1", " (did you mean --side-by-side?)"),
+        ("--xyz", ""),
+    ],
+)
+def test_misspelt_options_get_a_suggestion(option, suggestion, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["image", "a.jpg", "b.png", "-o", "c.png", option])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith(f"unrecognized arguments: {option}{suggestion}\n")
+
+
 def test_only_the_values_of_options_are_joined():
     assert join_negative(["a", "-5", "--at", "-5,3", "-o", "-1"]) == ["a", "-5", "--at=-5,3", "-o", "-1"]
     assert join_negative(["--", "--at", "-5"]) == ["--", "--at", "-5"]
