@@ -8,7 +8,8 @@
 # checkpoints/mini_harmonizer and checkpoints/mini_dual_controlnet). OUTPUT/table.md receives the tables: PSNR, fMSE and its
 # ratio to that of the composites with intervals, FID and KID with EfficientNet-Lite0, the PSNR of photographs that need no
 # change, and the seconds of CPU time for a picture.
-# STEPS are the steps of HARMONIZER, MORE_STEPS those of a second row, CALL further options, LIMIT the composites of each kind.
+# STEPS are the steps of HARMONIZER, MORE_STEPS those of a second row, CALL further options, LIMIT the composites of each kind,
+# METHODS some of the methods below.
 # Hardware: two CPU cores, about two hours. A run that was killed resumes.
 set -e
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
@@ -43,7 +44,7 @@ time_method() { # METHOD: CPU seconds for a picture, without imports and loading
   awk -v total="$report" -v images="$images" 'BEGIN { print total / images }' > "$output/seconds/$1.txt"
 }
 
-methods="identity color_grid mini_dual_controlnet mini_harmonizer mini_harmonizer_${MORE_STEPS}_steps"
+methods=${METHODS:-identity color_grid mini_dual_controlnet mini_harmonizer mini_harmonizer_${MORE_STEPS}_steps}
 [ -f "$output/lite0.pt" ] || python "$here/make_extractor.py" "$output/lite0.pt"
 for set in in_place relocated; do
   data=${!set}
