@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_diffusion import call, object_mask, picture
 
 from harmony_diffusion import StableDiffusionHarmonizationPipeline
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "checkpoints" / "mini_dual_controlnet"
+HARMONIZER = ROOT / "checkpoints" / "mini_harmonizer"
 LOWS, DETAILS = ("plain", "perturbed"), ("generated", "preserve")
 PARTS = ("unet", "vae", "text_encoder", "controlnet_high", "controlnet_low")
 
@@ -86,6 +88,43 @@ def test_documentation_says_what_the_files_say():
             for kind, protocol in (("perturbed", "pasted"), ("benchmark", "default"))
         ]
         assert f"| {name.replace('-', ' | ')} | {' | '.join(cells)} |" in readme
+
+
+@pytest.fixture(scope="module")
+def harmonizer():
+    pipe = StableDiffusionHarmonizationPipeline.from_pretrained(HARMONIZER)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("gains", [(0.6, 0.6, 0.6), (1.3, 0.9, 0.7)], ids=["dark", "red"])
+def test_harmonizer_brings_a_recoloured_part_of_a_photograph_nearer_to_the_truth(harmonizer, gains):
+    real = np.asarray(Image.open(ROOT / "examples" / "background.jpg").convert("RGB"))
+    rows, columns = np.mgrid[: real.shape[0], : real.shape[1]]
+    inside = (columns - 250) ** 2 + (rows - 120) ** 2 < 60**2
+    composite = np.where(inside[..., None], (real * np.array(gains)).clip(0, 255), real).astype(np.uint8)
+    options = {"num_inference_steps": 1, "guidance_scale": 1, "detail": "preserve", "context": 0.2}
+    generator = torch.Generator().manual_seed(0)
+    mask = inside.astype(np.uint8) * 255
+    (image,) = harmonizer(composite, mask, "", generator=generator, output_type="array", **options).images
+    before, after = (np.square(x[inside] - real[inside].astype(float)).mean() for x in (composite, image))
+    assert after < 0.75 * before
+    np.testing.assert_array_equal(image[~inside], composite[~inside])
+
+
+def test_harmonizer_is_small_safe_and_documented():
+    files = [path for path in HARMONIZER.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".py", ".md", ".csv", ".jpg"}
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    card = (HARMONIZER / "README.md").read_text("utf-8")
+    assert card.startswith("---\n") and all(
+        word in card for word in ("TAEF2", "MIT", "licence", "mini_harmonizer.sh")
+    )
+    table = (HARMONIZER / "evaluation" / "table.md").read_text("utf-8")
+    document = (ROOT / "docs" / "mini_method.md").read_text("utf-8")
+    rows = [line for line in table.splitlines() if line.startswith(("| in_place", "| relocated"))]
+    assert len(rows) > 4 and all(row in card for row in rows)
+    assert all(row in document for row in table.partition("\n\n")[0].splitlines())
 
 
 def against_identity(path, name, protocol):

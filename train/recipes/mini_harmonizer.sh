@@ -17,7 +17,8 @@
 # If the process was killed, the same command resumes. OUTPUT/model is the pipeline.
 # Hardware: two CPU cores, 10 GB of disk space: about 70 minutes to encode, 150 to train. Or a GPU with PROCESSES=1
 # DEVICE=cuda.
-# Expected: see checkpoints/mini_harmonizer. Tables: eval/harmonizer_tables.sh.
+# Run in two shorter parts: see checkpoints/mini_harmonizer/README.md. Not run with these numbers.
+# Tables: eval/harmonizer_tables.sh.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
