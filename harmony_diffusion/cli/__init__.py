@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser that suggests an option of the command for an unknown one."""
+    """Parser that suggests an option of one of the commands for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message, with a suggestion where there is one, and exit."""

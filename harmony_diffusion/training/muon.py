@@ -47,10 +47,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share()
 
     def _by_kind(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        kinds: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-        for group in self.param_groups:
-            kinds[0 if group["matrices"] else 1].append(group)
-        return kinds
+        matrices = [group for group in self.param_groups if group["matrices"]]
+        return matrices, [group for group in self.param_groups if not group["matrices"]]
 
     def _share(self) -> None:
         """Let both optimizers use the groups and the state of this one."""
