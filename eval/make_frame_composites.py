@@ -33,10 +33,10 @@ from harmony_diffusion.data.photographs import Photograph
 from harmony_diffusion.data.synthesis.composites import SyntheticComposites, reference_colors
 from harmony_diffusion.data.synthesis.placement import IN_PLACE, fill_background
 from harmony_diffusion.errors import HarmonyError, InputError, MaskError, OutputError, SizeMismatchError
+from harmony_diffusion.images.output_folders import write_folder_atomically
 from harmony_diffusion.images.quick_decoding import read_pair
 from harmony_diffusion.morphology import dilate, erode
 from harmony_diffusion.numbers import check_integer
-from harmony_diffusion.training.checkpoints import write_folder_atomically
 
 KINDS = {"HTransfer": "transfer", "HRetouch": "retouch", "HLight": "light"}
 FMSE_RANGE, DRAWS = (80, 6000), 20

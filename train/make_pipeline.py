@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from harmony_diffusion.diffusion.control_settings import FILE
-from harmony_diffusion.errors import HarmonyError, OutputError
+from harmony_diffusion.errors import HarmonyError
+from harmony_diffusion.images.output_folders import check_replaceable, write_folder_atomically
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
-from harmony_diffusion.training.checkpoints import write_folder_atomically
 from harmony_diffusion.training.model_card import diffusion_card_head, drop_local_paths
 
 CARD = """{head}
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     add("--low", type=Path, help="ControlNet for colours")
     add("--captioner", help="BLIP that writes missing prompts, a folder or a Hub id (default: none)")
     add("--half", action="store_true", help="store the weights in half precision")
-    add("--overwrite", action="store_true", help="replace OUTPUT")
+    add("--overwrite", action="store_true", help="replace OUTPUT, if it holds a pipeline")
     add("--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -89,15 +89,18 @@ def write_card(folder: Path, title: str, pipe: Any) -> None:
     (folder / "README.md").write_text(text, "utf-8")
 
 
+def _is_pipeline(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
+
+
 def save(args: argparse.Namespace) -> None:
     """Write the folder.
 
     Raises:
-        OutputError: It exists.
+        OutputError: It exists and `--overwrite` is not given, or it holds something else than a pipeline.
         CheckpointError: A part is missing, or does not fit the others.
     """
-    if args.output.exists() and not args.overwrite:
-        raise OutputError(args.output, "exists already", "Replace it with --overwrite.")
+    check_replaceable(args.output, "a pipeline", _is_pipeline, overwrite=args.overwrite)
     dtype = torch.float16 if args.half else None
     pipe = assemble_pipeline(args.base, high=args.high, low=args.low, dtype=dtype, captioner=args.captioner)
 

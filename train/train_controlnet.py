@@ -40,6 +40,7 @@ from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_contro
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.stable_diffusion import StableDiffusionHarmonizationPipeline
 from harmony_diffusion.process import keep_freed_memory
+from harmony_diffusion.training.arguments import HelpWithDefaults
 from harmony_diffusion.training.attention import enable_xformers
 from harmony_diffusion.training.diffusion_run import (
     FIXED,
@@ -71,9 +72,7 @@ pipe = assemble_pipeline(BASE, {role}="PATH/TO/THIS/FOLDER")"""
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpWithDefaults)
     add = parser.add_argument_group("model").add_argument
     add("--control", choices=ROLES, required=True, help="high: edges; low: blurred colours")
     add("--pretrained_model_name_or_path", help="inpainting model (default: Stable Diffusion 2)")

@@ -46,6 +46,7 @@ from harmony_diffusion.models.imrsf_dam_gct import IMRSFDAMGCT
 from harmony_diffusion.models.layers import blend
 from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.training.arguments import (
+    HelpWithDefaults,
     add_data_arguments,
     add_optimizer_arguments,
     add_run_arguments,
@@ -91,9 +92,7 @@ class Data(NamedTuple):
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpWithDefaults)
     add_model_arguments(parser)
     add = add_data_arguments(parser)
     add("--subset_power", type=float, default=1.0, help="1: draw samples equally often; 0: draw subsets equally often")  # fmt: skip  # noqa: E501
@@ -132,19 +131,30 @@ def parse_args() -> argparse.Namespace:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model and loss").add_argument
-    add("--model", choices=sorted(MODELS), required=True)
+    add(
+        "--model",
+        choices=sorted(MODELS),
+        required=True,
+        metavar="NAME",
+        help="see `harmony models`",
+    )
     add("--model_config", type=json.loads, default={}, help="constructor arguments, as JSON")
     add("--pretrained_model", type=Path, help="folder of the initial weights")
     add("--imagenet_encoder", action="store_true", help="initialize the Lite0 encoder from ImageNet weights")
     add("--freeze", nargs="*", default=[], metavar="PREFIX", help="parameters that are not trained")
-    add("--loss", choices=("fn_mse", "fn_rmse", "harmonizer"), default="fn_mse")
+    add(
+        "--loss",
+        choices=("fn_mse", "fn_rmse", "harmonizer"),
+        default="fn_mse",
+        help="foreground-normalised squared error, its root, or the streams and dynamic loss of Harmonizer",
+    )
     add("--min_area", type=float, default=100.0, help="A_min of FN-MSE, in pixels")
     add("--raw_output", action="store_true", help="score the output before the background is pasted back")
     add("--loss_stride", type=int, default=1, help="score every N-th pixel; for models with parameter maps")
     add("--smoothness", type=float, default=0.0, help="weight of the smoothness of parameter maps")
     add("--sync_batch_norm", action="store_true", help="compute batch norms over all processes")
     add("--channels_last", action="store_true", help="memory format of convolutions, faster on CPUs")
-    add("--compile", action="store_true")
+    add("--compile", action="store_true", help="with torch.compile")
 
 
 def open_data(path: Path, split: str, args: argparse.Namespace, composer: SyntheticComposites | None) -> Data:

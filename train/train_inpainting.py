@@ -38,6 +38,7 @@ from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.tiny_autoencoder import load_taef2
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.process import keep_freed_memory
+from harmony_diffusion.training.arguments import HelpWithDefaults
 from harmony_diffusion.training.attention import enable_xformers
 from harmony_diffusion.training.color_loss import ColorLoss, ColorReadout
 from harmony_diffusion.training.diffusion_run import (
@@ -74,9 +75,7 @@ pipe = StableDiffusionHarmonizationPipeline.from_pretrained("PATH/TO/THIS/FOLDER
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpWithDefaults)
     add = parser.add_argument_group("model").add_argument
     add("--pretrained_model_name_or_path", help="inpainting model (default: Stable Diffusion 2)")
     add("--random_base", choices=BASES, help="start from random weights of this size instead")

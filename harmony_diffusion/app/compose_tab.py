@@ -50,15 +50,15 @@ def build(engine: Engine) -> None:
 
     def cut_opened(path: str | None, ground: str | None) -> tuple[Any, ...]:
         if path is None:
-            return gradio.skip(), gradio.skip(), None, ""
+            return gradio.skip(), gradio.skip(), None, *view.nothing(), ""
         (drawing, staged), notes = open_cut(engine, path, ground)
-        return json.dumps(drawing), json.dumps(staged), None, notes_text(notes)
+        return json.dumps(drawing), json.dumps(staged), None, *view.nothing(), notes_text(notes)
 
-    def ground_opened(path: str | None) -> tuple[Any, str]:
+    def ground_opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
-            return gradio.skip(), ""
+            return gradio.skip(), *view.nothing(), ""
         staged, notes = open_ground(engine, path)
-        return json.dumps(staged), notes_text(notes)
+        return json.dumps(staged), *view.nothing(), notes_text(notes)
 
     def found(path: str | None, drawn: str) -> tuple[Any, ...]:
         (mask, drawing, staged), notes = find_cut(engine, path, drawn)
@@ -72,15 +72,17 @@ def build(engine: Engine) -> None:
         (result, message), notes = work(engine, *given)
         return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
 
-    foreground.change(cut_opened, [foreground, background], [board, stage, cut, view.notes], **ONE_JOB)
-    background.change(ground_opened, background, [stage, view.notes], **ONE_JOB)
+    foreground.change(
+        cut_opened, [foreground, background], [board, stage, cut, *view.outputs, view.notes], **ONE_JOB
+    )
+    background.change(ground_opened, background, [stage, *view.outputs, view.notes], **ONE_JOB)
     find.click(found, [foreground, board], [cut, board, stage, view.notes], **ONE_JOB)
     use.click(used, [foreground, board, cut], [cut, stage, view.notes], **ONE_JOB)
     settings = [shadow, angle, length, softness, density, clean]
     view.button.click(
         pressed,
         [foreground, background, cut, stage, view.model, view.variations, view.prompt, *settings],
-        [view.result, view.viewer, view.files, view.notes],
+        [*view.outputs, view.notes],
         **ONE_JOB,
     )
 

@@ -1,5 +1,6 @@
 """The right half of a tab: model, result, and files to take home."""
 
+import json
 from typing import Any
 
 from harmony_diffusion.app.components import ONE_JOB, component, guarded, notes_text, read_value
@@ -43,6 +44,7 @@ class ResultView:
             label="Files", file_count="multiple", interactive=False, visible=False, elem_id=f"{name}-files"
         )
         self.notes = gradio.Markdown(elem_id=f"{name}-notes")
+        self.outputs = [self.result, self.viewer, self.files]
         write = guarded(engine, _write)
         render = guarded(engine, _render)
 
@@ -68,6 +70,12 @@ class ResultView:
             **ONE_JOB,
         )
 
+    def nothing(self) -> tuple[Any, str, Any]:
+        """Return the values of `outputs` when the input has changed: no result, an empty viewer, no files."""
+        import gradio
+
+        return None, json.dumps({"cleared": True}), gradio.File(None, visible=False)
+
 
 def _write(engine: Engine, result: Any, value: str) -> list[str]:
     from harmony_diffusion.app.actions import write_result
@@ -82,8 +90,6 @@ def _write(engine: Engine, result: Any, value: str) -> list[str]:
 
 
 def _render(engine: Engine, result: Any, value: str) -> tuple[Any, str]:
-    import json
-
     from harmony_diffusion.app.actions import with_arguments
     from harmony_diffusion.errors import InputError
 

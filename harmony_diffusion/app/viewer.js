@@ -81,10 +81,21 @@ function showFilters() {
   }
 }
 
+function clear() {
+  afters = filters = [];
+  for (const image of [before, after]) image.removeAttribute('src');
+  find('pair').hidden = find('controls').hidden = true;
+  find('note').textContent = 'The result appears here.';
+  find('choices').replaceChildren();
+  find('filters').replaceChildren();
+}
+
 function receive(text) {
   if (typeof text !== 'string' || !text) return;
   const message = JSON.parse(text);
-  if (message.before) {
+  if (message.cleared) {
+    clear();
+  } else if (message.before) {
     before.src = message.before;
     afters = message.afters;
     choice = 0;

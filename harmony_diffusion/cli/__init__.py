@@ -47,14 +47,24 @@ def _run(args: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser that suggests an option of one of the commands for an unknown one."""
+    """Parser that suggests an option of the given command for an unknown one."""
+
+    _words: Sequence[str] = ()
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and remember the words for the suggestion."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the message, with a suggestion where there is one, and exit."""
-        commands = self._subparsers._group_actions[0].choices if self._subparsers else None
-        if message.startswith("unrecognized arguments: ") and isinstance(commands, dict):
-            options = {name for command in commands.values() for name in command._option_string_actions}
+        if message.startswith("unrecognized arguments: "):
+            command: argparse.ArgumentParser = self
+            for word in self._words:
+                commands = command._subparsers._group_actions[0].choices if command._subparsers else None
+                command = commands.get(word, command) if isinstance(commands, dict) else command
             unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+            options = command._option_string_actions
             for close in filter(None, (get_close_matches(word, options, 1, 0.8) for word in unknown)):
                 message += f" (did you mean {close[0]}?)"
         super().error(message)

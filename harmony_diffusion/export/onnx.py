@@ -35,8 +35,8 @@ from harmony_diffusion.export.parity import LIMIT, Parity, compare_dense, compar
 from harmony_diffusion.export.readme import describe
 from harmony_diffusion.export.runtime import OnnxModel
 from harmony_diffusion.hub.card import read_header
+from harmony_diffusion.images.output_folders import check_replaceable, write_folder_atomically
 from harmony_diffusion.models import MODELS, model_class
-from harmony_diffusion.training.checkpoints import check_replaceable, write_folder_atomically
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

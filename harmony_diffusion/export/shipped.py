@@ -78,7 +78,7 @@ def _export_once(source: Path, name: str, folder: Path, announce: Callable[[str]
     """Export to the cache; what another process has put there meanwhile stays."""
     from harmony_diffusion.export.onnx import check_packages, export_onnx
     from harmony_diffusion.images.output_files import check_new_folder
-    from harmony_diffusion.training.checkpoints import discard_folder
+    from harmony_diffusion.images.output_folders import discard_folder
 
     check_packages()
     own = folder.with_name(f".{folder.name}-{os.getpid()}")

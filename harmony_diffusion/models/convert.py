@@ -3,8 +3,6 @@
 import hashlib
 import os
 import pickle
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from harmony_diffusion.errors import CheckpointError, OutputError
+from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.images.output_folders import check_replaceable, write_folder_atomically
 from harmony_diffusion.models import create_model, model_class
 from harmony_diffusion.models.weight_files import check_weights_file, first_line, list_some
 
@@ -54,7 +53,7 @@ def convert_checkpoint(
         name: Registry name of the model.
         checkpoint: A `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
         output: Folder to create.
-        overwrite: Replace the folder if it exists.
+        overwrite: Replace a folder of a saved model.
 
     Returns:
         The folder, with `config.json`, `diffusion_pytorch_model.safetensors` and a card that names origin,
@@ -63,33 +62,27 @@ def convert_checkpoint(
     Raises:
         CheckpointError: Unknown model, unreadable file, or missing, extra, mis-shaped or non-finite tensors;
             nothing is written.
-        OutputError: The folder exists and `overwrite` is false, or cannot be written.
+        OutputError: The folder exists and `overwrite` is false or it holds something else, or it cannot be
+            written.
     """
     folder, source = Path(output), Path(checkpoint)
-    if folder.exists() and not overwrite:
-        raise OutputError(folder, "exists already", "Choose another name, or allow it with `--overwrite`")
+    check_replaceable(folder, "a saved model", _is_saved_model, overwrite=overwrite)
     cls = model_class(name)
     model = create_model(name)
     if not model.num_parameters():
         raise CheckpointError(f"{name} has no official weights: it needs none.")
     load_strictly(model, convert_names(cls, unwrap(read_tensors(source))), source)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".harmony-", suffix=".tmp", dir=folder.parent))
-    try:
+    def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(_card(name, model, source), encoding="utf-8")
-        unfinished.chmod(0o755)
-        if folder.exists():
-            replaced = unfinished.with_name(unfinished.name + ".old")
-            folder.rename(replaced)
-            unfinished.rename(folder)
-            shutil.rmtree(replaced)
-        else:
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    write_folder_atomically(folder, write)
     return folder
+
+
+def _is_saved_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("diffusion_pytorch_model*"))
 
 
 def read_tensors(path: Path) -> Any:

@@ -5,10 +5,7 @@ and the number of steps done: no state of a random generator is ever saved.
 """
 
 import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,92 +14,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
 from harmony_diffusion.data.transforms import WHOLE_FRAMES
-from harmony_diffusion.errors import CheckpointError, HarmonyError, OutputError
-from harmony_diffusion.images.output_files import check_new_folder, output_error
-from harmony_diffusion.paths import exists
+from harmony_diffusion.errors import CheckpointError
+from harmony_diffusion.images.output_folders import discard_folder, write_folder_atomically
 from harmony_diffusion.training.ema import MovingAverage
 
-UNFINISHED = ".unfinished-"
 _PREFIX = "checkpoint-"
 # Settings in checkpoints of version 0.1.0: flags that were renamed, and flags that were removed, each with
 # the value that applies now.
 _RENAMED = {"train_split": "split"}
 _REMOVED = {"adam_beta1": 0.9, "adam_beta2": 0.999}
-
-
-def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder completely or not at all; replace an existing one.
-
-    Args:
-        folder: Folder to make.
-        write: Function that fills a temporary folder.
-
-    Raises:
-        OutputError: The file system refuses the folder or what is written into it.
-    """
-    check_new_folder(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
-    except (OSError, ValueError) as error:
-        raise output_error(folder, error) from error
-    try:
-        staging.chmod(0o755)  # mkdtemp denies access to all other users
-        write(staging)
-        for path in [*staging.rglob("*"), staging]:
-            _sync_to_disk(path)
-        if folder.exists():
-            discard_folder(folder)
-        staging.rename(folder)
-        _sync_to_disk(folder.parent)
-    except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, HarmonyError) and _is_in(staging, error):
-            raise output_error(folder, error) from error
-        raise
-
-
-def check_replaceable(folder: Path, kind: str, is_one: Callable[[Path], bool], *, overwrite: bool) -> None:
-    """Check, before any work is done, that a folder can be made, or replaced without the loss of other files.
-
-    Args:
-        folder: Folder to make.
-        kind: What it will be, for the message.
-        is_one: Returns True for a folder of this kind.
-        overwrite: Whether such a folder may be replaced.
-
-    Raises:
-        OutputError: It cannot be made; or it exists, and `overwrite` is false or it holds something else.
-    """
-    check_new_folder(folder)
-    if not exists(folder, OutputError):
-        return
-    if not overwrite:
-        fix = "Replace it with --overwrite (`overwrite=True`), or choose another name."
-        raise OutputError(folder, "exists already", fix)
-    if not folder.is_dir() or (any(folder.iterdir()) and not is_one(folder)):
-        raise OutputError(folder, f"holds something else than {kind}", "Choose another name.")
-
-
-def _is_in(folder: Path, error: OSError) -> bool:
-    """Return True if an error is about a file in a folder, or names no file, as on a full disk."""
-    named = error.filename
-    if not isinstance(named, str | os.PathLike):
-        return named is None
-    return Path(named).absolute().is_relative_to(folder.absolute())
-
-
-def discard_folder(folder: Path) -> None:
-    """Remove a folder; an interrupted removal leaves only a folder with the prefix of unfinished ones."""
-    doomed = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
-    folder.rename(doomed / folder.name)
-    shutil.rmtree(doomed)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove unfinished folders of a killed process; no other process may write to `folder`."""
-    for path in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(path)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -277,13 +197,3 @@ def resume(
     """
     path = find_checkpoint(folder, wanted)
     return load_checkpoint(path, model, optimizer, average, settings) if path is not None else 0
-
-
-def _sync_to_disk(path: Path) -> None:
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
-        return  # Windows cannot open folders.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from harmony_diffusion.data.keyed_random import sample_key
 from harmony_diffusion.data.training_set import Item, KeyedView, TrainingSet
 from harmony_diffusion.errors import HarmonyError
+from harmony_diffusion.images.output_folders import remove_unfinished
 from harmony_diffusion.training import sharding
-from harmony_diffusion.training.checkpoints import remove_unfinished
 from harmony_diffusion.training.order import BatchPositions
 from harmony_diffusion.training.publishing import publish
 from harmony_diffusion.training.reporter import Reporter

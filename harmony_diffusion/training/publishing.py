@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harmony_diffusion import __version__
 from harmony_diffusion.errors import HubError, InputError
-from harmony_diffusion.training.checkpoints import write_folder_atomically
+from harmony_diffusion.images.output_folders import write_folder_atomically
 
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _STATUS = {

@@ -30,13 +30,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from harmony_diffusion.errors import InputError
+from harmony_diffusion.images.output_folders import UNFINISHED, write_folder_atomically
 from harmony_diffusion.training.checkpoints import (
-    UNFINISHED,
     checkpoint_path,
     discard_old_checkpoints,
     find_checkpoint,
     read_training_state,
-    write_folder_atomically,
 )
 from harmony_diffusion.training.ema import MovingAverage
 from harmony_diffusion.training.precision import autocast

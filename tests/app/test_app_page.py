@@ -210,6 +210,21 @@ def test_box_finds_the_object_and_a_mask_file_is_used_to_the_bit(visit, pictures
     assert result.read_bytes() == (tmp_path / "cli.png").read_bytes()
 
 
+def test_another_input_removes_the_result(visit, pictures):
+    page = visit()
+    upload_composite(page, pictures / "composite.png")
+    paint(page, (0.36, 0.5), (0.52, 0.5))
+    run(page)
+    page.click("#up button[aria-label^='Remove'], #up button[aria-label='Clear']")
+    page.wait_for_selector("#viewer .hd-pair", state="hidden")
+    assert page.locator("#viewer .hd-controls").is_hidden()
+    assert page.locator("#viewer .hd-note").inner_text() == "The result appears here."
+    upload_composite(page, pictures / "composite.png")
+    paint(page, (0.36, 0.5), (0.52, 0.5))
+    run(page)
+    assert page.locator("#viewer .hd-after").get_attribute("src").startswith("data:image/jpeg")
+
+
 def test_variations_are_chosen_by_a_click(visit, pictures):
     page = visit()
     upload_composite(page, pictures / "composite.png")

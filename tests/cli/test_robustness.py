@@ -89,6 +89,7 @@ def test_coordinates_may_be_negative(folder):
         ("--strenght", " (did you mean --strength?)"),
         ("--sidebyside=1", " (did you mean --side-by-side?)"),
         ("--xyz", ""),
+        ("--smoothin", ""),  # an option of `harmony video`
     ],
 )
 def test_misspelt_options_get_a_suggestion(option, suggestion, capsys):

@@ -77,7 +77,7 @@ def test_converted_folder_computes_what_the_official_code_does(official, tmp_pat
     ]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "CC BY-NC-SA 4.0" in card and "official.pth" in card and "arxiv.org/abs/2207.01322" in card
-    assert not list(tmp_path.glob(".harmony*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 CASES = {
@@ -127,7 +127,7 @@ def test_missing_extra_misshaped_and_broken_tensors_are_listed(official, tmp_pat
     assert "1 missing: regressor.image.weight" in message
     assert "regressor.start.bias (7,) instead of (160,)" in message
     assert "1 not finite: regressor.image.bias" in message
-    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".harmony*"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
     torch.save({**official, "unknown.weight": torch.zeros(1)}, tmp_path / "extra.pth")
     assert main(["convert", "--model", "harmonizer", str(tmp_path / "extra.pth"), str(tmp_path / "out")]) == 2
@@ -171,12 +171,15 @@ def test_files_without_weights_are_refused(tmp_path):
         convert_checkpoint("reinhard", tmp_path / "0.pth", tmp_path / "out")
 
 
-def test_existing_folder_is_replaced_only_when_allowed(official, tmp_path):
+def test_only_a_saved_model_is_replaced_and_only_when_allowed(official, tmp_path):
     torch.save(official, tmp_path / "official.pth")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("kept")
-    with pytest.raises(OutputError, match="exists already"):
-        convert_checkpoint("harmonizer", tmp_path / "official.pth", tmp_path / "out")
+    for overwrite, reason in ((False, "exists already"), (True, "something else than a saved model")):
+        with pytest.raises(OutputError, match=reason):
+            convert_checkpoint("harmonizer", tmp_path / "official.pth", tmp_path / "out", overwrite=overwrite)
     assert (tmp_path / "out" / "precious.txt").read_text() == "kept"
-    convert_checkpoint("harmonizer", tmp_path / "official.pth", tmp_path / "out", overwrite=True)
-    assert (tmp_path / "out" / "config.json").is_file() and not (tmp_path / "out" / "precious.txt").exists()
+    model = convert_checkpoint("harmonizer", tmp_path / "official.pth", tmp_path / "model")
+    (model / "README.md").unlink()
+    convert_checkpoint("harmonizer", tmp_path / "official.pth", model, overwrite=True)
+    assert (model / "README.md").is_file()

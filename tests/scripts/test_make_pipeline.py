@@ -84,8 +84,12 @@ def test_existing_folder_is_replaced_only_if_asked(parts, save):
     (parts / "joined" / "mine.txt").write_text("precious")
     with pytest.raises(SystemExit, match="exists already. Replace it with --overwrite"):
         save()
-    assert (parts / "joined" / "mine.txt").is_file()
-    assert (save("--overwrite") / "model_index.json").is_file()
+    with pytest.raises(SystemExit, match="holds something else than a pipeline"):
+        save("--overwrite")
+    assert (parts / "joined" / "mine.txt").read_text() == "precious"
+    (parts / "joined" / "mine.txt").unlink()
+    (save("--overwrite") / "README.md").unlink()
+    assert (save("--overwrite") / "README.md").is_file()
 
 
 def test_parts_that_do_not_belong_together_leave_nothing(parts, save):
