@@ -53,6 +53,7 @@ from harmony_diffusion.training.arguments import (
     check_shared_arguments,
 )
 from harmony_diffusion.training.batch_norm import synchronize_batch_norms
+from harmony_diffusion.training.distillation import Teachers
 from harmony_diffusion.training.launching import run_script
 from harmony_diffusion.training.loop import images_in_a_step, train_model
 from harmony_diffusion.training.model_card import (
@@ -76,7 +77,7 @@ PRECISIONS = ("no", "bf16")
 FIXED = (
     "model", "model_config", "freeze", "loss", "min_area", "raw_output", "loss_stride", "smoothness",
     "clean_background", "split", "filter", "subset_power", "resolution", "whole_frames", "quarter_turns",
-    "seed", "optimizer", "muon_layers", "muon_lr_factor", "learning_rate", "backbone_lr_factor",
+    "seed", "teachers", "optimizer", "muon_layers", "muon_lr_factor", "learning_rate", "backbone_lr_factor",
     "adam_weight_decay", "adam_epsilon", "max_grad_norm", "lr_scheduler", "lr_warmup_steps",
     "lr_milestones", "lr_gamma", "lr_constant_epochs", "use_ema", "ema_decay", "mixed_precision",
 )  # fmt: skip
@@ -124,6 +125,8 @@ def parse_args() -> argparse.Namespace:
     check_shared_arguments(parser, args, PRECISIONS)
     if (args.optimizer == "muon") != bool(args.muon_layers):
         parser.error("--optimizer muon and --muon_layers belong together")
+    if args.loss == "harmonizer" and args.teachers:
+        parser.error("--teachers is for the losses fn_mse and fn_rmse")
     if args.loss == "harmonizer" and args.train_batch_size % 2:
         parser.error("--loss harmonizer needs an even --train_batch_size, half of it for each stream")
     return args
@@ -139,7 +142,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="see `harmony models`",
     )
     add("--model_config", type=json.loads, default={}, help="constructor arguments, as JSON")
-    add("--pretrained_model", type=Path, help="folder of the initial weights")
+    add("--pretrained_model", help="folder or name of the initial weights")
+    add("--teachers", nargs="*", default=[], metavar="FOLDER", help="learn the mean result of these models, not the photographs")  # fmt: skip  # noqa: E501
     add("--imagenet_encoder", action="store_true", help="initialize the Lite0 encoder from ImageNet weights")
     add("--freeze", nargs="*", default=[], metavar="PREFIX", help="parameters that are not trained")
     add(
@@ -222,10 +226,14 @@ def compose(items: Item, data: Data, args: argparse.Namespace, device: torch.dev
     return Composed(composite, mask, real, opacity)
 
 
-def prepare_batch(items: Item, data: Data, args: argparse.Namespace, device: torch.device) -> tuple[Any, ...]:
+def prepare_batch(
+    items: Item, data: Data, args: argparse.Namespace, device: torch.device, teachers: Teachers | None = None
+) -> tuple[Any, ...]:
     """Make the arguments of the objective from a batch of the loader."""
     if args.loss != "harmonizer":
         composed = compose(items, data, args, device)
+        if teachers is not None:
+            composed = composed._replace(real=teachers(composed.composite, composed.mask, composed.opacity))
         # Composites with ground truth have exact masks, so soft masks need no extra opacity.
         return composed if data.composer is not None else composed[:3]
     fine, rest = ({name: values[part::2] for name, values in items.items()} for part in (0, 1))
@@ -325,6 +333,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
     model = build_model(args).to(device)
     objective = build_objective(model, args).train()
+    teachers = Teachers(args.teachers, device) if args.teachers else None
     if args.compile:
         objective.compile()
 
@@ -352,6 +361,8 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
             "seed": args.seed,
             "started from": imagenet if args.imagenet_encoder else origin,
         }
+        if args.teachers:
+            training["teachers"] = ", ".join(name_in_card(teacher) for teacher in args.teachers)
         command = launch_command()
         write_model_card(
             folder, args.model, command=command, training=training, data=data.facts, results=scores
@@ -367,7 +378,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
         steps=steps,
         settings={name: getattr(args, name) for name in FIXED},
         learning_rate=lambda step: learning_rate(args, step, steps, steps_an_epoch),
-        make_inputs=lambda items: prepare_batch(items, data, args, device),
+        make_inputs=lambda items: prepare_batch(items, data, args, device, teachers),
         validate=validate_model if held_out else None,
         write_model=write_model,
     )

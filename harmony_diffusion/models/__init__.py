@@ -173,7 +173,7 @@ def load_model(
             "name_or_path",
             f"is a {type(name_or_path).__name__}, expected a name or the path of a folder",
         )
-    name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
+    name = DEFAULT_MODEL if str(name_or_path) == "default" else str(name_or_path)
     path = WEIGHTS / name if name in MODELS and has_weights(name) else Path(name)
     check_path(path)
     # A folder without config.json does not hide a method of the same name.

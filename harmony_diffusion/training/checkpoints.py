@@ -101,6 +101,7 @@ def find_checkpoint(folder: Path, wanted: str) -> Path | None:
 _ADDED: dict[str, tuple[Any, ...]] = {
     "whole_frames": (WHOLE_FRAMES,),
     "no_mirror": (False,),
+    "teachers": ([],),
     "muon_layers": ([],),
     "muon_lr_factor": (4.0,),
     "optimizer": ("adamw_fused", "adamw_8bit"),

@@ -392,6 +392,38 @@ def test_weights_to_start_from_are_those_of_the_model(photographs, tmp_path):
         assert "Traceback" not in failed.stderr
 
 
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(photographs, tmp_path):
+    torch.manual_seed(0)
+    model = create_model("color_grid", encoder_size=64, border_dropout=0.0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)  # the heads start at zero
+    model.save_pretrained(tmp_path / "given")
+    common = ["--model", "color_grid", "--pretrained_model", tmp_path / "given", "--data", photographs]
+    common += [
+        "--resolution",
+        "64",
+        "--train_batch_size",
+        "2",
+        "--max_train_steps",
+        "1",
+        "--logging_steps",
+        "1",
+    ]
+    errors = {}
+    for name, teachers in (("photographs", []), ("taught", ["--teachers", tmp_path / "given"])):
+        output = tmp_path / name
+        done = subprocess.run(
+            [sys.executable, SCRIPT, *map(str, [*common, *teachers, "--output", output])],
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        errors[name] = float(re.findall(r"fn_mse=([\d.e-]+)", done.stderr)[-1])
+    assert errors["taught"] < 1e-6 < 1e-4 < errors["photographs"]
+    assert "- teachers: given" in (tmp_path / "taught" / "model" / "README.md").read_text()
+
+
 def test_settings_that_must_stay_are_flags():
     shared = (ROOT / "harmony_diffusion" / "training" / "arguments.py").read_text()
     flags = re.findall(r'add\(\s*"--(\w+)"', SCRIPT.read_text() + shared)
