@@ -6,10 +6,11 @@ ground truth, and the true colours of the training photographs are not learned b
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harmony_diffusion.models import load_model
 from harmony_diffusion.models.contract import HarmonyModel
@@ -25,11 +26,12 @@ class Teachers:
     """
 
     def __init__(self, sources: Sequence[str | os.PathLike[str]], device: torch.device | str = "cpu") -> None:
-        self.models: list[HarmonyModel] = []
-        for source in sources:
-            model = load_model(source).eval().requires_grad_(False)
+        counts = Counter(os.fspath(source) for source in sources)
+        self.models = [load_model(source).eval().requires_grad_(False) for source in counts]
+        nn.ModuleList(self.models).to(device)
+        self.shares = [count / len(sources) for count in counts.values()]
+        for model in self.models:
             model.average_mirrored = False  # half the time; the mean over training pictures is the same
-            self.models.append(model.to(device))
 
     @torch.no_grad()
     def __call__(self, composite: Tensor, mask: Tensor, opacity: Tensor) -> Tensor:
@@ -40,8 +42,10 @@ class Teachers:
             mask: The mask given to the models, `(B, 1, H, W)`.
             opacity: The exact mask, `(B, 1, H, W)`. Filters act on all of it; where it is 0, nothing changes.
         """
-        frames = [clamp_unit(_frame(model, composite, mask, opacity)) for model in self.models]
-        return blend(torch.stack(frames).mean(0), composite, (opacity > 0).to(mask.dtype))
+        mean = torch.zeros_like(composite)
+        for model, share in zip(self.models, self.shares, strict=True):
+            mean += share * clamp_unit(_frame(model, composite, mask, opacity))
+        return blend(mean, composite, (opacity > 0).to(mask.dtype))
 
 
 def _frame(model: HarmonyModel, composite: Tensor, mask: Tensor, opacity: Tensor) -> Tensor:
