@@ -27,7 +27,8 @@ def default():
 def test_folder_is_small_safe_and_documented(folder):
     files = {path.name for path in folder.iterdir()}
     assert {"README.md", "config.json", "diffusion_pytorch_model.safetensors"} <= files
-    assert files <= {"README.md", "config.json", "diffusion_pytorch_model.safetensors", "examples.jpg"}
+    pictures = files - {"README.md", "config.json", "diffusion_pytorch_model.safetensors"}
+    assert pictures <= {"examples.jpg", "failure.jpg"}
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 12e6
     assert "_name_or_path" not in json.loads((folder / "config.json").read_text())
     values = load_file(folder / "diffusion_pytorch_model.safetensors")
@@ -38,7 +39,7 @@ def test_folder_is_small_safe_and_documented(folder):
     }
     card = (folder / "README.md").read_text("utf-8")
     assert card.startswith("---\n") and "/home/" not in card and "/work/" not in card
-    assert all(word in card for word in ("train_discriminative.py", "licence", "PSNR"))
+    assert all(word in card for word in ("train_discriminative.py", "licence", "PSNR", *pictures))
 
 
 def public_config(folder):
