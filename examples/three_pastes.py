@@ -22,3 +22,4 @@ for column, pair in enumerate(zip(composites, results, strict=True)):
     for row, image in enumerate(pair):
         sheet.paste(image, (column * (width + 6), row * (height + 6)))
 sheet.save(output / "three_pastes.jpg", quality=92)
+print(output / "three_pastes.jpg")

@@ -20,7 +20,7 @@ import torch
 
 from harmony_diffusion.diffusion.control_settings import FILE
 from harmony_diffusion.errors import HarmonyError
-from harmony_diffusion.images.output_folders import check_replaceable, write_folder_atomically
+from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.training.model_card import diffusion_card_head, drop_local_paths
 
@@ -90,7 +90,10 @@ def write_card(folder: Path, title: str, pipe: Any) -> None:
 
 
 def _is_pipeline(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file()
+    index = folder / "model_index.json"
+    return index.is_file() and holds_only(
+        folder, [index.name, "README.md", "pipeline.py", *json.loads(index.read_text("utf-8"))]
+    )
 
 
 def save(args: argparse.Namespace) -> None:

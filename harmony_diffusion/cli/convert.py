@@ -16,7 +16,7 @@ def add_command(commands: Any) -> None:
     convert.add_argument("checkpoint", metavar="CHECKPOINT", help="official .pth, .pt, .ckpt or .safetensors")
     convert.add_argument("output", metavar="OUT_DIR", help="folder to make")
     convert.add_argument("--model", required=True, help="a name of `harmony models`")
-    convert.add_argument("--overwrite", action="store_true", help="replace a folder of a saved model")
+    convert.add_argument("--overwrite", action="store_true", help="replace a folder of a saved model alone")
     convert.add_argument("--debug", action="store_true", help="show the traceback of an error")
     convert.set_defaults(run=run_convert)
 

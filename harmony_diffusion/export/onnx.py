@@ -35,7 +35,7 @@ from harmony_diffusion.export.parity import LIMIT, Parity, compare_dense, compar
 from harmony_diffusion.export.readme import describe
 from harmony_diffusion.export.runtime import OnnxModel
 from harmony_diffusion.hub.card import read_header
-from harmony_diffusion.images.output_folders import check_replaceable, write_folder_atomically
+from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.models import MODELS, model_class
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -110,7 +110,11 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: It cannot be made; or it exists, and `overwrite` is false or it holds something else.
     """
-    check_replaceable(folder, "an exported model", is_exported, overwrite=overwrite)
+
+    def is_one(folder: Path) -> bool:
+        return is_exported(folder) and holds_only(folder, (DESCRIPTION, "README.md", "*.onnx"))
+
+    check_replaceable(folder, "an exported model", is_one, overwrite=overwrite)
 
 
 def check_packages() -> None:

@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from harmony_diffusion.errors import HarmonyError, OutputError
@@ -51,7 +52,7 @@ def check_replaceable(folder: Path, kind: str, is_one: Callable[[Path], bool], *
     Args:
         folder: Folder to make.
         kind: What it will be, for the message.
-        is_one: Returns True for a folder of this kind.
+        is_one: Returns True for a folder of this kind that holds nothing else.
         overwrite: Whether such a folder may be replaced.
 
     Raises:
@@ -65,6 +66,12 @@ def check_replaceable(folder: Path, kind: str, is_one: Callable[[Path], bool], *
         raise OutputError(folder, "exists already", fix)
     if not folder.is_dir() or (any(folder.iterdir()) and not is_one(folder)):
         raise OutputError(folder, f"holds something else than {kind}", "Choose another name.")
+
+
+def holds_only(folder: Path, patterns: Iterable[str]) -> bool:
+    """Return True if the name of every file and folder in a folder matches one of the patterns."""
+    patterns = list(patterns)
+    return all(any(fnmatch(path.name, pattern) for pattern in patterns) for path in folder.iterdir())
 
 
 def discard_folder(folder: Path) -> None:

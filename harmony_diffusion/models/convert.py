@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from harmony_diffusion.errors import CheckpointError
-from harmony_diffusion.images.output_folders import check_replaceable, write_folder_atomically
+from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.models import create_model, model_class
 from harmony_diffusion.models.weight_files import check_weights_file, first_line, list_some
 
@@ -53,7 +53,7 @@ def convert_checkpoint(
         name: Registry name of the model.
         checkpoint: A `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
         output: Folder to create.
-        overwrite: Replace a folder of a saved model.
+        overwrite: Replace a folder of a saved model that holds no other files.
 
     Returns:
         The folder, with `config.json`, `diffusion_pytorch_model.safetensors` and a card that names origin,
@@ -82,7 +82,9 @@ def convert_checkpoint(
 
 
 def _is_saved_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("diffusion_pytorch_model*"))
+    weights = "diffusion_pytorch_model*"
+    names = ("config.json", "README.md", weights)
+    return (folder / "config.json").is_file() and any(folder.glob(weights)) and holds_only(folder, names)
 
 
 def read_tensors(path: Path) -> Any:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,12 +156,15 @@ def test_methods_without_network_are_refused(tmp_path):
 def test_existing_folders_are_replaced_only_when_asked_and_only_exports(exported, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         export_onnx(Gain().eval(), exported["gain"])
-    other = tmp_path / "photographs"
+    other, export = tmp_path / "photographs", tmp_path / "export"
     other.mkdir()
-    (other / "only_copy.txt").write_text("precious")
-    with pytest.raises(OutputError, match="something else"):
-        export_onnx(Gain().eval(), other, overwrite=True)
-    assert (other / "only_copy.txt").read_text() == "precious"
+    shutil.copytree(exported["gain"], export)
+    export_onnx(Gain().eval(), export, overwrite=True)
+    for folder in (other, export):
+        (folder / "only_copy.txt").write_text("precious")
+        with pytest.raises(OutputError, match="something else"):
+            export_onnx(Gain().eval(), folder, overwrite=True)
+        assert (folder / "only_copy.txt").read_text() == "precious"
 
 
 def test_opset_is_checked(tmp_path):

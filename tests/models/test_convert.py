@@ -183,3 +183,7 @@ def test_only_a_saved_model_is_replaced_and_only_when_allowed(official, tmp_path
     (model / "README.md").unlink()
     convert_checkpoint("harmonizer", tmp_path / "official.pth", model, overwrite=True)
     assert (model / "README.md").is_file()
+    (model / "thesis.txt").write_text("kept")
+    with pytest.raises(OutputError, match="something else than a saved model"):
+        convert_checkpoint("harmonizer", tmp_path / "official.pth", model, overwrite=True)
+    assert (model / "thesis.txt").read_text() == "kept"

@@ -90,6 +90,10 @@ def test_existing_folder_is_replaced_only_if_asked(parts, save):
     (parts / "joined" / "mine.txt").unlink()
     (save("--overwrite") / "README.md").unlink()
     assert (save("--overwrite") / "README.md").is_file()
+    (parts / "joined" / "thesis.txt").write_text("precious")
+    with pytest.raises(SystemExit, match="holds something else than a pipeline"):
+        save("--overwrite")
+    assert (parts / "joined" / "thesis.txt").is_file()
 
 
 def test_parts_that_do_not_belong_together_leave_nothing(parts, save):
