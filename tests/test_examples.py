@@ -16,7 +16,7 @@ def test_example_runs(program, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [str(program), str(tmp_path)])
     runpy.run_path(str(program), run_name="__main__")
-    assert list(tmp_path.iterdir()) or capsys.readouterr().out.strip()
+    assert list(tmp_path.glob("*.png")) or capsys.readouterr().out.strip()
 
 
 def test_there_are_six_programs_and_the_index_names_them():

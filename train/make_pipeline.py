@@ -22,6 +22,7 @@ from harmony_diffusion.diffusion.control_settings import FILE
 from harmony_diffusion.errors import HarmonyError
 from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
+from harmony_diffusion.pipelines.saved_folders import read_json
 from harmony_diffusion.training.model_card import diffusion_card_head, drop_local_paths
 
 CARD = """{head}
@@ -91,9 +92,7 @@ def write_card(folder: Path, title: str, pipe: Any) -> None:
 
 def _is_pipeline(folder: Path) -> bool:
     index = folder / "model_index.json"
-    return index.is_file() and holds_only(
-        folder, [index.name, "README.md", "pipeline.py", *json.loads(index.read_text("utf-8"))]
-    )
+    return index.is_file() and holds_only(folder, [index.name, "README.md", "pipeline.py", *read_json(index)])
 
 
 def save(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 // download, so that moving the slider needs no request.
 const find = name => element.querySelector('.hd-' + name);
 const before = find('before'), after = find('after'), strength = find('strength'), wipe = find('wipe');
+const hint = find('note').textContent;
 let afters = [], choice = 0, filters = [], waiting = false, again = false;
 
 function show() {
@@ -85,7 +86,7 @@ function clear() {
   afters = filters = [];
   for (const image of [before, after]) image.removeAttribute('src');
   find('pair').hidden = find('controls').hidden = true;
-  find('note').textContent = 'The result appears here.';
+  find('note').textContent = hint;
   find('choices').replaceChildren();
   find('filters').replaceChildren();
 }
