@@ -50,13 +50,14 @@ def build(engine: Engine) -> None:
 
     def cut_opened(path: str | None, ground: str | None) -> tuple[Any, ...]:
         if path is None:
-            return gradio.skip(), gradio.skip(), None, *view.nothing(), ""
+            removed = json.dumps({"removed": True}), json.dumps({"removed": "cutout"})
+            return *removed, None, *view.nothing(), ""
         (drawing, staged), notes = open_cut(engine, path, ground)
         return json.dumps(drawing), json.dumps(staged), None, *view.nothing(), notes_text(notes)
 
     def ground_opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
-            return gradio.skip(), *view.nothing(), ""
+            return json.dumps({"removed": "background"}), *view.nothing(), ""
         staged, notes = open_ground(engine, path)
         return json.dumps(staged), *view.nothing(), notes_text(notes)
 

@@ -33,9 +33,9 @@ def build(engine: Engine) -> None:
 
     def opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
-            return gradio.skip(), None, *view.nothing(), ""
+            return json.dumps({"removed": True}), None, None, *view.nothing(), ""
         message, notes = open_job(engine, path)
-        return json.dumps(message), None, *view.nothing(), notes_text(notes)
+        return json.dumps(message), None, None, *view.nothing(), notes_text(notes)
 
     def masked(kind: str, *inputs: Any) -> tuple[str, str, str]:
         (path, message), notes = mask_job[kind](engine, *inputs)
@@ -47,7 +47,7 @@ def build(engine: Engine) -> None:
         (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations, prompt)
         return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
 
-    composite.change(opened, composite, [board, base, *view.outputs, view.notes], **ONE_JOB)
+    composite.change(opened, composite, [board, base, mask_file, *view.outputs, view.notes], **ONE_JOB)
     for kind, event, inputs in (
         ("file", mask_file.upload, [composite, mask_file]),
         ("alpha", alpha.click, [composite]),

@@ -2,6 +2,7 @@
 // is drawn, as PNG data URLs of the picture's size on the board.
 const board = element.querySelector('.hd-board'), context = board.getContext('2d');
 const note = element.querySelector('.hd-note'), frame = element.querySelector('.hd-frame');
+const hint = note.textContent;
 const COLORS = {mask: '#ff3b30', inside: '#34c759', outside: '#0a84ff', reference: '#ffd60a'};
 const layers = {}, used = {};
 let picture = null, tool = 'mask', box = null, edited = false, history = [], stroke = null;
@@ -172,19 +173,28 @@ function load(url) {
   });
 }
 
+function start(image, width, height) {
+  picture = image;
+  board.width = width;
+  board.height = height;
+  for (const name of Object.keys(layers)) delete layers[name];
+  for (const name of Object.keys(used)) used[name] = false;
+  box = stroke = null;
+  history = [];
+  edited = false;
+  if (image) frame.dataset.ready = 'true';
+  else delete frame.dataset.ready;
+}
+
 async function receive(text) {
   if (typeof text !== 'string' || !text) return;
   const message = JSON.parse(text);
+  if (message.removed) {
+    start(null, 640, 400);
+    note.textContent = hint;
+  }
   if (message.picture) {
-    picture = await load(message.picture);
-    board.width = message.width;
-    board.height = message.height;
-    for (const name of Object.keys(layers)) delete layers[name];
-    for (const name of Object.keys(used)) used[name] = false;
-    box = null;
-    history = [];
-    edited = false;
-    frame.dataset.ready = 'true';
+    start(await load(message.picture), message.width, message.height);
     note.textContent = message.full.join(' × ') + ' pixels. Paint on the object; the rest stays as it is.';
   }
   if (message.mask !== undefined) {
@@ -194,11 +204,17 @@ async function receive(text) {
     if (message.mask) layer('mask').getContext('2d').drawImage(await load(message.mask), 0, 0);
     edited = false;
   }
-  if (message.picture || message.mask !== undefined) {
+  if (message.removed || message.picture || message.mask !== undefined) {
     draw();
     publish();
   }
 }
 
-watch('value', () => receive(props.value));
-receive(props.value);
+// Messages are handled one after another, although a picture takes time to load.
+let turn = Promise.resolve();
+function next() {
+  const text = props.value;
+  turn = turn.then(() => receive(text)).catch(console.error);
+}
+watch('value', next);
+next();

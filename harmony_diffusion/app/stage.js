@@ -1,6 +1,7 @@
 // Stage on which a cut-out is dragged and scaled. `value` from the server holds the pictures and their sizes in
 // pixels; the page answers with the place in pixels of the background.
 const ground = element.querySelector('.hd-ground'), note = element.querySelector('.hd-note');
+const hint = note.textContent;
 const background = element.querySelector('.hd-background'), cutout = element.querySelector('.hd-cutout');
 const left = element.querySelector('.hd-x'), top = element.querySelector('.hd-y');
 const scale = element.querySelector('.hd-scale'), percent = element.querySelector('.hd-percent');
@@ -83,7 +84,10 @@ scale.addEventListener('change', publish);
 function receive(text) {
   if (typeof text !== 'string' || !text) return;
   const message = JSON.parse(text);
-  if (!message.background && !message.cutout) return;
+  if (message.removed) {
+    delete sizes[message.removed];
+    drag = null;
+  } else if (!message.background && !message.cutout) return;
   for (const [name, image] of [['background', background], ['cutout', cutout]]) if (message[name]) {
     image.src = message[name].url;
     sizes[name] = message[name].size;
@@ -94,7 +98,7 @@ function receive(text) {
     const chosen = Math.max(0.05, Math.floor(100 * fits) / 100);
     place = {x: Math.round((width - ownWidth * chosen) / 2), y: Math.round((height - ownHeight * chosen) / 2), scale: chosen};
   }
-  if (sizes.background) note.textContent = 'Background ' + sizes.background.join(' × ') + ' pixels. Drag, or use the arrow keys.';
+  note.textContent = sizes.background ? 'Background ' + sizes.background.join(' × ') + ' pixels. Drag, or use the arrow keys.' : hint;
   show();
   publish();
 }

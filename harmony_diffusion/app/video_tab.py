@@ -55,6 +55,11 @@ def build(engine: Engine) -> None:
         (path, summary), said = work(engine, *given)
         return gradio.File(path, visible=True), f"{summary}\n\n{notes_text(said)}"
 
+    def cleared() -> tuple[Any, str]:
+        return gradio.File(None, visible=False), ""
+
+    for given in (clip, mask):
+        given.change(cleared, None, [harmonized, notes], **ONE_JOB)
     run.click(pressed, [clip, mask, model, strength, smoothing], [harmonized, notes], **ONE_JOB)
 
 

@@ -12,6 +12,10 @@ def upload(page, selector, path):
     page.set_input_files(f"{selector} input[type=file]", path)
 
 
+def remove(page, selector):
+    page.click(f"{selector} button[aria-label^='Remove'], {selector} button[aria-label='Clear']")
+
+
 def upload_composite(page, path):
     upload(page, "#up", path)
     page.wait_for_selector("#board .hd-frame[data-ready=true]", timeout=60_000)
@@ -201,6 +205,7 @@ def test_box_finds_the_object_and_a_mask_file_is_used_to_the_bit(visit, pictures
 
     page.get_by_text("Mask from a file").click()
     upload(page, "#mask-up", pictures / "mask.png")
+    page.wait_for_selector("#mask-up .file-preview")
     page.wait_for_timeout(1500)
     page.click("#viewer-run")
     page.wait_for_timeout(1500)
@@ -215,14 +220,30 @@ def test_another_input_removes_the_result(visit, pictures):
     upload_composite(page, pictures / "composite.png")
     paint(page, (0.36, 0.5), (0.52, 0.5))
     run(page)
-    page.click("#up button[aria-label^='Remove'], #up button[aria-label='Clear']")
+    remove(page, "#up")
     page.wait_for_selector("#viewer .hd-pair", state="hidden")
+    page.wait_for_selector("#board .hd-frame:not([data-ready])")
     assert page.locator("#viewer .hd-controls").is_hidden()
     assert page.locator("#viewer .hd-note").inner_text() == "The result appears here."
+    assert page.locator("#board .hd-note").inner_text() == "Upload a picture, then paint the pasted object."
     upload_composite(page, pictures / "composite.png")
     paint(page, (0.36, 0.5), (0.52, 0.5))
     run(page)
     assert page.locator("#viewer .hd-after").get_attribute("src").startswith("data:image/jpeg")
+
+
+def test_a_removed_file_leaves_the_stage(visit, pictures):
+    page = visit()
+    page.get_by_role("tab", name="Compose").click()
+    upload(page, "#ground-up", pictures / "background.png")
+    upload(page, "#cut-up", pictures / "cut.png")
+    page.wait_for_selector("#stage .hd-cutout:not([hidden])")
+    remove(page, "#cut-up")
+    page.wait_for_selector("#stage .hd-cutout", state="hidden")
+    assert page.locator("#stage .hd-background").is_visible()
+    remove(page, "#ground-up")
+    page.wait_for_selector("#stage .hd-background", state="hidden")
+    assert page.locator("#stage .hd-note").inner_text().startswith("Upload a cut-out and a background")
 
 
 def test_variations_are_chosen_by_a_click(visit, pictures):
