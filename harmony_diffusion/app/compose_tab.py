@@ -71,7 +71,7 @@ def build(engine: Engine) -> None:
 
     def pressed(*given: Any) -> tuple[Any, ...]:
         (result, message), notes = work(engine, *given)
-        return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
+        return *view.of(result, message), notes_text(notes)
 
     foreground.change(
         cut_opened, [foreground, background], [board, stage, cut, *view.outputs, view.notes], **ONE_JOB

@@ -45,7 +45,7 @@ def build(engine: Engine) -> None:
         path: str | None, drawn: str, below: str | None, model: str, variations: bool, prompt: str
     ) -> tuple[Any, ...]:
         (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations, prompt)
-        return result, json.dumps(message), gradio.File(None, visible=False), notes_text(notes)
+        return *view.of(result, message), notes_text(notes)
 
     composite.change(opened, composite, [board, base, mask_file, *view.outputs, view.notes], **ONE_JOB)
     for kind, event, inputs in (

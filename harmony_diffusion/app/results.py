@@ -72,9 +72,13 @@ class ResultView:
 
     def nothing(self) -> tuple[Any, str, Any]:
         """Return the values of `outputs` when the input has changed: no result, an empty viewer, no files."""
+        return self.of(None, {"cleared": True})
+
+    def of(self, result: Any, message: dict[str, Any]) -> tuple[Any, str, Any]:
+        """Return the values of `outputs` for a new result and what the viewer shows of it: no files yet."""
         import gradio
 
-        return None, json.dumps({"cleared": True}), gradio.File(None, visible=False)
+        return result, json.dumps(message), gradio.File(None, visible=False)
 
 
 def _write(engine: Engine, result: Any, value: str) -> list[str]:

@@ -19,6 +19,7 @@ WRITTEN_SUFFIXES = PICTURE_SUFFIXES - {".gif"}
 # Folders whose pictures belong together by name, as the readers of data sets know them.
 _LAYOUTS = {"composite_images": ("masks", "real_images"), "composite": ("mask", "real")}
 _MASK_ENDING = "_mask"
+_MASK_NAMES = "The mask of NAME.jpg is NAME_mask.png beside it, or NAME.png in the folder of --masks."
 FILE_FIELDS = ("composite", "foreground", "background", "mask", "reference_mask")
 _FIELDS = (*FILE_FIELDS, "strength", "scale", "at", "prompt", "output")
 _SHOWN_PROBLEMS = 5
@@ -180,16 +181,19 @@ class _Problems:
     def __init__(self, source: Path) -> None:
         self.source, self.count = source, 0
         self.first: list[str] = []
+        self.fix = "Nothing was written."
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, fix: str = "") -> None:
         self.count += 1
+        if fix and fix not in self.fix:
+            self.fix += f" {fix}"
         if len(self.first) < _SHOWN_PROBLEMS:
             self.first.append(text)
 
     def raise_any(self) -> None:
         if self.count:
             more = f", and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
-            raise InputError(self.source, f"{'; '.join(self.first)}{more}", "Nothing was written.")
+            raise InputError(self.source, f"{'; '.join(self.first)}{more}", self.fix)
 
 
 def check_name(name: object, field: str) -> str:
@@ -246,7 +250,7 @@ def _folder_rows(inputs: Inputs, problems: _Problems) -> Iterator[Row]:
         for name in pictures:
             mask = next((masks[key] for key in _mask_keys(name, place) if key in masks), None)
             if mask is None:
-                problems.add(f"{prefix}{name} has no mask")
+                problems.add(f"{prefix}{name} has no mask", _MASK_NAMES)
             elif len(mask_names := mask.split("\0")) > 1:
                 problems.add(f"{prefix}{name} has {len(mask_names)} masks, {' and '.join(mask_names)}")
             else:

@@ -47,9 +47,12 @@ def _run(args: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser that suggests an option of the given command for an unknown one."""
+    """Parser of complete options, that suggests one of the given command for an unknown one."""
 
     _words: Sequence[str] = ()
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)  # a typing error must not become another option
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and remember the words for the suggestion."""

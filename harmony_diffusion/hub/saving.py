@@ -14,12 +14,13 @@ from harmony_diffusion import __version__
 from harmony_diffusion.errors import InputError, InputTypeError
 from harmony_diffusion.hub.card import EXAMPLES, Card
 from harmony_diffusion.hub.checks import check_for_publication
-from harmony_diffusion.images.output_folders import check_replaceable, write_folder_atomically
+from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.models import MODELS, model_class
 from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.hub_files import INDEX
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 from harmony_diffusion.pipelines.hub_folders import own_classes
+from harmony_diffusion.pipelines.saved_folders import read_json
 from harmony_diffusion.pipelines.saving_and_loading import SavedPipeline
 from harmony_diffusion.training.model_card import drop_local_paths
 
@@ -113,7 +114,10 @@ def save_for_hub(
 
 
 def _is_for_hub(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in _ALWAYS)
+    if not all((folder / name).is_file() for name in _ALWAYS):
+        return False
+    names = [*_ALWAYS, "pipeline.py", EXAMPLES, ".eval_results", "onnx", *read_json(folder / INDEX)]
+    return holds_only(folder, names)
 
 
 def _as_pipeline(given: Any) -> SavedPipeline:

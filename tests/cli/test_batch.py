@@ -97,7 +97,7 @@ def test_strength_and_reference_of_a_row(tmp_path):
         (["in", "out", "--strength", "2"], "--strength"),
         (["in", "out", "--png-level", "10"], "--png-level"),
         (["in", "out", "--root", "in"], "is for manifests"),
-        (["none", "out"], "has no mask"),
+        (["none", "out"], "p000.png has no mask. Nothing was written. The mask of NAME.jpg is NAME_mask.png"),
         (["empty", "out"], "holds nothing to harmonize"),
         (["in", "out", "--device", "nonsense"], "device"),
         (["in", "out", "--device", "meta"], "device: 'meta' cannot be used here"),

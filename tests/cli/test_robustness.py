@@ -88,6 +88,7 @@ def test_coordinates_may_be_negative(folder):
     [
         ("--strenght", " (did you mean --strength?)"),
         ("--sidebyside=1", " (did you mean --side-by-side?)"),
+        ("--overwrit", " (did you mean --overwrite?)"),  # an abbreviation is not the option
         ("--xyz", ""),
         ("--smoothin", ""),  # an option of `harmony video`
     ],

@@ -240,9 +240,14 @@ def test_only_what_was_written_for_the_hub_is_replaced(model, tmp_path):
             save_for_hub(model, target, card=CARD, overwrite=True)
     assert (photographs / "only_copy.jpg").read_bytes() == file.read_bytes() == b"precious"
     folder = save_for_hub(model, tmp_path / "folder", card=CARD)
-    (folder / "old.md").write_text("old")
+    (folder / "notes.md").write_text("precious")
+    with pytest.raises(OutputError, match="something else"):
+        save_for_hub(model, folder, card=CARD, overwrite=True)
+    assert (folder / "notes.md").read_text() == "precious"
+    (folder / "notes.md").unlink()
+    (folder / "examples.jpg").write_bytes(b"of an earlier run")
     save_for_hub(model, folder, card=CARD, overwrite=True)
-    assert not (folder / "old.md").exists()
+    assert not (folder / "examples.jpg").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(model, tmp_path):
