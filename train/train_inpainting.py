@@ -84,6 +84,7 @@ def parse_args() -> argparse.Namespace:
     add("--color_loss", type=float, metavar="WEIGHT", help="add the error of the mean colours of the foreground; for TAEF2 and its kind")  # fmt: skip  # noqa: E501
     add("--last_timestep", type=float, metavar="SHARE", help="share of samples at the last timestep (default: all timesteps alike)")  # fmt: skip  # noqa: E501
     add("--zero_terminal_snr", action="store_const", const=True, help="train down to pure noise, so that few steps, or one, give the right colours; the pipeline gets DDIM")  # fmt: skip  # noqa: E501
+    add("--average_mirrored", action="store_true", help="the pipeline averages each result with that of the mirrored picture")  # fmt: skip  # noqa: E501
     add_arguments(parser, learning_rate=1e-5)
     args = parser.parse_args()
     check_arguments(parser, args)
@@ -147,6 +148,14 @@ def make_color_loss(
     return ColorLoss(ColorReadout(models["vae"], torch.cat(parts)), args.color_loss)
 
 
+def pipeline_settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "working_size": args.resolution,
+        "image_channel": args.image_channel,
+        "average_mirrored": args.average_mirrored,
+    }
+
+
 def save_pipeline(folder: Path, models: dict[str, Any], args: argparse.Namespace) -> None:
     """Save the pipeline, in half precision with `--half`."""
     dtype = torch.float16 if args.half else torch.float32
@@ -154,10 +163,7 @@ def save_pipeline(folder: Path, models: dict[str, Any], args: argparse.Namespace
         name: torch.nn.Module.to(copy.deepcopy(model), dtype) if isinstance(model, torch.nn.Module) else model
         for name, model in models.items()
     }
-    pipe = StableDiffusionHarmonizationPipeline(
-        **saved, working_size=args.resolution, image_channel=args.image_channel
-    )
-    pipe.save_pretrained(folder)
+    StableDiffusionHarmonizationPipeline(**saved, **pipeline_settings(args)).save_pretrained(folder)
     drop_local_paths(folder)
 
 
@@ -191,9 +197,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator) -> None:
     def validate(unet: Any) -> Validation:
         assert held_out is not None
         images, prompts = validation_images(held_out, args.num_validation_images)
-        pipe = StableDiffusionHarmonizationPipeline(
-            **{**models, "unet": unet}, working_size=args.resolution, image_channel=args.image_channel
-        )
+        pipe = StableDiffusionHarmonizationPipeline(**{**models, "unet": unet}, **pipeline_settings(args))
         options: dict[str, Any] = {"num_inference_steps": args.validation_inference_steps}
         options["guidance_scale"] = args.validation_guidance_scale
         if args.image_channel == "composite":

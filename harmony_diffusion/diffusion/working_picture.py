@@ -1,7 +1,7 @@
 """One picture on its way through the diffusion pipeline: cut out for the network, and put back."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,10 @@ class View:
     background: Tensor
     inpainting_mask: Tensor
 
+    def mirrored(self) -> "View":
+        """Return the mirror image, left and right exchanged."""
+        return View(*(getattr(self, field.name).flip(3) for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class WorkingPicture:
@@ -55,6 +59,10 @@ class WorkingPicture:
     generation_mask: np.ndarray
     region: WorkingRegion | None = None
     view: View | None = None
+
+    def mirrored(self) -> "WorkingPicture":
+        """Return the same picture with a mirrored view; what is generated must be mirrored before `paste`."""
+        return replace(self, view=self.view and self.view.mirrored())
 
     def paste(self, generated: Tensor, pasting: dict[str, Any], reference: Tensor | None = None) -> Picture:
         """Put the network's output back into the picture; see `WorkingRegion.paste_picture`.
@@ -174,6 +182,10 @@ class Group:
         """Return one attribute of all views, `(B, C, h, w)`."""
         return torch.cat([getattr(work.view, name) for work in self.works])
 
+    def mirrored(self) -> "Group":
+        """Return the same pictures with mirrored views."""
+        return Group(tuple(work.mirrored() for work in self.works), self.images_each)
+
     def repeat(self, tensor: Tensor) -> Tensor:
         """Repeat `(B, …)` to `(N, …)`, the images of each picture in a row."""
         return tensor if self.images_each == 1 else tensor.repeat_interleave(self.images_each, 0)
@@ -199,6 +211,7 @@ class Batch:
         prompt_embeds: `(N, L, D)`, with guidance `(2N, L, D)`: the negative prompts first.
         mask: M' of equation 11: 1 where the network generates, `(N, 1, h, w)`.
         masked_image_latents: Z_ms, the background's latents, `(N, C, h, w)`.
+        mirrored: The finished batch of the mirrored pictures; None = it is not wanted.
     """
 
     rows: Sequence[int]
@@ -206,6 +219,7 @@ class Batch:
     prompt_embeds: Tensor
     mask: Tensor
     masked_image_latents: Tensor
+    mirrored: "Batch | None" = None
 
     @property
     def negative_prompt_embeds(self) -> Tensor | None:

@@ -231,6 +231,25 @@ class DualControlDenoiser(StableDiffusionInpaintPipeline):
             images[torch.tensor(flags)] = 0
         return images, flags
 
+    def decode_batch(self, batch: Batch, detail: str) -> tuple[Tensor, Tensor | None, list[bool] | None]:
+        """Decode the images of a batch, or the mean of them and of those of the mirrored pictures.
+
+        Returns:
+            The images, see `decode`; the composites, see `decode_references`; and the safety verdicts.
+        """
+        images, flags = self.decode(batch.latents)
+        references = self.decode_references(batch, detail)
+        if batch.mirrored is None:
+            return images, references, flags
+        others, other_references, other_flags = self.decode_batch(batch.mirrored, detail)
+        images = (images + others.flip(3)) / 2
+        if references is not None and other_references is not None:
+            references = (references + other_references.flip(3)) / 2
+        if flags is not None and other_flags is not None:
+            flags = [one or other for one, other in zip(flags, other_flags, strict=True)]
+            images[torch.tensor(flags)] = 0
+        return images, references, flags
+
     def decode_references(self, batch: Batch, detail: str) -> Tensor | None:
         """Decode the composites as the U-Net sees them, `(N, 3, H, W)` in [0, 1].
 

@@ -9,6 +9,7 @@ Canny thresholds, width of the blur, pasting) the value is an argument or in the
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -38,6 +39,7 @@ from harmony_diffusion.diffusion.control_images import SIGMA
 from harmony_diffusion.diffusion.controlnets import CONTROL_INPUTS, check_controlnet
 from harmony_diffusion.diffusion.working_picture import (
     Batch,
+    Group,
     WorkingPicture,
     groups_of_equal_size,
     make_working_pictures,
@@ -98,6 +100,8 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         premultiplied: Blur on black, see `gaussian_image`.
         working_size: Side in pixels of the square that the network works at, a multiple of 64.
         image_channel: Image that the U-Net was trained to see beside the mask, see `IMAGE_CHANNELS`.
+        average_mirrored: Generate the mirrored picture too, and take the mean of both: twice the time, less
+            error where the networks predict the one right answer. Latents are those of the picture alone.
 
     Attributes:
         control_detector: Function from image to image that draws the edges in place of Canny, such as a
@@ -153,6 +157,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         premultiplied: bool = True,
         working_size: int = 512,
         image_channel: str = "masked",
+        average_mirrored: bool = False,
     ) -> None:
         # Not the parent's, which edits the scheduler it is given, and asks for components of no use here.
         DiffusionPipeline.__init__(self)
@@ -186,6 +191,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             premultiplied=premultiplied,
             working_size=working_size,
             image_channel=image_channel,
+            average_mirrored=average_mirrored,
         )
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -464,13 +470,30 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         for group in groups_of_equal_size(works, noise.images_each) if sampling.strength else ():
             if self.interrupt:
                 break
-            timesteps = self.prepare_timesteps(sampling)
-            batch = self.prepare_batch(group, text, noise, sampling, timesteps)
-            extra = self.prepare_extra_step_kwargs(noise.generators_of(group.rows), sampling.eta)
-            active = self.prepare_controls(group, controls)
-            batches.append(self.denoise(batch, timesteps, active, controls.cfg, extra, after_step))
+            batch = self.generate_group(group, text, sampling, noise, controls, after_step)
+            if self.config["average_mirrored"] and not self.interrupt:
+                mirror = self.generate_group(group.mirrored(), text, sampling, noise, controls, after_step)
+                # An interrupted one is not finished, and would spoil the mean.
+                batch = batch if self.interrupt else replace(batch, mirrored=mirror)
+            batches.append(batch)
         self.release_controlnets()
         return batches
+
+    def generate_group(
+        self,
+        group: Group,
+        text: tuple[Tensor, Tensor | None],
+        sampling: Sampling,
+        noise: Noise,
+        controls: Controls,
+        after_step: StepCallback,
+    ) -> Batch:
+        """Generate the latents of pictures of one working size."""
+        timesteps = self.prepare_timesteps(sampling)
+        batch = self.prepare_batch(group, text, noise, sampling, timesteps)
+        extra = self.prepare_extra_step_kwargs(noise.generators_of(group.rows), sampling.eta)
+        active = self.prepare_controls(group, controls)
+        return self.denoise(batch, timesteps, active, controls.cfg, extra, after_step)
 
     def make_output(
         self,
@@ -491,8 +514,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         pictures = [work.picture for work in works for _ in range(images_each)]
         unsafe = [False] * len(pictures)
         for batch in batches:
-            images, flags = self.decode(batch.latents)
-            references = self.decode_references(batch, result.pasting["detail"])
+            images, references, flags = self.decode_batch(batch, result.pasting["detail"])
             for position, row in enumerate(batch.rows):
                 work = works[row // images_each]
                 reference = None if references is None else references[position, None]

@@ -341,6 +341,25 @@ def test_drift_of_colour_is_taken_back_when_asked(tiny_sd2_components):
     np.testing.assert_allclose(matched[inside], 0.25, atol=1e-3)
 
 
+@pytest.mark.parametrize("detail", ["generated", "preserve"])
+def test_the_mean_with_the_mirrored_picture(detail, tiny_sd2_components):
+    pipe = make_pipe(tiny_sd2_components, image_channel="composite", average_mirrored=True)
+    composite, mask = picture(dtype=np.float32), object_mask()
+    options = {"latents": torch.randn(1, 4, 8, 8, generator=seeded()), "detail": detail, "feather": 0}
+    runs = count_calls(pipe.unet)
+    mean = call(pipe, composite, mask, **options).images[0]
+    assert len(runs) == 4  # two steps each
+    pipe.register_to_config(average_mirrored=False)
+    plain = call(pipe, composite, mask, **options).images[0]
+    mirrored = call(pipe, composite[:, ::-1].copy(), mask[:, ::-1].copy(), **options).images[0][:, ::-1]
+    assert np.abs(plain - mirrored).max() > 0.01
+    if detail == "generated":
+        np.testing.assert_allclose(mean, (plain + mirrored) / 2, atol=1e-4)
+    else:  # colours are fitted to the mean of pixels
+        assert np.abs(mean - (plain + mirrored) / 2).mean() < np.abs(plain - mirrored).mean() / 2
+    assert np.array_equal(mean[mask == 0], composite[mask == 0])
+
+
 def test_shadow_may_change_the_ground_and_layers_give_the_result_back(tiny_sd2_components):
     pipe, mask = make_pipe(tiny_sd2_components), object_mask()
     composite = picture(dtype=np.float32)

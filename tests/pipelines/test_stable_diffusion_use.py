@@ -220,6 +220,9 @@ def test_interrupt_stops_and_returns_what_there_is(pipe):
     masks = [object_mask(composite.shape[:2]) for composite in composites]
     images = call(pipe, composites, masks, num_inference_steps=6, callback_on_step_end=stop).images
     assert len(runs) == 2
+    pipe.register_to_config(average_mirrored=True)
+    averaged = call(pipe, composites, masks, num_inference_steps=6, callback_on_step_end=stop).images
+    assert all(np.array_equal(one, other) for one, other in zip(images, averaged, strict=True))
     assert not np.array_equal(images[0], composites[0]) and np.array_equal(images[1], composites[1])
     assert call(pipe).images[0].shape == (64, 64, 3)  # the next call is not interrupted
 

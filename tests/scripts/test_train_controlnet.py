@@ -189,7 +189,7 @@ def test_harmonizer_recipe_resumes_and_makes_a_pipeline_that_harmonizes(photogra
     expected, found = state_of(whole, 3), state_of(cut, 3)
     assert not [key for key in expected if not torch.equal(expected[key], found[key])]
     pipe = StableDiffusionHarmonizationPipeline.from_pretrained(cut / "model")
-    assert pipe.config["image_channel"] == "composite"
+    assert pipe.config["image_channel"] == "composite" and pipe.config["average_mirrored"]
     # Sampling starts from pure noise at the last timestep, with any number of steps.
     assert pipe.scheduler.alphas_cumprod[-1] == 0
     pipe.scheduler.set_timesteps(1)
