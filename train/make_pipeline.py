@@ -22,7 +22,7 @@ from harmony_diffusion.diffusion.control_settings import FILE
 from harmony_diffusion.errors import HarmonyError
 from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
-from harmony_diffusion.pipelines.saved_folders import read_json
+from harmony_diffusion.pipelines.saved_folders import parts_of
 from harmony_diffusion.training.model_card import diffusion_card_head, drop_local_paths
 
 CARD = """{head}
@@ -91,8 +91,8 @@ def write_card(folder: Path, title: str, pipe: Any) -> None:
 
 
 def _is_pipeline(folder: Path) -> bool:
-    index = folder / "model_index.json"
-    return index.is_file() and holds_only(folder, [index.name, "README.md", "pipeline.py", *read_json(index)])
+    parts = parts_of(folder)
+    return bool(parts) and holds_only(folder, ["model_index.json", "README.md", "pipeline.py", *parts])
 
 
 def save(args: argparse.Namespace) -> None:
@@ -117,7 +117,7 @@ def save(args: argparse.Namespace) -> None:
                     shutil.copyfile(path, folder / name / file)
         write_card(folder, args.output.resolve().name, pipe)
 
-    write_folder_atomically(args.output, write)
+    write_folder_atomically(args.output, write, keep_others=True)
     size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
     print(f"{args.output}: {size / 1e6:.1f} MB")
 

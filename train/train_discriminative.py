@@ -143,7 +143,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model_config", type=json.loads, default={}, help="constructor arguments, as JSON")
     add("--pretrained_model", help="folder or name of the initial weights")
-    add("--teachers", nargs="*", default=[], metavar="FOLDER", help="learn the mean result of these models, not the photographs")  # fmt: skip  # noqa: E501
+    add("--teachers", nargs="+", default=[], metavar="FOLDER", help="learn the mean result of these models, not the photographs")  # fmt: skip  # noqa: E501
     add("--imagenet_encoder", action="store_true", help="initialize the Lite0 encoder from ImageNet weights")
     add("--freeze", nargs="*", default=[], metavar="PREFIX", help="parameters that are not trained")
     add(

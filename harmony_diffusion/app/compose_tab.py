@@ -13,6 +13,7 @@ def build(engine: Engine) -> None:
     import gradio
 
     cut = gradio.State(None)  # path of the mask of a cut-out without transparency
+    bases = gradio.State([])  # paths of the masks that the board was sent
     with gradio.Row():
         with gradio.Column(min_width=300):
             with gradio.Row():
@@ -51,9 +52,9 @@ def build(engine: Engine) -> None:
     def cut_opened(path: str | None, ground: str | None) -> tuple[Any, ...]:
         if path is None:
             removed = json.dumps({"removed": True}), json.dumps({"removed": "cutout"})
-            return *removed, None, *view.nothing(), ""
+            return *removed, None, [], *view.nothing(), ""
         (drawing, staged), notes = open_cut(engine, path, ground)
-        return json.dumps(drawing), json.dumps(staged), None, *view.nothing(), notes_text(notes)
+        return json.dumps(drawing), json.dumps(staged), None, [], *view.nothing(), notes_text(notes)
 
     def ground_opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
@@ -61,12 +62,12 @@ def build(engine: Engine) -> None:
         staged, notes = open_ground(engine, path)
         return json.dumps(staged), *view.nothing(), notes_text(notes)
 
-    def found(path: str | None, drawn: str) -> tuple[Any, ...]:
-        (mask, drawing, staged), notes = find_cut(engine, path, drawn)
-        return mask, json.dumps(drawing), json.dumps(staged), notes_text(notes)
+    def found(sent: list[str], path: str | None, drawn: str) -> tuple[Any, ...]:
+        (sent, drawing, staged), notes = find_cut(engine, sent, path, drawn)
+        return sent[-1], sent, json.dumps(drawing), json.dumps(staged), notes_text(notes)
 
-    def used(path: str | None, drawn: str, below: str | None) -> tuple[Any, ...]:
-        (mask, staged), notes = use_cut(engine, path, drawn, below)
+    def used(sent: list[str], path: str | None, drawn: str) -> tuple[Any, ...]:
+        (mask, staged), notes = use_cut(engine, sent, path, drawn)
         return mask, json.dumps(staged), notes_text(notes)
 
     def pressed(*given: Any) -> tuple[Any, ...]:
@@ -74,11 +75,11 @@ def build(engine: Engine) -> None:
         return *view.of(result, message), notes_text(notes)
 
     foreground.change(
-        cut_opened, [foreground, background], [board, stage, cut, *view.outputs, view.notes], **ONE_JOB
+        cut_opened, [foreground, background], [board, stage, cut, bases, *view.outputs, view.notes], **ONE_JOB
     )
     background.change(ground_opened, background, [stage, *view.outputs, view.notes], **ONE_JOB)
-    find.click(found, [foreground, board], [cut, board, stage, view.notes], **ONE_JOB)
-    use.click(used, [foreground, board, cut], [cut, stage, view.notes], **ONE_JOB)
+    find.click(found, [bases, foreground, board], [cut, bases, board, stage, view.notes], **ONE_JOB)
+    use.click(used, [bases, foreground, board], [cut, stage, view.notes], **ONE_JOB)
     settings = [shadow, angle, length, softness, density, clean]
     view.button.click(
         pressed,
@@ -121,17 +122,19 @@ def _open_ground(engine: Engine, path: str) -> dict[str, Any]:
     return {"background": {"url": url, "size": list(picture.size[::-1])}, "center": True}
 
 
-def _find(engine: Engine, path: str | None, drawn: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _find(
+    engine: Engine, bases: list[str], path: str | None, drawn: str
+) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
     from harmony_diffusion.app.painting import mask_for_board, mask_of_box
 
     mask = mask_of_box(engine, path, read_value(drawn))
-    return mask, mask_for_board(engine, mask), {"cutout": _cut_out(engine, str(path), mask)}
+    return *mask_for_board(engine, bases, mask), {"cutout": _cut_out(engine, str(path), mask)}
 
 
-def _use(engine: Engine, path: str | None, drawn: str, base: str | None) -> tuple[str, dict[str, Any]]:
+def _use(engine: Engine, bases: list[str], path: str | None, drawn: str) -> tuple[str, dict[str, Any]]:
     from harmony_diffusion.app.painting import drawn_mask
 
-    mask = drawn_mask(engine, path, base, read_value(drawn))
+    mask = drawn_mask(engine, path, bases, read_value(drawn))
     return mask, {"cutout": _cut_out(engine, str(path), mask)}
 
 

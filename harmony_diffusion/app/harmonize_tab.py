@@ -12,7 +12,7 @@ def build(engine: Engine) -> None:
     """Add the contents of the tab."""
     import gradio
 
-    base = gradio.State(None)  # path of a mask at full resolution that the drawing began with
+    bases = gradio.State([])  # paths of the masks at full resolution that the board was sent
     with gradio.Row():
         with gradio.Column(min_width=300):
             composite = gradio.File(label="Composite", file_types=PICTURES, type="filepath", elem_id="up")
@@ -33,30 +33,30 @@ def build(engine: Engine) -> None:
 
     def opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
-            return json.dumps({"removed": True}), None, None, *view.nothing(), ""
+            return json.dumps({"removed": True}), [], None, *view.nothing(), ""
         message, notes = open_job(engine, path)
-        return json.dumps(message), None, None, *view.nothing(), notes_text(notes)
+        return json.dumps(message), [], None, *view.nothing(), notes_text(notes)
 
-    def masked(kind: str, *inputs: Any) -> tuple[str, str, str]:
-        (path, message), notes = mask_job[kind](engine, *inputs)
-        return path, json.dumps(message), notes_text(notes)
+    def masked(kind: str, *inputs: Any) -> tuple[list[str], str, str]:
+        (sent, message), notes = mask_job[kind](engine, *inputs)
+        return sent, json.dumps(message), notes_text(notes)
 
     def pressed(
-        path: str | None, drawn: str, below: str | None, model: str, variations: bool, prompt: str
+        path: str | None, drawn: str, sent: list[str], model: str, variations: bool, prompt: str
     ) -> tuple[Any, ...]:
-        (result, message), notes = harmonize_job(engine, path, drawn, below, model, variations, prompt)
+        (result, message), notes = harmonize_job(engine, path, drawn, sent, model, variations, prompt)
         return *view.of(result, message), notes_text(notes)
 
-    composite.change(opened, composite, [board, base, mask_file, *view.outputs, view.notes], **ONE_JOB)
+    composite.change(opened, composite, [board, bases, mask_file, *view.outputs, view.notes], **ONE_JOB)
     for kind, event, inputs in (
-        ("file", mask_file.upload, [composite, mask_file]),
-        ("alpha", alpha.click, [composite]),
-        ("box", find.click, [composite, board]),
+        ("file", mask_file.upload, [bases, composite, mask_file]),
+        ("alpha", alpha.click, [bases, composite]),
+        ("box", find.click, [bases, composite, board]),
     ):
-        event(lambda *given, kind=kind: masked(kind, *given), inputs, [base, board, view.notes], **ONE_JOB)
+        event(lambda *given, kind=kind: masked(kind, *given), inputs, [bases, board, view.notes], **ONE_JOB)
     view.button.click(
         pressed,
-        [composite, board, base, view.model, view.variations, view.prompt],
+        [composite, board, bases, view.model, view.variations, view.prompt],
         [*view.outputs, view.notes],
         **ONE_JOB,
     )
@@ -69,23 +69,20 @@ def _open(engine: Engine, path: str) -> dict[str, Any]:
 
 
 def _mask_jobs() -> dict[str, Any]:
-    def of_file(engine: Engine, picture: str | None, path: str) -> tuple[str, dict[str, Any]]:
+    def of_file(engine: Engine, bases: list[str], picture: str | None, path: str) -> Any:
         from harmony_diffusion.app.painting import mask_for_board, mask_of_file
 
-        mask = mask_of_file(engine, path, picture)
-        return mask, mask_for_board(engine, mask)
+        return mask_for_board(engine, bases, mask_of_file(engine, path, picture))
 
-    def of_alpha(engine: Engine, picture: str | None) -> tuple[str, dict[str, Any]]:
+    def of_alpha(engine: Engine, bases: list[str], picture: str | None) -> Any:
         from harmony_diffusion.app.painting import mask_for_board, mask_of_alpha
 
-        mask = mask_of_alpha(engine, picture)
-        return mask, mask_for_board(engine, mask)
+        return mask_for_board(engine, bases, mask_of_alpha(engine, picture))
 
-    def of_box(engine: Engine, picture: str | None, drawn: str) -> tuple[str, dict[str, Any]]:
+    def of_box(engine: Engine, bases: list[str], picture: str | None, drawn: str) -> Any:
         from harmony_diffusion.app.painting import mask_for_board, mask_of_box
 
-        mask = mask_of_box(engine, picture, read_value(drawn))
-        return mask, mask_for_board(engine, mask)
+        return mask_for_board(engine, bases, mask_of_box(engine, picture, read_value(drawn)))
 
     return {"file": of_file, "alpha": of_alpha, "box": of_box}
 
@@ -94,7 +91,7 @@ def _harmonize(
     engine: Engine,
     picture: str | None,
     drawn: str,
-    base: str | None,
+    bases: list[str],
     model: str,
     variations: bool,
     prompt: str,
@@ -104,7 +101,7 @@ def _harmonize(
     from harmony_diffusion.app.sources import CompositeFiles
 
     value = read_value(drawn)
-    mask = drawn_mask(engine, picture, base, value)
+    mask = drawn_mask(engine, picture, bases, value)
     reference = drawn_reference(engine, picture, value)
     files = CompositeFiles(str(picture), mask, reference, engine.max_pixels)
     return harmonize(engine, files, model, variations, prompt)

@@ -5,7 +5,8 @@ const note = element.querySelector('.hd-note'), frame = element.querySelector('.
 const hint = note.textContent;
 const COLORS = {mask: '#ff3b30', inside: '#34c759', outside: '#0a84ff', reference: '#ffd60a'};
 const layers = {}, used = {};
-let picture = null, tool = 'mask', box = null, edited = false, history = [], stroke = null;
+// `base` is the number of the mask from the server that the drawing began with.
+let picture = null, tool = 'mask', box = null, edited = false, base = null, history = [], stroke = null;
 
 function layer(name) {
   if (!layers[name]) {
@@ -48,7 +49,7 @@ function tinted(name) {
 }
 
 function publish() {
-  const drawn = {edited, box};
+  const drawn = {edited, box, base};
   for (const name of Object.keys(COLORS)) drawn[name] = used[name] ? layers[name].toDataURL('image/png') : null;
   props.value = JSON.stringify(drawn);
 }
@@ -62,7 +63,7 @@ function remember() {
     copies[name].height = board.height;
     copies[name].getContext('2d').drawImage(layers[name], 0, 0);
   }
-  history.push({copies, box, edited});
+  history.push({copies, box, edited, base});
   if (history.length > 10) history.shift();
 }
 
@@ -73,7 +74,7 @@ function undo() {
     used[name] = Boolean(last.copies[name]);
     if (used[name]) layers[name] = last.copies[name];
   }
-  ({box, edited} = last);
+  ({box, edited, base} = last);
   draw();
   publish();
 }
@@ -83,7 +84,7 @@ function clear() {
   remember();
   for (const name of Object.keys(layers)) delete layers[name];
   for (const name of Object.keys(used)) used[name] = false;
-  box = null;
+  box = base = null;
   edited = true;
   draw();
   publish();
@@ -179,7 +180,7 @@ function start(image, width, height) {
   board.height = height;
   for (const name of Object.keys(layers)) delete layers[name];
   for (const name of Object.keys(used)) used[name] = false;
-  box = stroke = null;
+  box = base = stroke = null;
   history = [];
   edited = false;
   if (image) frame.dataset.ready = 'true';
@@ -201,6 +202,7 @@ async function receive(text) {
     if (!message.picture) remember();
     delete layers.mask;
     used.mask = Boolean(message.mask);
+    base = message.base ?? null;
     if (message.mask) layer('mask').getContext('2d').drawImage(await load(message.mask), 0, 0);
     edited = false;
   }

@@ -84,27 +84,30 @@ def mask_of_box(engine: Engine, picture: str | None, drawn: dict[str, Any]) -> s
     return _saved(engine, _enlarged(mask, opened.size))
 
 
-def mask_for_board(engine: Engine, mask: str) -> dict[str, Any]:
-    """Return what the drawing board shows of a mask."""
-    return {"mask": mask_url(small_mask(_read(engine, mask), PAINT_SIDE))}
+def mask_for_board(engine: Engine, bases: list[str], mask: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the masks that were sent to the drawing board with this one, and what the board shows of it."""
+    return [*bases, mask], {"mask": mask_url(small_mask(_read(engine, mask), PAINT_SIDE)), "base": len(bases)}
 
 
-def drawn_mask(engine: Engine, picture: str | None, base: str | None, drawn: dict[str, Any]) -> str:
+def drawn_mask(engine: Engine, picture: str | None, bases: list[str], drawn: dict[str, Any]) -> str:
     """Save the mask that was drawn, and return the file: the base where nothing was drawn over it.
 
     Args:
         engine: Knows the limits.
         picture: File of the picture.
-        base: File of a mask at full resolution that the drawing began with, or None.
+        bases: Files of masks at full resolution that were sent to the board; `drawn` says with which of them
+            the drawing began.
         drawn: What the drawing board holds.
 
     Raises:
+        InputError: It began with a mask that was never sent.
         MaskError: Nothing was drawn.
     """
+    base = _base_of(bases, drawn.get("base"))
     size = _size(engine, picture)
     board = fit(size, PAINT_SIDE)
     painted = read_mask_url(drawn.get("mask"), board)
-    if base is not None and (painted is None or not drawn.get("edited")):
+    if base is not None and not drawn.get("edited"):
         return base
     if painted is None or not painted.any():
         raise MaskError("mask", "is empty", "Paint the object, or draw a box and press Find object.")
@@ -116,6 +119,14 @@ def drawn_mask(engine: Engine, picture: str | None, base: str | None, drawn: dic
         share = cv2.resize(changed, size[::-1], interpolation=cv2.INTER_NEAREST) > 0
         mask = np.where(share, mask, below)
     return _saved(engine, mask)
+
+
+def _base_of(bases: list[str], index: object) -> str | None:
+    if index is None:
+        return None
+    if type(index) is not int or not 0 <= index < len(bases):
+        raise InputError("page", "sent what cannot be read", "Reload the page.")
+    return bases[index]
 
 
 def drawn_reference(engine: Engine, picture: str | None, drawn: dict[str, Any]) -> str | None:

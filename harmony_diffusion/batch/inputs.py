@@ -19,7 +19,6 @@ WRITTEN_SUFFIXES = PICTURE_SUFFIXES - {".gif"}
 # Folders whose pictures belong together by name, as the readers of data sets know them.
 _LAYOUTS = {"composite_images": ("masks", "real_images"), "composite": ("mask", "real")}
 _MASK_ENDING = "_mask"
-_MASK_NAMES = "The mask of NAME.jpg is NAME_mask.png beside it, or NAME.png in the folder of --masks."
 FILE_FIELDS = ("composite", "foreground", "background", "mask", "reference_mask")
 _FIELDS = (*FILE_FIELDS, "strength", "scale", "at", "prompt", "output")
 _SHOWN_PROBLEMS = 5
@@ -247,10 +246,12 @@ def _folder_rows(inputs: Inputs, problems: _Problems) -> Iterator[Row]:
         if pairing is None:
             continue
         pictures, masks, mask_prefix = pairing
+        beside = mask_prefix == prefix and not _separate_masks(inputs)
+        where = "NAME_mask.png beside it" if beside else f"{mask_prefix}NAME.png in {inputs.mask_root}"
         for name in pictures:
             mask = next((masks[key] for key in _mask_keys(name, place) if key in masks), None)
             if mask is None:
-                problems.add(f"{prefix}{name} has no mask", _MASK_NAMES)
+                problems.add(f"{prefix}{name} has no mask", f"The mask of {prefix}NAME.jpg is {where}.")
             elif len(mask_names := mask.split("\0")) > 1:
                 problems.add(f"{prefix}{name} has {len(mask_names)} masks, {' and '.join(mask_names)}")
             else:

@@ -54,23 +54,30 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)  # a typing error must not become another option
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse, and remember the words for the suggestion."""
         self._words = sys.argv[1:] if args is None else list(args)
-        return super().parse_args(args, namespace)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the message, with a suggestion where there is one, and exit."""
-        if message.startswith("unrecognized arguments: "):
-            command: argparse.ArgumentParser = self
-            for word in self._words:
-                commands = command._subparsers._group_actions[0].choices if command._subparsers else None
-                command = commands.get(word, command) if isinstance(commands, dict) else command
-            unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
-            options = command._option_string_actions
-            for close in filter(None, (get_close_matches(word, options, 1, 0.8) for word in unknown)):
-                message += f" (did you mean {close[0]}?)"
+        if message.startswith(("unrecognized arguments: ", "the following arguments are required: ")):
+            command = self._command()
+            for word in (word.split("=")[0] for word in self._words if word.startswith("--")):
+                close = get_close_matches(word, command._option_string_actions, 1, 0.8)
+                if close and close[0] != word:
+                    message += f" (did you mean {close[0]}?)"
+                elif close and word in message:
+                    message += f" (options of {command.prog} follow it, before any --)"
         super().error(message)
+
+    def _command(self) -> argparse.ArgumentParser:
+        """Return the parser of the command that was called."""
+        command: argparse.ArgumentParser = self
+        for word in self._words:
+            commands = command._subparsers._group_actions[0].choices if command._subparsers else None
+            command = commands.get(word, command) if isinstance(commands, dict) else command
+        return command
 
 
 def build_parser() -> argparse.ArgumentParser:

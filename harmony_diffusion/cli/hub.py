@@ -64,6 +64,7 @@ def run_hub(args: argparse.Namespace) -> None:
     )
     card.check()
     examples = args.examples or (folder / EXAMPLES if (folder / EXAMPLES).is_file() else None)
+    onnx = args.onnx or (folder / "onnx" if (folder / "onnx").is_dir() else None)
     eval_results = folder / ".eval_results"
     written = save_for_hub(
         load_pipeline(args.source),
@@ -72,7 +73,7 @@ def run_hub(args: argparse.Namespace) -> None:
         half=args.half or stored_in_half_precision(folder),
         examples=examples,
         eval_results=eval_results if eval_results.is_dir() else None,
-        onnx=args.onnx,
+        onnx=onnx,
         overwrite=args.overwrite,
     )
     show(str(written))

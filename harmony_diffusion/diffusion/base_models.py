@@ -117,11 +117,12 @@ def read_pipeline_config(source: str | os.PathLike[str] | None) -> dict[str, Any
     """Read the pipeline settings in a local folder of a base model.
 
     Returns:
-        `working_size` and `image_channel`, if the folder has them.
+        `working_size`, `image_channel` and `average_mirrored`, if the folder has them.
     """
     path = Path(source or "") / "model_index.json"
     entries = json.loads(path.read_text("utf-8")) if source and path.is_file() else {}
-    return {name: entries[name] for name in ("working_size", "image_channel") if name in entries}
+    names = ("working_size", "image_channel", "average_mirrored")
+    return {name: entries[name] for name in names if name in entries}
 
 
 def load_autoencoder(source: str, dtype: torch.dtype | None = None) -> Any:

@@ -87,7 +87,9 @@ def export_onnx(
         for one in (source, original):
             one.average_mirrored = False
     options = {"mirror": mirror, "half_storage": half_storage, "opset": opset}
-    write_folder_atomically(folder, lambda unfinished: _write(original, source, unfinished, options))
+    write_folder_atomically(
+        folder, lambda unfinished: _write(original, source, unfinished, options), keep_others=True
+    )
     return folder
 
 

@@ -20,7 +20,7 @@ from harmony_diffusion.models.contract import HarmonyModel
 from harmony_diffusion.models.hub_files import INDEX
 from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 from harmony_diffusion.pipelines.hub_folders import own_classes
-from harmony_diffusion.pipelines.saved_folders import read_json
+from harmony_diffusion.pipelines.saved_folders import parts_of
 from harmony_diffusion.pipelines.saving_and_loading import SavedPipeline
 from harmony_diffusion.training.model_card import drop_local_paths
 
@@ -109,15 +109,14 @@ def save_for_hub(
         for path in staging.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors denies access to all other users
 
-    write_folder_atomically(target, write)
+    write_folder_atomically(target, write, keep_others=True)
     return target
 
 
 def _is_for_hub(folder: Path) -> bool:
     if not all((folder / name).is_file() for name in _ALWAYS):
         return False
-    names = [*_ALWAYS, "pipeline.py", EXAMPLES, ".eval_results", "onnx", *read_json(folder / INDEX)]
-    return holds_only(folder, names)
+    return holds_only(folder, [*_ALWAYS, "pipeline.py", EXAMPLES, ".eval_results", "onnx", *parts_of(folder)])
 
 
 def _as_pipeline(given: Any) -> SavedPipeline:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from harmony_diffusion.errors import CheckpointError
 from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
-from harmony_diffusion.models import create_model, model_class
+from harmony_diffusion.json_text import parse_json
+from harmony_diffusion.models import MODELS, create_model, model_class
 from harmony_diffusion.models.weight_files import check_weights_file, first_line, list_some
 
 # Keys under which training scripts of the field store the weights, and prefixes that wrappers add to names.
@@ -77,14 +78,17 @@ def convert_checkpoint(
         model.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(_card(name, model, source), encoding="utf-8")
 
-    write_folder_atomically(folder, write)
+    write_folder_atomically(folder, write, keep_others=True)
     return folder
 
 
 def _is_saved_model(folder: Path) -> bool:
-    weights = "diffusion_pytorch_model*"
-    names = ("config.json", "README.md", weights)
-    return (folder / "config.json").is_file() and any(folder.glob(weights)) and holds_only(folder, names)
+    try:
+        kind = parse_json((folder / "config.json").read_text("utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    names = ("config.json", "README.md", "diffusion_pytorch_model*.safetensors*")
+    return kind in {model_class(name).__name__ for name in MODELS} and holds_only(folder, names)
 
 
 def read_tensors(path: Path) -> Any:

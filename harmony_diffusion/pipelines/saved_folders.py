@@ -158,6 +158,15 @@ def refuse_missing(name: str, known: Sequence[str]) -> None:
     raise CheckpointError(f"{name}: there is no folder of this name and no such model. {hint or choices}")
 
 
+def parts_of(folder: Path) -> list[str]:
+    """Return the names of the folders of a saved pipeline's components; none if it is no such folder."""
+    try:
+        entries = read_json(folder / "model_index.json")
+    except (CheckpointError, OSError):
+        return []
+    return [name for name, entry in entries.items() if isinstance(entry, list) and not name.startswith("_")]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds one object.
 

@@ -165,6 +165,8 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             raise InputError("control_input", f"must be one of {', '.join(CONTROL_INPUTS)}")
         if image_channel not in IMAGE_CHANNELS:
             raise InputError("image_channel", f"must be one of {', '.join(IMAGE_CHANNELS)}")
+        if not isinstance(average_mirrored, bool):
+            raise InputTypeError("average_mirrored", f"must be True or False, got {average_mirrored!r}")
         check_base(unet, text_encoder, scheduler)
         for name, controlnet in (("controlnet_high", controlnet_high), ("controlnet_low", controlnet_low)):
             if controlnet is not None and unet is not None:
@@ -489,6 +491,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         after_step: StepCallback,
     ) -> Batch:
         """Generate the latents of pictures of one working size."""
+        self._guidance_scale = sampling.guidance_scale  # type: ignore[assignment]  # a callback may change it
         timesteps = self.prepare_timesteps(sampling)
         batch = self.prepare_batch(group, text, noise, sampling, timesteps)
         extra = self.prepare_extra_step_kwargs(noise.generators_of(group.rows), sampling.eta)

@@ -272,6 +272,38 @@ def test_undo_takes_the_last_stroke_back(visit, pictures):
     assert page.evaluate(pixel) == before
 
 
+def test_clear_and_undo_also_take_a_mask_file_back(visit, pictures, tmp_path):
+    upper = np.zeros((1200, 1600), np.uint8)
+    upper[100:200, 100:1500] = 255
+    Image.fromarray(upper).save(tmp_path / "upper.png")
+    page = visit()
+    upload_composite(page, pictures / "composite.png")
+    page.get_by_text("Mask from a file").click()
+    shown = """([x, y, reddish]) => { const board = document.querySelector('#board .hd-board');
+        const place = [x * board.width, y * board.height, 1, 1];
+        const [red, , blue] = board.getContext('2d').getImageData(...place).data;
+        return (red > blue + 80) === reddish; }"""
+    plain = page.evaluate(shown, [0.2, 0.125, True])
+    for name, place in ((pictures / "mask.png", None), (tmp_path / "upper.png", [0.2, 0.125, not plain])):
+        if place:
+            page.click("#mask-up button[aria-label^='Remove'], #mask-up button[aria-label='Clear']")
+        upload(page, "#mask-up", name)
+        page.wait_for_selector("#mask-up .file-preview")
+        page.wait_for_timeout(1000)
+        if place:
+            page.wait_for_function(shown, arg=place)
+    page.click("#board .hd-undo")
+    run(page)
+    download(page, tmp_path)
+    found = np.asarray(Image.open(download_file(page, tmp_path, "_mask.png")))
+    assert np.array_equal(found, np.asarray(Image.open(pictures / "mask.png")))
+    page.click("#board .hd-clear")
+    page.click("#viewer-run")
+    toast = page.locator(".toast-body").first
+    toast.wait_for(timeout=30_000)
+    assert "is empty" in toast.inner_text()
+
+
 def test_bad_files_are_refused_in_a_sentence(visit, tmp_path):
     page = visit()
     (tmp_path / "text.png").write_text("no picture")

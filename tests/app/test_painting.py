@@ -41,7 +41,7 @@ def test_picture_is_shown_on_a_board_of_1024_pixels(engine, picture):
 
 def test_drawn_mask_has_the_size_of_the_picture(engine, picture):
     drawn = {"mask": mask_url(drawing(slice(100, 200), slice(300, 500))), "edited": True}
-    mask = load_mask(painting.drawn_mask(engine, picture, None, drawn))
+    mask = load_mask(painting.drawn_mask(engine, picture, [], drawn))
     assert mask.shape == (1536, 2048)
     assert (
         (mask[204:396, 604:996] == 1).all()
@@ -55,19 +55,29 @@ def test_mask_from_a_file_stays_exact_where_nothing_is_drawn_over_it(engine, pic
     fine[:700:2] = 255  # lines that the board cannot show
     Image.fromarray(fine).save(tmp_path / "fine.png")
     base = painting.mask_of_file(engine, str(tmp_path / "fine.png"), picture)
-    shown = read_mask_url(painting.mask_for_board(engine, base)["mask"], (768, 1024))
-    assert painting.drawn_mask(engine, picture, base, {"mask": mask_url(shown), "edited": False}) == base
+    bases, message = painting.mask_for_board(engine, ["earlier.png"], base)
+    assert bases == ["earlier.png", base] and message["base"] == 1
+    shown = read_mask_url(message["mask"], (768, 1024))
+    drawn = {"mask": mask_url(shown), "edited": False, "base": 1}
+    assert painting.drawn_mask(engine, picture, bases, drawn) == base
+    assert painting.drawn_mask(engine, picture, bases, {**drawn, "base": 0}) == "earlier.png"
+    for wrong in (2, -1, True, "1", base):
+        with pytest.raises(InputError, match="Reload the page"):
+            painting.drawn_mask(engine, picture, bases, {**drawn, "base": wrong})
+    with pytest.raises(MaskError, match="is empty"):  # cleared
+        painting.drawn_mask(engine, picture, bases, {"mask": None, "edited": True, "base": None})
     shown[500:600, 200:300] = 1
-    mask = load_mask(painting.drawn_mask(engine, picture, base, {"mask": mask_url(shown), "edited": True}))
+    edited = {"mask": mask_url(shown), "edited": True, "base": 1}
+    mask = load_mask(painting.drawn_mask(engine, picture, bases, edited))
     assert (mask[:700:2] == 1).all() and (mask[1:700:2] == 0).all() and (mask[1010:1190, 410:590] == 1).all()
 
 
 def test_nothing_drawn_is_an_error(engine, picture):
     for drawn in ({}, {"mask": mask_url(drawing()), "edited": True}):
         with pytest.raises(MaskError, match="is empty"):
-            painting.drawn_mask(engine, picture, None, drawn)
+            painting.drawn_mask(engine, picture, [], drawn)
     with pytest.raises(InputError, match="Upload a picture first"):
-        painting.drawn_mask(engine, None, None, {})
+        painting.drawn_mask(engine, None, [], {})
     with pytest.raises(MaskError, match="no transparency"):
         painting.mask_of_alpha(engine, picture)
 

@@ -83,6 +83,16 @@ def test_coordinates_may_be_negative(folder):
     assert run(*COMPOSE, "--overwrite", "--at", f"{10**30},{-(10**30)}") == 2
 
 
+def test_misplaced_and_missing_options_get_a_hint(capsys):
+    for call, hint in (
+        (["--debug", "models"], "unrecognized arguments: --debug (options of harmony models follow it,"),
+        (["image", "a.jpg", "b.png", "--outptu", "c.png"], "-o/--output (did you mean --output?)"),
+    ):
+        with pytest.raises(SystemExit):
+            main(call)
+        assert hint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "suggestion"),
     [

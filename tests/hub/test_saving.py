@@ -245,9 +245,15 @@ def test_only_what_was_written_for_the_hub_is_replaced(model, tmp_path):
         save_for_hub(model, folder, card=CARD, overwrite=True)
     assert (folder / "notes.md").read_text() == "precious"
     (folder / "notes.md").unlink()
-    (folder / "examples.jpg").write_bytes(b"of an earlier run")
+    for name, match in (("model/notes.md", "notes.md: would be lost"), ("examples.jpg", "would be lost")):
+        (folder / name).write_text("precious")
+        with pytest.raises(OutputError, match=match):
+            save_for_hub(model, folder, card=CARD, overwrite=True)
+        (folder / name).unlink()
     save_for_hub(model, folder, card=CARD, overwrite=True)
-    assert not (folder / "examples.jpg").exists()
+    (folder / "model_index.json").write_text("no index")
+    with pytest.raises(OutputError, match="something else"):
+        save_for_hub(model, folder, card=CARD, overwrite=True)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(model, tmp_path):

@@ -207,6 +207,10 @@ def test_guidance_can_be_cut_off_by_diffusers_own_callback(pipe):
     for control_cfg in ("both", "cond"):
         call(pipe, num_inference_steps=4, callback_on_step_end=cutoff, control_cfg=control_cfg)
     assert sizes == [2, 2, 1, 1] * 2
+    sizes.clear()
+    pipe.register_to_config(average_mirrored=True)
+    call(pipe, num_inference_steps=4, callback_on_step_end=cutoff)
+    assert sizes == [2, 2, 1, 1] * 2
 
 
 def test_interrupt_stops_and_returns_what_there_is(pipe):
