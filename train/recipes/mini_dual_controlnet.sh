@@ -20,10 +20,10 @@
 # the channels of detail: `edges_high` therefore trains for the plain latents of the draft, four times as long,
 # beside `low_plain`, before the short training for decoded pictures. And eval/mini_tables.sh measures whether edges show.
 # Hardware: two CPU cores: 40 minutes to encode the crops, 48 to train the base, 36 for the drafts, 40 for the
-# ControlNets, 45 for the tables; `edges_high` about 60 more (estimated from the time of a step). 2.1 GB. Or a GPU
+# ControlNets, 45 for the tables; `edges_high` 72 more. 2.1 GB. Or a GPU
 # with PROCESSES=1 DEVICE=cuda.
-# Expected: not run with `edges_high`. Without it, and with the thresholds 100 and 200: the tables of
-# checkpoints/mini_dual_controlnet.
+# Expected: not run in one go with `edges_high`; docs/mini_method.md has the scores of its stages on 60 photographs. Without
+# it, and with the thresholds 100 and 200: the tables of checkpoints/mini_dual_controlnet.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
