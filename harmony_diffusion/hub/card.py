@@ -22,6 +22,9 @@ SECTIONS = {
 }
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_ADDRESS = re.compile(r"""(\.from_pretrained\()(?:"[^"]*"|'[^']*')""")
+_PICTURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # one in the card's own folder
+_CODE = re.compile(r"^```.*?^```$\n?", re.MULTILINE | re.DOTALL)
 _USE = """from harmony_diffusion import {name}
 
 pipe = {name}.from_pretrained("{repository}")  # pip install harmony-diffusion
@@ -43,7 +46,9 @@ class Card:
         results: Scores, as `reports.hub_results.model_index_results` returns them.
         sections: Text by heading. `SECTIONS` lists those that every card has: training with its command,
             data with their licences, results with their command, and limits.
-        summary: What the model is, in one paragraph.
+        summary: What the model is, its parts and whom they come from.
+        usage: Python that loads and calls it, in place of the usual lines. The address in its
+            `from_pretrained` becomes `repository`.
     """
 
     license: str
@@ -56,6 +61,7 @@ class Card:
     results: tuple[EvalResult, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
     summary: str = ""
+    usage: str = ""
 
     def check(self) -> None:
         """Check the values that the Hub checks.
@@ -93,6 +99,8 @@ class Card:
         front = self._front_matter(model_name, has_examples)
         prompt = ', "a cup on a table"' if reads_text else ""
         use = _USE.format(name=pipeline, repository=self.repository, prompt=prompt)
+        if self.usage:
+            use = _ADDRESS.sub(rf'\1"{self.repository}"', self.usage.strip())
         parts = [f"# {self.repository.partition('/')[2]}"]
         parts += [self.summary] if self.summary else []
         parts += ["![Results](examples.jpg)"] if has_examples else []
@@ -152,10 +160,31 @@ def read_card(path: Path, **changes: Any) -> Card:
             known[name] = (value,) if isinstance(value, str) else tuple(value)
         known["results"] = tuple(data.eval_results or ())
         known["sections"] = _sections(card.text)
+        known |= _introduction(card.text)
+        if changes.get("license") not in (None, known["license"]):
+            known |= {"license_name": None, "license_link": None}
     known |= {name: value for name, value in changes.items() if value not in (None, ())}
     if not known.get("license"):
         raise InputError("license", "is not known", "Give it (--license), as an identifier of the Hub.")
     return replace(Card(license=known["license"]), **known)
+
+
+def pictures_of(path: Path) -> list[Path]:
+    """Return the pictures beside a card that it shows, other than `EXAMPLES`."""
+    names = dict.fromkeys(_PICTURE.findall(path.read_text("utf-8"))) if path.is_file() else ()
+    return [path.with_name(name) for name in names if name != EXAMPLES and path.with_name(name).is_file()]
+
+
+def _introduction(text: str) -> dict[str, str]:
+    """Return `summary` and `usage` from the text before the first heading of the second level."""
+    text = re.split(r"^## ", text, maxsplit=1, flags=re.MULTILINE)[0]
+    code = next((block for block in _CODE.findall(text) if _ADDRESS.search(block)), "")
+    prose = _PICTURE.sub("", _CODE.sub("", text))
+    prose = re.sub(r"^# .*$", "", prose, count=1, flags=re.MULTILINE)
+    return {
+        "summary": re.sub(r"\n{3,}", "\n\n", prose).strip(),
+        "usage": code.strip().removeprefix("```python").removesuffix("```").strip(),
+    }
 
 
 def _sections(text: str) -> dict[str, str]:

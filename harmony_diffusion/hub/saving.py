@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def save_for_hub(
     card: Card,
     half: bool = False,
     examples: str | os.PathLike[str] | None = None,
+    pictures: Sequence[Path] = (),
     eval_results: str | os.PathLike[str] | None = None,
     onnx: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -53,6 +55,7 @@ def save_for_hub(
         card: Facts for the card.
         half: Store weights as float16.
         examples: JPEG for the card.
+        pictures: Other pictures that the card shows.
         eval_results: Folder of YAML files by `reports.hub_results.write_eval_results`.
         onnx: Folder of an exported model, copied as `onnx/`.
         overwrite: Replace a folder that was written before.
@@ -88,6 +91,8 @@ def save_for_hub(
             _store_in_half_precision(staging)
         if examples is not None:
             shutil.copyfile(examples, staging / EXAMPLES)
+        for picture in pictures:
+            shutil.copyfile(picture, staging / picture.name)
         if eval_results is not None:
             shutil.copytree(eval_results, staging / ".eval_results")
         if onnx is not None:
@@ -116,7 +121,9 @@ def save_for_hub(
 def _is_for_hub(folder: Path) -> bool:
     if not all((folder / name).is_file() for name in _ALWAYS):
         return False
-    return holds_only(folder, [*_ALWAYS, "pipeline.py", EXAMPLES, ".eval_results", "onnx", *parts_of(folder)])
+    return holds_only(
+        folder, [*_ALWAYS, "pipeline.py", "*.jpg", "*.png", ".eval_results", "onnx", *parts_of(folder)]
+    )
 
 
 def _as_pipeline(given: Any) -> SavedPipeline:

@@ -90,7 +90,7 @@ def launch_command() -> str:
 
 def drop_local_paths(folder: Path) -> None:
     """Remove the local path of the original weights from every configuration in a folder."""
-    for path in folder.rglob("*config.json"):
+    for path in (*folder.rglob("*config.json"), *folder.rglob("model_index.json")):
         entries = json.loads(path.read_text("utf-8"))
         if entries.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -230,6 +230,29 @@ def test_the_command_keeps_sections_scores_and_half_precision(model, tmp_path, c
     assert "--license-name" in capsys.readouterr().err
 
 
+def test_the_command_keeps_credits_usage_and_pictures(model, tmp_path):
+    source = tmp_path / "model"
+    model.save_pretrained(source)
+    (source / "failure.jpg").write_bytes(b"\xff\xd8\xff picture")
+    usage = "```python\npipe = HarmonizationPipeline.from_pretrained('here')\npipe(a, b, strength=0.5)\n```"
+    credit = "| `vae` | by [somebody](page.html), MIT |"
+    text = f"# Mine\n\nIt grids.\n\n{usage}\n\n{credit}\n\n## Limits\n\n![A failure](failure.jpg)\n"
+    header = "---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n"
+    (source / "README.md").write_text(header + text)
+    call = ["hub", str(source), str(tmp_path / "out"), "--id", "someone/grid", "--license", "mit"]
+    for more in ([], ["--overwrite"]):
+        assert main([*call, *more]) == 0
+        written = (tmp_path / "out" / "README.md").read_text()
+        assert f"It grids.\n\n{credit}" in written and "license_name" not in written
+        assert (
+            '\npipe = HarmonizationPipeline.from_pretrained("someone/grid")\npipe(a, b, strength' in written
+        )
+        assert (tmp_path / "out" / "failure.jpg").read_bytes() == b"\xff\xd8\xff picture"
+    again = ["hub", str(tmp_path / "out"), str(tmp_path / "again"), "--id", "someone/grid"]
+    assert main(again) == 0  # a folder for the Hub is a source too
+    assert (tmp_path / "again" / "README.md").read_text() == written
+
+
 def test_only_what_was_written_for_the_hub_is_replaced(model, tmp_path):
     photographs, file = tmp_path / "photographs", tmp_path / "file.txt"
     photographs.mkdir()
