@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MaskSource = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 Label = int | tuple[int, int, int]
 
+_MOST_STRETCH = 1.02  # proportions of a mask may differ so far by rounding
 RESIZE_MASK = "Give one of the same size, or use `load_mask(…, size=…, resize=True)` (`--resize-mask`)."
 # Bytes of a mask of 8 megapixels.
 _LARGE_MASK = 32 << 20
@@ -126,7 +127,7 @@ def load_mask(
     if size is not None and mask.shape != tuple(size):
         mask = _resized(mask, (size[0], size[1]), name, size_of, resize)
     if not reference:
-        _note_oddities(mask, name)
+        _note_oddities(mask, name, inverted=invert)
     return mask
 
 
@@ -368,21 +369,29 @@ def _resized(mask: np.ndarray, size: tuple[int, int], name: str, size_of: str, r
         turned = mask.shape == size[::-1]
         fix = "One of them is turned by 90 degrees: turn it back." if turned else RESIZE_MASK
         raise size_mismatch(name, mask.shape, size_of, size, fix)
+    stretch = mask.shape[0] * size[1] / (mask.shape[1] * size[0])
+    if max(stretch, 1 / stretch) > _MOST_STRETCH:
+        shapes = (f"{width}x{height}" for height, width in (mask.shape, size))
+        note(name, f"is stretched from {' to '.join(shapes)}, of other proportions")
     hard = bool(((mask == 0) | (mask == 1)).all())
     method = cv2.INTER_NEAREST_EXACT if hard else cv2.INTER_LINEAR
     return cv2.resize(mask, size[::-1], interpolation=method)
 
 
-def _note_oddities(mask: np.ndarray, name: str) -> None:
+def _note_oddities(mask: np.ndarray, name: str, *, inverted: bool) -> None:
     if not mask.any():
         note(name, "is empty: there is no foreground, and the picture stays as it is")
     elif mask.min() == 1:
         note(name, "covers the whole picture: there is no background to harmonize to")
     elif border := _border_of_inverted(mask > 0.5):
+        other = "leave out `invert=True` (`--invert-mask`)"
+        if not inverted:
+            other = "use `load_mask(…, invert=True)` (`--invert-mask`)"
+        kind = "foreground" if inverted else "background"
         note(
             name,
             f"marks {100 * (mask > 0.5).mean():.0f} % of the picture and touches {border}; if white is the "
-            "background, use `load_mask(…, invert=True)` (`--invert-mask`)",
+            f"{kind}, {other}",
         )
 
 

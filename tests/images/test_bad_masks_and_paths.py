@@ -56,6 +56,16 @@ def test_row_23_size_mismatch_names_both_and_resizing_is_opt_in(tmp_path):
     np.testing.assert_allclose(resized, expected[0, 0], atol=1e-6)
     with pytest.raises(SizeMismatchError, match="turned by 90 degrees"):
         load_mask(disk(40, 56), size=(56, 40))
+    with pytest.warns(InputNote, match="is stretched from 56x40 to 40x56, of other proportions"):
+        load_mask(disk(40, 56), size=(56, 40), resize=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_mask(disk(80, 113), size=(40, 56), resize=True)  # rounded
+
+
+def test_the_hint_about_an_inverted_mask_fits_the_call():
+    with pytest.warns(InputNote, match="if white is the foreground, leave out .*--invert-mask"):
+        load_mask(disk(40, 56), invert=True)
 
 
 def test_row_24_an_empty_mask_is_accepted_with_a_note():
