@@ -79,12 +79,16 @@ function undo() {
   publish();
 }
 
-function clear() {
-  if (!picture) return;
-  remember();
+function empty() {
   for (const name of Object.keys(layers)) delete layers[name];
   for (const name of Object.keys(used)) used[name] = false;
   box = base = null;
+}
+
+function clear() {
+  if (!picture) return;
+  remember();
+  empty();
   edited = true;
   draw();
   publish();
@@ -178,9 +182,8 @@ function start(image, width, height) {
   picture = image;
   board.width = width;
   board.height = height;
-  for (const name of Object.keys(layers)) delete layers[name];
-  for (const name of Object.keys(used)) used[name] = false;
-  box = base = stroke = null;
+  empty();
+  stroke = null;
   history = [];
   edited = false;
   if (image) frame.dataset.ready = 'true';

@@ -184,10 +184,10 @@ class _Problems:
 
     def add(self, text: str, fix: str = "") -> None:
         self.count += 1
-        if fix and fix not in self.fix:
-            self.fix += f" {fix}"
         if len(self.first) < _SHOWN_PROBLEMS:
             self.first.append(text)
+            if fix not in self.fix:
+                self.fix += f" {fix}"
 
     def raise_any(self) -> None:
         if self.count:

@@ -45,7 +45,7 @@ def run_hub(args: argparse.Namespace) -> None:
         if not args.id:
             raise InputError("--push", "needs the id of the repository", "Give --id owner/name.")
         check_push()
-    from harmony_diffusion.hub.card import EXAMPLES, pictures_of, read_card
+    from harmony_diffusion.hub.card import EXAMPLES, read_card
     from harmony_diffusion.hub.checks import stored_in_half_precision
     from harmony_diffusion.hub.saving import save_for_hub
     from harmony_diffusion.models import DEFAULT_MODEL, WEIGHTS
@@ -72,7 +72,7 @@ def run_hub(args: argparse.Namespace) -> None:
         card=card,
         half=args.half or stored_in_half_precision(folder),
         examples=examples,
-        pictures=pictures_of(folder / "README.md"),
+        pictures=[path for name in card.pictures() if (path := folder / name).is_file()],
         eval_results=eval_results if eval_results.is_dir() else None,
         onnx=onnx,
         overwrite=args.overwrite,

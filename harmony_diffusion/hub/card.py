@@ -109,6 +109,11 @@ class Card:
         parts += [f"## {heading}\n\n{text.strip()}" for heading, text in sections.items()]
         return f"---\n{front}\n---\n\n" + "\n\n".join(parts) + "\n"
 
+    def pictures(self) -> list[str]:
+        """Return the names of pictures beside the card that its sections show, but for `EXAMPLES`."""
+        names = dict.fromkeys(_PICTURE.findall("\n".join(self.sections.values())))
+        return [name for name in names if name != EXAMPLES]
+
     def _front_matter(self, model_name: str, has_examples: bool) -> str:
         widget = [{"text": "composite and result", "output": {"url": EXAMPLES}}] if has_examples else None
         data: Any = ModelCardData(
@@ -167,12 +172,6 @@ def read_card(path: Path, **changes: Any) -> Card:
     if not known.get("license"):
         raise InputError("license", "is not known", "Give it (--license), as an identifier of the Hub.")
     return replace(Card(license=known["license"]), **known)
-
-
-def pictures_of(path: Path) -> list[Path]:
-    """Return the pictures beside a card that it shows, other than `EXAMPLES`."""
-    names = dict.fromkeys(_PICTURE.findall(path.read_text("utf-8"))) if path.is_file() else ()
-    return [path.with_name(name) for name in names if name != EXAMPLES and path.with_name(name).is_file()]
 
 
 def _introduction(text: str) -> dict[str, str]:
