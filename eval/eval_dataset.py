@@ -24,7 +24,6 @@ background is pasted back unless `--raw` is given. `eval_controlnets.py` scores 
 """
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -198,6 +197,7 @@ def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
         return read_predictions(args.predictions)
     # Imported here, because the import takes longer than scoring a thousand predictions.
     from harmony_diffusion.models import load_model
+    from harmony_diffusion.pipelines.call_defaults import parse_call
     from harmony_diffusion.pipelines.harmonization import HarmonizationPipeline
 
     if args.model in BASELINES:
@@ -216,30 +216,11 @@ def load_predictor(args: argparse.Namespace, device: torch.device) -> Predict:
         if not isinstance(pipe, HarmonizationPipeline):
             raise InputError("--size", f"is not supported for {type(pipe).__name__}", "Omit --size")
         return partial(predict_copies, pipe.model, device, args.size, args.raw)
-    options = call_options(pipe, args.call)
+    names = [name for name in signature(pipe.__call__).parameters if name not in _OWN_ARGUMENTS]
+    options = parse_call(args.call, names)
     if isinstance(pipe, HarmonizationPipeline):
         return partial(predict_with_model, pipe, options)
     return partial(predict_with_pipeline, pipe, options, args.seed)
-
-
-def call_options(pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
-    """Parse `NAME=VALUE`: numbers, true, false and null as in JSON, all other values as text.
-
-    Raises:
-        InputError: A text has another form, or NAME is not an argument of the pipeline.
-    """
-    options: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name in _OWN_ARGUMENTS or name not in signature(pipe.__call__).parameters:
-            raise InputError(
-                "--call", f"expected NAME=VALUE with an argument of {type(pipe).__name__}, got {text!r}"
-            )
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
 
 
 def load_pipeline(folder: Path) -> Any:

@@ -6,7 +6,8 @@
 `StableDiffusionHarmonizationPipeline.from_pretrained(OUTPUT)`, `harmony image … --model OUTPUT` and the
 scripts in `eval` open this folder. It stores how control images are drawn, so that they match those of
 the training. OUTPUT receives a model card, and beside the weights of each part the card of its training.
-`--captioner` adds a BLIP, which writes the prompts that calls leave out.
+`--captioner` adds a BLIP, which writes the prompts that calls leave out. `--call` stores the arguments that
+the networks need, such as `--call guidance_scale=1`: calls that leave them out use them.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from harmony_diffusion.diffusion.control_settings import FILE
 from harmony_diffusion.errors import HarmonyError
 from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
+from harmony_diffusion.pipelines.call_defaults import CALL_SETTINGS, parse_call
 from harmony_diffusion.pipelines.saved_folders import parts_of
 from harmony_diffusion.training.model_card import diffusion_card_head, drop_local_paths
 
@@ -34,7 +36,7 @@ Stable Diffusion inpainting with ControlNets, trained with Harmony Diffusion.
 from harmony_diffusion import StableDiffusionHarmonizationPipeline
 
 pipe = StableDiffusionHarmonizationPipeline.from_pretrained("PATH/TO/THIS/FOLDER")
-image = pipe(composite, mask, "a cup on a table", num_inference_steps=20).images[0]
+image = pipe(composite, mask, "a cup on a table").images[0]
 ```
 
 It works at {size} x {size} pixels.
@@ -56,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     add("--high", type=Path, help="ControlNet for edges, a folder by train_controlnet.py")
     add("--low", type=Path, help="ControlNet for colours")
     add("--captioner", help="BLIP that writes missing prompts, a folder or a Hub id (default: none)")
+    add("--call", nargs="+", metavar="NAME=VALUE", help="arguments of calls that leave them out (default: those of the base)")  # fmt: skip  # noqa: E501
     add("--half", action="store_true", help="store the weights in half precision")
     add("--overwrite", action="store_true", help="replace OUTPUT, if it holds a pipeline")
     add("--output", type=Path, required=True)
@@ -104,7 +107,14 @@ def save(args: argparse.Namespace) -> None:
     """
     check_replaceable(args.output, "a pipeline", _is_pipeline, overwrite=args.overwrite)
     dtype = torch.float16 if args.half else None
-    pipe = assemble_pipeline(args.base, high=args.high, low=args.low, dtype=dtype, captioner=args.captioner)
+    pipe = assemble_pipeline(
+        args.base,
+        high=args.high,
+        low=args.low,
+        dtype=dtype,
+        captioner=args.captioner,
+        call_defaults=None if args.call is None else parse_call(args.call, CALL_SETTINGS),
+    )
 
     def write(folder: Path) -> None:
         pipe.save_pretrained(folder)

@@ -36,6 +36,7 @@ from harmony_diffusion.diffusion.base_models import load_base_components
 from harmony_diffusion.diffusion.random_weights import BASES, random_components
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.tiny_autoencoder import load_taef2
+from harmony_diffusion.pipelines.call_defaults import CALL_SETTINGS, parse_call
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.training.arguments import HelpWithDefaults
@@ -85,9 +86,14 @@ def parse_args() -> argparse.Namespace:
     add("--last_timestep", type=float, metavar="SHARE", help="share of samples at the last timestep (default: all timesteps alike)")  # fmt: skip  # noqa: E501
     add("--zero_terminal_snr", action="store_const", const=True, help="train down to pure noise, so that few steps, or one, give the right colours; the pipeline gets DDIM")  # fmt: skip  # noqa: E501
     add("--average_mirrored", action="store_true", help="the pipeline averages each result with that of the mirrored picture")  # fmt: skip  # noqa: E501
+    add("--call", nargs="+", metavar="NAME=VALUE", default=[], help="arguments that the pipeline uses where a call leaves them out")  # fmt: skip  # noqa: E501
     add_arguments(parser, learning_rate=1e-5)
     args = parser.parse_args()
     check_arguments(parser, args)
+    try:
+        args.call = parse_call(args.call, CALL_SETTINGS)
+    except InputError as error:
+        parser.error(str(error))
     if args.random_base and args.pretrained_model_name_or_path:
         parser.error("--random_base and --pretrained_model_name_or_path: give one of them")
     if args.taef2 and not args.random_base:
@@ -153,6 +159,7 @@ def pipeline_settings(args: argparse.Namespace) -> dict[str, Any]:
         "working_size": args.resolution,
         "image_channel": args.image_channel,
         "average_mirrored": args.average_mirrored,
+        "call_defaults": args.call,
     }
 
 

@@ -34,7 +34,8 @@ def check_named_filters(model: "HarmonyModel") -> None:
 def filters_to_json(model: "HarmonyModel", filters: "Tensor") -> bytes:
     """Return the file of the filters `(1, F)` of one picture."""
     values = filters[0].clamp(-1, 1).tolist()
-    named = {name: round(value, 5) for name, value in zip(model.filter_names, values, strict=True)}
+    # Nine digits tell apart all numbers of 32 bits that are not tiny.
+    named = {name: round(value, 9) for name, value in zip(model.filter_names, values, strict=True)}
     return json.dumps({"model": type(model).__name__, "filters": named}, indent=1).encode() + b"\n"
 
 

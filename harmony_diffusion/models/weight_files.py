@@ -176,4 +176,6 @@ def _suggest_content(folder: Path) -> str:
     if (folder / "config.json").is_file() and (folder / WEIGHTS_NAME).is_file():
         return " It was written by `save_pretrained`, so that `load_model` opens it as it is."
     names = sorted(path.name for path in folder.iterdir())
+    if "export.json" in names:
+        return " It is an exported model, for `runtime='onnx'` (`--runtime onnx`)."
     return f" It holds {list_some(names, _LISTED)}." if names else " It is empty."

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -21,6 +22,7 @@ def assemble_pipeline(
     dtype: torch.dtype | None = None,
     working_size: int | None = None,
     captioner: str | os.PathLike[str] | None = None,
+    call_defaults: dict[str, Any] | None = None,
 ) -> StableDiffusionHarmonizationPipeline:
     """Build a pipeline that draws the control images its ControlNets were trained with.
 
@@ -32,6 +34,8 @@ def assemble_pipeline(
         working_size: Working size of the pipeline; by default that of the base.
         captioner: Folder or Hub id of a BLIP that writes the prompts that calls leave out, see
             `load_captioner`; None = the pipeline has none.
+        call_defaults: Arguments of calls that leave them out, see `StableDiffusionHarmonizationPipeline`; by
+            default those of the base.
 
     Raises:
         CheckpointError: A folder of another kind, or parts that do not fit together.
@@ -40,6 +44,8 @@ def assemble_pipeline(
     config = read_pipeline_config(base)
     if working_size is not None:
         config["working_size"] = working_size
+    if call_defaults is not None:
+        config["call_defaults"] = call_defaults
     for role, source in (("high", high), ("low", low)):
         if source is None:
             continue

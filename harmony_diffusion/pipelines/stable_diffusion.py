@@ -66,6 +66,7 @@ from harmony_diffusion.pipelines.call_checks import (
     check_types_of_controlnets,
     one_for_each,
 )
+from harmony_diffusion.pipelines.call_defaults import check_call_defaults, with_call_defaults
 from harmony_diffusion.pipelines.dual_control import DualControlDenoiser, Noise
 from harmony_diffusion.pipelines.inputs import load_call_pairs
 from harmony_diffusion.pipelines.output import DiffusionHarmonizationOutput, export_pictures, stack_equal
@@ -102,6 +103,8 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         image_channel: Image that the U-Net was trained to see beside the mask, see `IMAGE_CHANNELS`.
         average_mirrored: Generate the mirrored picture too, and take the mean of both: twice the time, less
             error where the networks predict the one right answer. Latents are those of the picture alone.
+        call_defaults: Values of arguments that a call leaves out, by their names in `CALL_SETTINGS`; they
+            replace the defaults of `__call__`. Give those that the U-Net was trained for.
 
     Attributes:
         control_detector: Function from image to image that draws the edges in place of Canny, such as a
@@ -158,6 +161,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         working_size: int = 512,
         image_channel: str = "masked",
         average_mirrored: bool = False,
+        call_defaults: dict | None = None,  # type: ignore[type-arg]
     ) -> None:
         # Not the parent's, which edits the scheduler it is given, and asks for components of no use here.
         DiffusionPipeline.__init__(self)
@@ -194,6 +198,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             working_size=working_size,
             image_channel=image_channel,
             average_mirrored=average_mirrored,
+            call_defaults=check_call_defaults(call_defaults),
         )
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1) if vae is not None else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -219,6 +224,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             )
         _SETTINGS_OF_UNET[unet] = own
 
+    @with_call_defaults
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
@@ -260,7 +266,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
     ) -> DiffusionHarmonizationOutput | tuple[Any, Any]:
-        """Harmonize one composite or a list of them; those of one working size share a batch.
+        """Harmonize one composite or a list; `call_defaults` of the config replace the defaults below.
 
         Args:
             composite: As for `HarmonizationPipeline`.

@@ -92,6 +92,9 @@ def test_folders_that_hold_no_model_are_described(saved, tmp_path):
     (saved / "config.json").unlink()
     with pytest.raises(CheckpointError, match=f"has no config.json.*It holds {WEIGHTS}"):
         load_model(saved)
+    (saved / "export.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="has no config.json.*It is an exported model.*--runtime onnx"):
+        load_model(saved)
 
 
 def test_folder_with_the_name_of_a_method_does_not_hide_it(tmp_path, monkeypatch):

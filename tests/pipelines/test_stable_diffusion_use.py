@@ -384,3 +384,30 @@ def test_networks_compile_without_a_graph_break(name, tiny_sd2_components):
     pipe = make_pipe(tiny_sd2_components)
     setattr(pipe, name, compiled)
     torch.testing.assert_close(latents_of(pipe, guidance_scale=1.0), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_calls_take_the_arguments_they_leave_out_from_the_config(tiny_sd2_components, tmp_path):
+    settings = {"num_inference_steps": 1, "guidance_scale": 1, "detail": "preserve", "high_window": [0, 0.5]}
+    make_pipe(tiny_sd2_components, call_defaults=settings).save_pretrained(tmp_path)
+    pipe = StableDiffusionHarmonizationPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.config["call_defaults"] == settings
+    mask = object_mask()
+    given = {"generator": seeded(), "output_type": "array"}
+
+    def run(**options):
+        return pipe(picture(), mask, "a cup", **given | {"generator": seeded()} | options).images[0]
+
+    runs = count_calls(pipe.unet)
+    own = run()
+    assert len(runs) == 1
+    named = run(detail="generated", num_inference_steps=2)
+    assert len(runs) == 3 and not np.array_equal(own, named)
+    pipe.register_to_config(call_defaults={})
+    np.testing.assert_array_equal(run(**settings), own)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 1}, {"generator": None}, ["detail"], "detail=preserve"])
+def test_defaults_of_unknown_arguments_are_refused(wrong, tiny_sd2_components):
+    with pytest.raises(CheckpointError, match="call_defaults must be a dictionary with keys of num_inf"):
+        make_pipe(tiny_sd2_components, call_defaults=wrong)

@@ -70,6 +70,15 @@ def test_half_precision_halves_the_files_and_still_runs_on_a_cpu(parts, save):
     assert read_pipeline_config(folder)["working_size"] == 64
 
 
+def test_arguments_of_calls_are_stored_and_kept(save):
+    folder = save("--call", "num_inference_steps=2", "detail=preserve")
+    stored = {"num_inference_steps": 2, "detail": "preserve"}
+    assert StableDiffusionHarmonizationPipeline.from_pretrained(folder).config["call_defaults"] == stored
+    again = assemble_pipeline(folder, high=folder / "controlnet_high", low=folder / "controlnet_low")
+    assert again.config["call_defaults"] == stored
+    assert assemble_pipeline(folder, call_defaults={}).config["call_defaults"] == {}
+
+
 def test_cards_lie_beside_the_weights(save):
     folder = save()
     assert (folder / "controlnet_low" / "README.md").read_text() == "# Card of low\n"

@@ -190,6 +190,12 @@ def test_harmonizer_recipe_resumes_and_makes_a_pipeline_that_harmonizes(photogra
     assert not [key for key in expected if not torch.equal(expected[key], found[key])]
     pipe = StableDiffusionHarmonizationPipeline.from_pretrained(cut / "model")
     assert pipe.config["image_channel"] == "composite" and pipe.config["average_mirrored"]
+    assert pipe.config["call_defaults"] == {
+        "num_inference_steps": 1,
+        "guidance_scale": 1,
+        "detail": "preserve",
+        "context": 0.2,
+    }
     # Sampling starts from pure noise at the last timestep, with any number of steps.
     assert pipe.scheduler.alphas_cumprod[-1] == 0
     pipe.scheduler.set_timesteps(1)
