@@ -414,7 +414,8 @@ def test_mini_recipe_trains_its_models_and_makes_tables(shared, tmp_path):
     sizes = {
         "BASE_STEPS": "1",
         "CONTROL_STEPS": "1",
-        "PICTURE_STEPS": "1",
+        "LOW_STEPS": "1",
+        "EDGE_STEPS": "2",
         "BATCH": "2",
         "SIZE": "64",
         "SAMPLING_STEPS": "1",

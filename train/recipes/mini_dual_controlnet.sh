@@ -10,20 +10,18 @@
 # they make the pipelines `perturbed` and `plain`, whose tables come to `eval/tables`. Killed, the same command goes on
 # where it was.
 #
-# The ControlNets are trained apart and for the latents first, as in the paper (`draft_…`), and then for decoded
-# pictures, unlike there, since two of TAEF2's 32 channels hold most of the light; `high` beside `low_plain`, for half of
-# its samples.
+# The ControlNets for colours are trained apart, as in the paper; `high` starts apart (`draft_high`) and goes on beside
+# `low_plain`, for half of its samples. All are trained for plain latents. Training them for decoded pictures
+# (--pixel_loss) makes results nearer to the photograph and blurred, and beside blurred colours, sharp edges cost PSNR.
 #
-# Edges need three things that colours do not. At 128 pixels the thresholds 100 and 200, meant for 512, mark 19 % of the
+# Edges need two things that colours do not. At 128 pixels the thresholds 100 and 200, meant for 512, mark 19 % of the
 # foreground, mostly texture: the edges of another photograph agree with them as well as those of a result made from
-# text alone. 200 and 400 mark 11 %. The weights that --pixel_loss gives to the channels of light leave little for
-# the channels of detail: `edges_high` therefore trains for the plain latents of the draft, four times as long,
-# beside `low_plain`, before the short training for decoded pictures. And eval/mini_tables.sh measures whether edges show.
-# Hardware: two CPU cores: 40 minutes to encode the crops, 48 to train the base, 36 for the drafts, 40 for the
-# ControlNets, 45 for the tables; `edges_high` 72 more. 2.1 GB. Or a GPU
-# with PROCESSES=1 DEVICE=cuda.
-# Expected: not run in one go with `edges_high`; docs/mini_method.md has the scores of its stages on 60 photographs. Without
-# it, and with the thresholds 100 and 200: the tables of checkpoints/mini_dual_controlnet.
+# text alone. 200 and 400 mark 11 %. And they need eight times as many steps. docs/mini_method.md has the pairs that
+# were tried.
+# Hardware: two CPU cores: 40 minutes to encode the crops, 48 to train the base, 50 for colours and the draft, 140 for
+# the edges, 30 for the tables. 2.1 GB. Or a GPU with PROCESSES=1 DEVICE=cuda.
+# Expected: the tables of checkpoints/mini_dual_controlnet, whose ControlNets were trained in more stages, see its card. Not run
+# in one go.
 #
 # Steps and sizes can be set in the environment, see below.
 set -e
@@ -32,8 +30,8 @@ export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000
 # Networks this small gain nothing from a second thread, and everything from a second process.
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 DATA=$1 TAEF2=$2 OUT=$3
-BASE_STEPS=${BASE_STEPS:-6000} CONTROL_STEPS=${CONTROL_STEPS:-2000} PICTURE_STEPS=${PICTURE_STEPS:-400}
-EDGE_STEPS=${EDGE_STEPS:-$((4 * CONTROL_STEPS))} THRESHOLDS=${THRESHOLDS:-200 400}
+BASE_STEPS=${BASE_STEPS:-6000} CONTROL_STEPS=${CONTROL_STEPS:-2000} EDGE_STEPS=${EDGE_STEPS:-$((8 * CONTROL_STEPS))}
+LOW_STEPS=${LOW_STEPS:-$((3 * CONTROL_STEPS / 2))} THRESHOLDS=${THRESHOLDS:-200 400}
 BATCH=${BATCH:-16} SIZE=${SIZE:-128} TRAIN_LIMIT=${TRAIN_LIMIT:-1000000}
 VARIANTS=${VARIANTS:-2} DEVICE=${DEVICE:-cpu} PROCESSES=${PROCESSES:-2}
 [ "$DEVICE" != cpu ] || export ACCELERATE_USE_CPU=true
@@ -49,8 +47,7 @@ shared=(--data "$DATA" --caption_column label --max_train_samples "$TRAIN_LIMIT"
   --validation_guidance_scale 1 --checkpointing_steps 250)
 controlnet=(--pretrained_model_name_or_path "$OUT/base/model" --conditioning_embedding 8 16 32 64 --unit_embedding
   --sigma $((SIZE / 64)))
-draft=("${controlnet[@]}" --max_train_steps "$CONTROL_STEPS" --learning_rate 1e-3 --lr_warmup_steps 50
-  --ema_decay 0.995)
+apart=("${controlnet[@]}" --learning_rate 1e-3 --lr_warmup_steps 50 --ema_decay 0.995)
 high=(--control high --precomputed_dir "$OUT/latents" --canny_thresholds $THRESHOLDS)
 low_plain=(--control low --precomputed_dir "$OUT/latents" --no_perturb_foreground)
 low_perturbed=(--control low --precomputed_dir "$OUT/latents_perturbed" --precompute 1)
@@ -65,27 +62,17 @@ stage() { # PROCESSES NAME SCRIPT ARGUMENTS...: train, unless it is done
 stage "$PROCESSES" base train_inpainting --random_base mini --taef2 "$TAEF2" --max_train_steps "$BASE_STEPS" \
   --learning_rate 3e-4 --lr_warmup_steps 500 --ema_decay 0.999 --precomputed_dir "$OUT/latents"
 
-stage 1 draft_high train_controlnet "${draft[@]}" "${high[@]}" &
+stage 1 draft_high train_controlnet "${apart[@]}" --max_train_steps "$CONTROL_STEPS" "${high[@]}" &
 trainings=($!)
-stage 1 draft_low_plain train_controlnet "${draft[@]}" "${low_plain[@]}" &
+stage 1 low_plain train_controlnet "${apart[@]}" --max_train_steps "$LOW_STEPS" "${low_plain[@]}" &
 trainings+=($!)
-stage 1 draft_low_perturbed train_controlnet "${draft[@]}" "${low_perturbed[@]}" &
+stage 1 low_perturbed train_controlnet "${apart[@]}" --max_train_steps "$LOW_STEPS" "${low_perturbed[@]}" &
 trainings+=($!)
 for training in "${trainings[@]}"; do wait "$training"; done
 
-finish() { # NAME DRAFT STEPS ARGUMENTS...: train for decoded pictures, each step of which takes three times as long
-  local name=$1 draft=$2 steps=$3
-  shift 3
-  stage "$PROCESSES" "$name" train_controlnet "${controlnet[@]}" --max_train_steps "$steps" --learning_rate 5e-4 \
-    --lr_warmup_steps 20 --ema_decay 0.98 --pixel_loss 0.25 --controlnet_model_name_or_path "$OUT/$draft/model" "$@"
-}
-finish low_plain draft_low_plain "$PICTURE_STEPS" "${low_plain[@]}"
-finish low_perturbed draft_low_perturbed "$PICTURE_STEPS" "${low_perturbed[@]}"
-beside=("${high[@]}" --beside "$OUT/low_plain/model")
-stage "$PROCESSES" edges_high train_controlnet "${controlnet[@]}" --max_train_steps "$EDGE_STEPS" \
-  --learning_rate 1e-3 --lr_warmup_steps 50 --ema_decay 0.999 --controlnet_model_name_or_path "$OUT/draft_high/model" \
-  "${beside[@]}"
-finish high edges_high "$PICTURE_STEPS" "${beside[@]}"
+stage "$PROCESSES" high train_controlnet "${controlnet[@]}" --max_train_steps "$EDGE_STEPS" --learning_rate 1e-3 \
+  --lr_warmup_steps 50 --ema_decay 0.999 --controlnet_model_name_or_path "$OUT/draft_high/model" "${high[@]}" \
+  --beside "$OUT/low_plain/model"
 
 for low in plain perturbed; do
   [ -d "$OUT/$low" ] || python "$here/train/make_pipeline.py" --base "$OUT/base/model" --high "$OUT/high/model" \
