@@ -11,7 +11,6 @@ the networks need, such as `--call guidance_scale=1`: calls that leave them out 
 """
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from harmony_diffusion.errors import HarmonyError
 from harmony_diffusion.images.output_folders import check_replaceable, holds_only, write_folder_atomically
 from harmony_diffusion.pipelines.assembly import assemble_pipeline
 from harmony_diffusion.pipelines.call_defaults import CALL_SETTINGS, parse_call
-from harmony_diffusion.pipelines.saved_folders import parts_of
+from harmony_diffusion.pipelines.saved_folders import open_in_single_precision, parts_of
 from harmony_diffusion.training.model_card import diffusion_card_head, drop_local_paths
 
 CARD = """{head}
@@ -63,14 +62,6 @@ def parse_args() -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace OUTPUT, if it holds a pipeline")
     add("--output", type=Path, required=True)
     return parser.parse_args()
-
-
-def open_in_single_precision(folder: Path) -> None:
-    """Make transformers open the weights in float32, as diffusers does, whatever the stored format."""
-    for part in ("text_encoder", "captioner"):
-        if (path := folder / part / "config.json").is_file():
-            entries = json.loads(path.read_text("utf-8")) | {"dtype": "float32"}
-            path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def write_card(folder: Path, title: str, pipe: Any) -> None:

@@ -37,6 +37,7 @@ from harmony_diffusion.diffusion.random_weights import BASES, random_components
 from harmony_diffusion.errors import InputError
 from harmony_diffusion.models.tiny_autoencoder import load_taef2
 from harmony_diffusion.pipelines.call_defaults import CALL_SETTINGS, parse_call
+from harmony_diffusion.pipelines.saved_folders import open_in_single_precision
 from harmony_diffusion.pipelines.stable_diffusion import IMAGE_CHANNELS, StableDiffusionHarmonizationPipeline
 from harmony_diffusion.process import keep_freed_memory
 from harmony_diffusion.training.arguments import HelpWithDefaults
@@ -172,6 +173,7 @@ def save_pipeline(folder: Path, models: dict[str, Any], args: argparse.Namespace
     }
     StableDiffusionHarmonizationPipeline(**saved, **pipeline_settings(args)).save_pretrained(folder)
     drop_local_paths(folder)
+    open_in_single_precision(folder)
 
 
 def train(args: argparse.Namespace, accelerator: Accelerator) -> None:

@@ -1,6 +1,7 @@
 """Find out what a name, file or folder is before it is loaded, so that errors can name it."""
 
 import difflib
+import json
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -321,3 +322,11 @@ def saved_dtypes(folder: Path) -> dict[str, torch.dtype]:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def open_in_single_precision(folder: Path) -> None:
+    """Make transformers open the weights in float32, as diffusers does, whatever the stored format."""
+    for part in ("text_encoder", "captioner"):
+        if (path := folder / part / "config.json").is_file():
+            entries = read_json(path) | {"dtype": "float32"}
+            path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
