@@ -87,6 +87,7 @@ def parse_args() -> argparse.Namespace:
     add("--last_timestep", type=float, metavar="SHARE", help="share of samples at the last timestep (default: all timesteps alike)")  # fmt: skip  # noqa: E501
     add("--zero_terminal_snr", action="store_const", const=True, help="train down to pure noise, so that few steps, or one, give the right colours; the pipeline gets DDIM")  # fmt: skip  # noqa: E501
     add("--average_mirrored", action="store_true", help="the pipeline averages each result with that of the mirrored picture")  # fmt: skip  # noqa: E501
+    add("--opacity", type=float, default=1.0, help="share of the change that the pipeline keeps, in [0, 1]")
     add("--call", nargs="+", metavar="NAME=VALUE", default=[], help="arguments that the pipeline uses where a call leaves them out")  # fmt: skip  # noqa: E501
     add_arguments(parser, learning_rate=1e-5)
     args = parser.parse_args()
@@ -101,6 +102,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--taef2 needs --random_base")
     if args.last_timestep is not None and not 0 <= args.last_timestep <= 1:
         parser.error("--last_timestep must be in [0, 1]")
+    if not 0 <= args.opacity <= 1:
+        parser.error("--opacity must be in [0, 1]")
     if args.color_loss is not None and args.color_loss < 0:
         parser.error("--color_loss must be at least 0")
     if args.perturb_foreground is None:
@@ -160,6 +163,7 @@ def pipeline_settings(args: argparse.Namespace) -> dict[str, Any]:
         "working_size": args.resolution,
         "image_channel": args.image_channel,
         "average_mirrored": args.average_mirrored,
+        "opacity": args.opacity,
         "call_defaults": args.call,
     }
 

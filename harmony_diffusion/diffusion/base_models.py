@@ -117,11 +117,12 @@ def read_pipeline_config(source: str | os.PathLike[str] | None) -> dict[str, Any
     """Read the pipeline settings in a local folder of a base model.
 
     Returns:
-        `working_size`, `image_channel`, `average_mirrored` and `call_defaults`, if the folder has them.
+        `working_size`, `image_channel`, `average_mirrored`, `opacity` and `call_defaults`, if the folder has
+        them.
     """
     path = Path(source or "") / "model_index.json"
     entries = json.loads(path.read_text("utf-8")) if source and path.is_file() else {}
-    names = ("working_size", "image_channel", "average_mirrored", "call_defaults")
+    names = ("working_size", "image_channel", "average_mirrored", "opacity", "call_defaults")
     return {name: entries[name] for name in names if name in entries}
 
 

@@ -116,6 +116,7 @@ class WorkingRegion:
         feather: float = 8.0,
         match_surroundings: bool = False,
         reference: Tensor | None = None,
+        opacity: float = 1.0,
     ) -> Picture:
         """Put the network's output back into a picture.
 
@@ -132,6 +133,7 @@ class WorkingRegion:
             reference: The composite as the network reproduces it, like `generated`. With "preserve", the
                 change of colour is measured from it, so that errors of the reproduction do not count as
                 changes. Default: the composite itself.
+            opacity: Share of the change that is kept, in [0, 1].
 
         Returns:
             The picture, equal to `picture` to the bit beyond the feathered mask and where alpha is 0.
@@ -146,10 +148,12 @@ class WorkingRegion:
             before = seen if reference is None else reference.to(seen)
             wanted = blend(generated.to(seen), before, weight)
             color_map = fit_color_map(before, wanted, weight, radius=_LIGHT_RADIUS, eps=_LIGHT_EPS)
-            pasted = render_maps(part, _visible(part, share), color_map, "bilinear", apply_color_map)
+            pasted = render_maps(
+                part, _visible(part, opacity * share), color_map, "bilinear", apply_color_map
+            )
         else:
             scale = math.sqrt(self.height * self.width / (self.working_height * self.working_width))
-            weights = _visible(part, _feathered(share, feather * scale))
+            weights = _visible(part, opacity * _feathered(share, feather * scale))
             pasted = render_windows(part, weights, bicubic_windows(generated.float(), part.size), _replace)
         pixels = picture.pixels.copy()
         pixels[self.window] = pasted.pixels

@@ -30,18 +30,19 @@ CALL_SETTINGS = (
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def check_call_defaults(defaults: Any) -> dict[str, Any]:
-    """Return a copy of the defaults of a call, a dictionary with keys of `CALL_SETTINGS`.
+def check_call_defaults(defaults: Any) -> dict[str, Any] | None:
+    """Return a copy of the defaults of a call, a dictionary with keys of `CALL_SETTINGS`; None for none.
 
     Raises:
         CheckpointError: It is none. The call checks the values.
     """
-    defaults = {} if defaults is None else defaults
+    if defaults is None:
+        return None
     if not isinstance(defaults, dict) or set(defaults) - {*CALL_SETTINGS}:
         raise CheckpointError(
             f"call_defaults must be a dictionary with keys of {', '.join(CALL_SETTINGS)}; got {defaults!r}."
         )
-    return dict(defaults)
+    return dict(defaults) or None
 
 
 def with_call_defaults(call: F) -> F:
@@ -49,7 +50,7 @@ def with_call_defaults(call: F) -> F:
 
     @functools.wraps(call)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return call(self, *args, **{**self.config["call_defaults"], **kwargs})
+        return call(self, *args, **{**(self.config["call_defaults"] or {}), **kwargs})
 
     return wrapped  # type: ignore[return-value]
 

@@ -103,6 +103,8 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         image_channel: Image that the U-Net was trained to see beside the mask, see `IMAGE_CHANNELS`.
         average_mirrored: Generate the mirrored picture too, and take the mean of both: twice the time, less
             error where the networks predict the one right answer. Latents are those of the picture alone.
+        opacity: Share of the change that is kept, in [0, 1]. Networks that are too sure of their
+            changes come nearer to the truth with less than 1.
         call_defaults: Values of arguments that a call leaves out, by their names in `CALL_SETTINGS`; they
             replace the defaults of `__call__`. Give those that the U-Net was trained for.
 
@@ -161,6 +163,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
         working_size: int = 512,
         image_channel: str = "masked",
         average_mirrored: bool = False,
+        opacity: float = 1.0,
         call_defaults: dict | None = None,  # type: ignore[type-arg]
     ) -> None:
         # Not the parent's, which edits the scheduler it is given, and asks for components of no use here.
@@ -198,6 +201,7 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             working_size=working_size,
             image_channel=image_channel,
             average_mirrored=average_mirrored,
+            opacity=check_number("opacity", opacity, 0, 1),
             call_defaults=check_call_defaults(call_defaults),
         )
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1) if vae is not None else 8
@@ -527,7 +531,8 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             for position, row in enumerate(batch.rows):
                 work = works[row // images_each]
                 reference = None if references is None else references[position, None]
-                pictures[row] = work.paste(images[position, None], result.pasting, reference)
+                pasting = result.pasting | {"opacity": self.config["opacity"]}
+                pictures[row] = work.paste(images[position, None], pasting, reference)
                 unsafe[row] = flags is not None and bool(flags[position])
         return DiffusionHarmonizationOutput(
             export_pictures(pictures, result.output_type),

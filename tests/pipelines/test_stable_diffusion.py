@@ -20,6 +20,7 @@ from harmony_diffusion.diffusion.conditioning import control_residuals
 from harmony_diffusion.diffusion.controlnets import Control
 from harmony_diffusion.diffusion.random_weights import random_components
 from harmony_diffusion.diffusion.working_picture import Group, make_working_pictures
+from harmony_diffusion.errors import InputError
 from harmony_diffusion.pipelines.inputs import load_call_pairs
 
 SHARED = ("vae", "text_encoder", "tokenizer", "unet")
@@ -358,6 +359,22 @@ def test_the_mean_with_the_mirrored_picture(detail, tiny_sd2_components):
     else:  # colours are fitted to the mean of pixels
         assert np.abs(mean - (plain + mirrored) / 2).mean() < np.abs(plain - mirrored).mean() / 2
     assert np.array_equal(mean[mask == 0], composite[mask == 0])
+
+
+@pytest.mark.parametrize("detail", ["generated", "preserve"])
+def test_opacity_keeps_a_share_of_the_change(detail, tiny_sd2_components):
+    composite, mask = picture(dtype=np.float32), object_mask()
+
+    def change(opacity):
+        pipe = make_pipe(tiny_sd2_components, opacity=opacity)
+        return call(pipe, composite, mask, detail=detail, generator=seeded()).images[0] - composite
+
+    whole = change(1.0)
+    assert np.abs(whole).max() > 0.05
+    np.testing.assert_allclose(change(0.25), whole / 4, atol=1e-5)
+    assert not change(0.0).any()
+    with pytest.raises(InputError, match=r"^opacity: "):
+        make_pipe(tiny_sd2_components, opacity=1.5)
 
 
 def test_shadow_may_change_the_ground_and_layers_give_the_result_back(tiny_sd2_components):

@@ -403,7 +403,7 @@ def test_calls_take_the_arguments_they_leave_out_from_the_config(tiny_sd2_compon
     assert len(runs) == 1
     named = run(detail="generated", num_inference_steps=2)
     assert len(runs) == 3 and not np.array_equal(own, named)
-    pipe.register_to_config(call_defaults={})
+    pipe.register_to_config(call_defaults=None)
     np.testing.assert_array_equal(run(**settings), own)
 
 
