@@ -13,13 +13,13 @@
 # the samples are drawn there, where the prediction of the velocity is that of the image. More steps sample an answer
 # instead, which is farther from the truth than the mean. To the error of all latents the recipe adds the error of the
 # foreground's mean colours. The pipeline averages each result with that of the mirrored picture, and
-# keeps 85 % of the change, since the network is too sure of it (chosen on `val`). Calls that leave out the arguments
+# keeps 80 % of the change, since the network is too sure of it (chosen on `val`). Calls that leave out the arguments
 # after --call use these values.
 #
 # If the process was killed, the same command resumes. OUTPUT/model is the pipeline.
 # Hardware: two CPU cores, 10 GB of disk space: about 70 minutes to encode, 150 to train. Or a GPU with PROCESSES=1
 # DEVICE=cuda.
-# Run in two shorter parts: see checkpoints/mini_harmonizer/README.md. Not run with these numbers.
+# Run in three shorter parts: see checkpoints/mini_harmonizer/README.md. Not run with these numbers.
 # Tables: eval/harmonizer_tables.sh.
 #
 # Steps and sizes can be set in the environment, see below.
@@ -37,7 +37,7 @@ here=$(dirname "$0")/../..
 torchrun --standalone --nproc_per_node "$PROCESSES" "$here/train/train_inpainting.py" \
   --data "$DATA" --output "$OUT" --pretrained_model_name_or_path "${BASE:-$here/checkpoints/mini_dual_controlnet}" \
   --image_channel composite --decoupled --zero_terminal_snr --last_timestep 0.8 --color_loss 100 --average_mirrored \
-  --opacity 0.85 \
+  --opacity 0.8 \
   --call num_inference_steps=1 guidance_scale=1 detail=preserve context=0.2 \
   --resolution "$SIZE" --precompute "$VARIANTS" --precomputed_dir "$OUT/precomputed" \
   --train_batch_size $((BATCH / PROCESSES)) --max_train_steps "$STEPS" --mixed_precision "$PRECISION" \
