@@ -526,12 +526,12 @@ class StableDiffusionHarmonizationPipeline(SavedPipeline, DualControlDenoiser):
             return DiffusionHarmonizationOutput(stack_equal(latents), prompts=prompts, regions=regions)
         pictures = [work.picture for work in works for _ in range(images_each)]
         unsafe = [False] * len(pictures)
+        pasting = result.pasting | {"opacity": self.config["opacity"]}
         for batch in batches:
-            images, references, flags = self.decode_batch(batch, result.pasting["detail"])
+            images, references, flags = self.decode_batch(batch, pasting["detail"])
             for position, row in enumerate(batch.rows):
                 work = works[row // images_each]
                 reference = None if references is None else references[position, None]
-                pasting = result.pasting | {"opacity": self.config["opacity"]}
                 pictures[row] = work.paste(images[position, None], pasting, reference)
                 unsafe[row] = flags is not None and bool(flags[position])
         return DiffusionHarmonizationOutput(
